@@ -1,0 +1,56 @@
+//! Why an epoch ended or did not come about. Nobody outside can act on the difference: it is what
+//! the log and [`LinkState`](crate::LinkState) say.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+#[derive(Clone, Debug, Error)]
+pub(crate) enum Error {
+    #[error("{what} took longer than {after:?}")]
+    TimedOut { what: &'static str, after: Duration },
+
+    #[error("{0}")]
+    Client(#[from] lapin::Error),
+
+    #[error(
+        "{what} stands in the broker with other settings ({cause}): if nothing else relies on it, \
+         empty and delete it, and it is declared anew; otherwise choose the settings it has"
+    )]
+    DeclaredOtherwise { what: String, cause: lapin::Error },
+
+    #[error("{what} cannot be declared: {cause}")]
+    NotDeclared { what: String, cause: lapin::Error },
+
+    #[error("{what:?} is longer than the 255 bytes that AMQP allows")]
+    NameTooLong { what: String },
+
+    #[error("the consumer of queue {queue} was cancelled by the broker: was the queue deleted?")]
+    Cancelled { queue: String },
+
+    #[error("queue {queue}: {cause}")]
+    Consuming { queue: String, cause: lapin::Error },
+
+    #[error(
+        "no confirm of {missing} of {of} messages within {after:?}: has a queue lost its leader?"
+    )]
+    Unconfirmed { missing: usize, of: usize, after: Duration },
+
+    #[error("{why}")]
+    Ended { why: String },
+
+    #[error("the broker answered a publish without a confirm")]
+    ConfirmsOff,
+}
+
+/// What an operation that may hang must keep to.
+pub(crate) async fn within<T, E: Into<Error>>(
+    after: Duration,
+    what: &'static str,
+    operation: impl Future<Output = Result<T, E>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(after, operation).await {
+        Ok(outcome) => outcome.map_err(Into::into),
+        Err(_) => Err(Error::TimedOut { what, after }),
+    }
+}

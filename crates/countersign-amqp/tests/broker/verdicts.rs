@@ -1,0 +1,244 @@
+//! Everybody gets the verdict of his own message, whatever becomes of the others.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use countersign_amqp::{NotTaken, Outgoing, Properties, Publisher, PublisherSettings, Verdict};
+use countersign_protocol::envelope::MAX_BODY_BYTES;
+use countersign_protocol::topology::{Argument, Topology};
+use countersign_testbed::vhost;
+use futures_util::FutureExt as _;
+use tokio::task::coop::unconstrained;
+
+use crate::support::{LONG, connect, drain, message, topology, verdict};
+
+const TASKS: usize = 48;
+const MESSAGES_PER_TASK: usize = 500;
+/// How many a task has on its way at a time.
+const IN_FLIGHT: usize = 100;
+
+/// Half of all goes to the full queue.
+const HALF_REFUSED: [&str; 16] = [
+    "full", "open", "full", "nowhere", "full", "both", "full", "full", "open", "nowhere", "full",
+    "full", "open", "full", "nowhere", "open",
+];
+/// Without a refusal in between, the broker confirms many with one frame: then the client attaches
+/// returned messages to any of them.
+const HALF_UNROUTABLE: [&str; 4] = ["open", "nowhere", "nowhere", "open"];
+
+/// What was published, and what was said of it.
+struct Told {
+    key: &'static str,
+    id: String,
+    verdicts: Vec<Verdict>,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_24_000_messages_half_of_them_refused_each_gets_its_own_verdict() {
+    let counts = publish_and_check(PublisherSettings::default(), &HALF_REFUSED).await;
+    let total: usize = counts.values().sum();
+    assert!(total >= 24_000, "{counts:?}");
+    assert!(counts["Refused"] * 5 >= total * 2, "the queue was full most of the time: {counts:?}");
+    assert!(counts["Unroutable"] * 10 >= total, "{counts:?}");
+    assert!(counts["Routed"] * 10 >= total, "{counts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_24_000_messages_half_of_them_unroutable_each_gets_its_own_verdict() {
+    let settings = PublisherSettings { channels: 1, max_batch: 10_000, ..Default::default() };
+    let counts = publish_and_check(settings, &HALF_UNROUTABLE).await;
+    let total: usize = counts.values().sum();
+    assert!(total >= 24_000, "{counts:?}");
+    assert!(counts["Unroutable"] * 5 >= total * 2, "{counts:?}");
+    assert!(counts["Routed"] * 5 >= total * 2, "{counts:?}");
+}
+
+/// Publishes to these keys in a mixed order, from many tasks at once, and compares each verdict
+/// with what is in the queues; how often each kind was given.
+async fn publish_and_check(
+    settings: PublisherSettings,
+    keys: &'static [&'static str],
+) -> BTreeMap<String, usize> {
+    let vhost = vhost().await;
+    let connection = connect(vhost.url(), "verdicts", open_and_full()).await;
+    let publisher = Publisher::start(&connection, settings);
+    fill(&publisher).await;
+    let tasks: Vec<_> =
+        (0..TASKS).map(|task| tokio::spawn(publish_mixed(publisher.clone(), task, keys))).collect();
+    let mut told = Vec::new();
+    for task in tasks {
+        told.extend(task.await.unwrap());
+    }
+    publisher.close(LONG).await;
+    connection.close().await;
+
+    let open = drain(&vhost, "open").await;
+    let full = drain(&vhost, "full").await;
+    let wrong: Vec<_> = told
+        .iter()
+        .filter_map(|told| {
+            let found = |queue: &BTreeMap<String, usize>| queue.get(&told.id).copied().unwrap_or(0);
+            let (open, full) = (found(&open), found(&full));
+            let right = told.is_borne_out(open, full);
+            (!right).then(|| format!("{}: {:?}; {open}, {full}", told.key, told.verdicts))
+        })
+        .collect();
+    assert_eq!(wrong.len(), 0, "{:#?}", &wrong[..wrong.len().min(10)]);
+
+    let mut counts = BTreeMap::new();
+    for verdict in told.iter().flat_map(|told| &told.verdicts) {
+        let name = format!("{verdict:?}");
+        let name = name.split([' ', '{']).next().unwrap_or_default();
+        *counts.entry(name.to_owned()).or_default() += 1;
+    }
+    counts
+}
+
+impl Told {
+    /// Whether the verdicts agree with how often the message is in each queue.
+    fn is_borne_out(&self, open: usize, full: usize) -> bool {
+        let all = self.verdicts.len();
+        let routed = self.verdicts.iter().filter(|v| **v == Verdict::Routed).count();
+        let refused = self.verdicts.iter().filter(|v| **v == Verdict::Refused).count();
+        let is_unroutable = |v: &&Verdict| matches!(v, Verdict::Unroutable { .. });
+        let unroutable = self.verdicts.iter().filter(is_unroutable).count();
+        match self.key {
+            "open" => routed == all && (open, full) == (routed, 0),
+            "full" => routed + refused == all && (open, full) == (0, routed),
+            // Refused by one, and in the other all the same.
+            "both" => routed + refused == all && (open, full) == (all, routed),
+            _ => unroutable == all && (open, full) == (0, 0),
+        }
+    }
+}
+
+/// `open` takes everything, `full` hardly anything; the key `both` leads to both of them.
+fn open_and_full() -> Topology {
+    let full = [
+        ("x-max-length", Argument::Integer(10)),
+        ("x-overflow", Argument::Text("reject-publish".to_owned())),
+    ];
+    topology(&[("open", &[]), ("full", &full)])
+        .with_binding("x", "both", "open")
+        .with_binding("x", "both", "full")
+}
+
+async fn fill(publisher: &Publisher) {
+    for number in 0.. {
+        let message = message("full", &format!("filling {number}"));
+        if verdict(publisher.publish(message).unwrap()).await == Verdict::Refused {
+            return;
+        }
+    }
+}
+
+async fn publish_mixed(
+    publisher: Publisher,
+    task: usize,
+    keys: &'static [&'static str],
+) -> Vec<Told> {
+    let mut told = Vec::new();
+    let numbers: Vec<usize> = (0..MESSAGES_PER_TASK).collect();
+    for burst in numbers.chunks(IN_FLIGHT) {
+        let mut pending = Vec::new();
+        for number in burst {
+            let key = keys[(number * 7 + task * 5 + number / 16) % keys.len()];
+            let id = format!("{task}-{number}");
+            // Some twice, so that one batch holds the same id, exchange and key twice.
+            let copies = if number % 20 == 0 { 2 } else { 1 };
+            let verdicts: Vec<_> =
+                (0..copies).map(|_| publisher.publish(message(key, &id)).unwrap()).collect();
+            pending.push((key, id, verdicts));
+        }
+        for (key, id, waiting) in pending {
+            let mut verdicts = Vec::new();
+            for pending in waiting {
+                verdicts.push(verdict(pending).await);
+            }
+            told.push(Told { key, id, verdicts });
+        }
+    }
+    told
+}
+
+#[tokio::test]
+async fn a_message_without_an_id_gets_its_own_verdict_too() {
+    let vhost = vhost().await;
+    let connection = connect(vhost.url(), "no id", topology(&[("open", &[])])).await;
+    let publisher = Publisher::start(&connection, PublisherSettings::default());
+    let pending: Vec<_> = (0..200)
+        .map(|number| {
+            let key = if number % 2 == 0 { "open" } else { "nowhere" };
+            let properties = Properties::default();
+            publisher.publish(Outgoing { properties, ..message(key, "") }).unwrap()
+        })
+        .collect();
+    for (number, pending) in pending.into_iter().enumerate() {
+        let verdict = verdict(pending).await;
+        if number % 2 == 0 {
+            assert_eq!(verdict, Verdict::Routed);
+        } else {
+            assert_eq!(verdict, Verdict::Unroutable { why: "NO_ROUTE (312)".to_owned() });
+        }
+    }
+    assert_eq!(drain(&vhost, "open").await.len(), 100, "each has an id of its own");
+    connection.close().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_published_is_refused_before_it_is_sent() {
+    let vhost = vhost().await;
+    let connection = connect(vhost.url(), "unsayable", topology(&[("open", &[])])).await;
+    let settings = PublisherSettings { max_waiting: 3, ..PublisherSettings::default() };
+    let publisher = Publisher::start(&connection, settings);
+
+    let body = Bytes::from(vec![b'x'; MAX_BODY_BYTES + 1]);
+    let too_large = publisher.publish(Outgoing { body: body.clone(), ..message("open", "a") });
+    assert_eq!(too_large.unwrap_err(), NotTaken::TooLarge(MAX_BODY_BYTES + 1));
+    let largest = Outgoing { body: body.slice(1..), ..message("open", "b") };
+    assert_eq!(verdict(publisher.publish(largest).unwrap()).await, Verdict::Routed);
+
+    let unsayable = publisher.publish(message(&"k".repeat(256), "c")).unwrap();
+    assert!(matches!(verdict(unsayable).await, Verdict::Unroutable { .. }));
+
+    // Nothing runs between these: this test has one thread.
+    let taken: Vec<_> = (0..3).map(|_| publisher.publish(message("open", "d")).unwrap()).collect();
+    assert_eq!(publisher.publish(message("open", "e")).unwrap_err(), NotTaken::Overloaded);
+    for pending in taken {
+        assert_eq!(verdict(pending).await, Verdict::Routed);
+    }
+    assert_eq!(verdict(publisher.publish(message("open", "f")).unwrap()).await, Verdict::Routed);
+    connection.close().await;
+}
+
+#[tokio::test]
+async fn close_takes_nothing_more_and_loses_nothing() {
+    let vhost = vhost().await;
+    let connection = connect(vhost.url(), "closing", topology(&[("open", &[])])).await;
+    let publisher = Publisher::start(&connection, PublisherSettings::default());
+    let pending: Vec<_> = (0..5_000)
+        .map(|number| publisher.publish(message("open", &number.to_string())).unwrap())
+        .collect();
+    publisher.close(LONG).await;
+    assert_eq!(publisher.publish(message("open", "late")).unwrap_err(), NotTaken::Closed);
+    for pending in pending {
+        let verdict = unconstrained(pending).now_or_never();
+        assert_eq!(verdict, Some(Verdict::Routed), "judged before close returns");
+    }
+    connection.close().await;
+    assert_eq!(drain(&vhost, "open").await.len(), 5_000);
+}
+
+#[tokio::test]
+async fn dropping_a_publisher_and_its_connection_loses_nothing_that_was_taken() {
+    let vhost = vhost().await;
+    let connection = connect(vhost.url(), "dropped", topology(&[("open", &[])])).await;
+    let publisher = Publisher::start(&connection, PublisherSettings::default());
+    let pending: Vec<_> = (0..100)
+        .map(|number| publisher.publish(message("open", &number.to_string())).unwrap())
+        .collect();
+    drop((publisher, connection));
+    for pending in pending {
+        assert_eq!(verdict(pending).await, Verdict::Routed);
+    }
+}

@@ -1,0 +1,109 @@
+//! What the service tells about messages, over gRPC.
+
+use countersign_protocol::MessageId;
+use countersign_protocol::grpc::callback_server::{Callback, CallbackServer};
+use countersign_protocol::grpc::get_message_response::{Confirmation, Event, Report};
+use countersign_protocol::grpc::{GetMessageRequest, GetMessageResponse};
+use tonic::{Request, Response, Status};
+use tracing::warn;
+
+use crate::ledger::{Known, KnownConfirmation, KnownEvent, KnownReport, Ledger};
+
+/// `countersign.v1.Callback`.
+#[derive(Clone, Debug)]
+pub(crate) struct Admin {
+    ledger: Ledger,
+}
+
+impl Admin {
+    /// The gRPC service over this ledger.
+    #[must_use]
+    pub(crate) fn server(ledger: Ledger) -> CallbackServer<Self> {
+        CallbackServer::new(Self { ledger })
+    }
+}
+
+#[tonic::async_trait]
+impl Callback for Admin {
+    async fn get_message(
+        &self,
+        request: Request<GetMessageRequest>,
+    ) -> Result<Response<GetMessageResponse>, Status> {
+        let id: MessageId = request.into_inner().message_id.parse().map_err(|why| {
+            Status::invalid_argument(format!("message_id: {why}; a message's id is a UUIDv7"))
+        })?;
+        let known = self.ledger.message(id).await.map_err(|error| {
+            warn!(message_id = %id, %error, "cannot look a message up");
+            Status::unavailable("the ledger's database does not answer: try again")
+        })?;
+        Ok(Response::new(answer(id, known)))
+    }
+}
+
+/// What a person is told about a message.
+fn answer(id: MessageId, known: Known) -> GetMessageResponse {
+    let Known { overdue, events, confirmations, reports } = known;
+    let has_confirmed = |report: &KnownReport| {
+        confirmations.iter().any(|confirmation| confirmation.consumer == report.consumer)
+    };
+    let reports: Vec<Report> =
+        reports.into_iter().filter(|report| !has_confirmed(report)).map(Report::from).collect();
+    let mut response = GetMessageResponse { message_id: id.to_string(), ..Default::default() };
+    if let Some(row) = overdue.into_iter().next() {
+        response.state = row.state;
+        response.reason = row.reason;
+        response.upstream = row.upstream;
+        response.consumers = row.consumers;
+        response.resends = row.resends;
+        if response.state == "waiting" {
+            response.next_at_ms = row.due_at_ms.unwrap_or(0);
+        }
+        let of_this_row = |event: &KnownEvent| event.upstream == response.upstream;
+        response.history = events.into_iter().filter(of_this_row).map(Event::from).collect();
+    } else if confirmations.is_empty() {
+        response.state = "unknown".to_owned();
+        response.reason = match reports.first() {
+            Some(report) => format!("not confirmed, but {} by {}", report.outcome, report.consumer),
+            None => String::new(),
+        };
+    } else {
+        response.state = "confirmed".to_owned();
+    }
+    response.reports = reports;
+    response.confirms = confirmations.into_iter().map(Confirmation::from).collect();
+    response
+}
+
+impl From<KnownConfirmation> for Confirmation {
+    fn from(known: KnownConfirmation) -> Self {
+        Self {
+            consumer: known.consumer,
+            recorded_at_ms: known.recorded_at_ms,
+            attempt: known.attempt.unwrap_or(0),
+        }
+    }
+}
+
+impl From<KnownReport> for Report {
+    fn from(known: KnownReport) -> Self {
+        Self {
+            consumer: known.consumer,
+            outcome: known.outcome,
+            reason: known.reason,
+            until_ms: known.until_ms.unwrap_or(0),
+            recorded_at_ms: known.recorded_at_ms,
+        }
+    }
+}
+
+impl From<KnownEvent> for Event {
+    fn from(known: KnownEvent) -> Self {
+        Self {
+            at_ms: known.at_ms,
+            from_state: known.from_state.unwrap_or_default(),
+            to_state: known.to_state,
+            reason: known.reason,
+            resends: known.resends,
+        }
+    }
+}

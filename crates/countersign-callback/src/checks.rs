@@ -1,0 +1,104 @@
+//! Checks that have come due: looked up, and noted as overdue if somebody has not confirmed.
+
+use std::sync::Arc;
+
+use countersign_protocol::check::CheckedMessage;
+use countersign_protocol::{Check, Horizon, UnixMillis, Unreadable};
+use tokio::sync::Notify;
+use tracing::{debug, info};
+
+use crate::intake::{Kind, Read};
+use crate::ledger::{Due, Ledger};
+use crate::overdue::{Key, list};
+
+/// Looks checks up.
+#[derive(Clone, Debug)]
+pub(crate) struct Checks {
+    /// Where.
+    pub(crate) ledger: Ledger,
+    /// Whom to wake when there is something to judge.
+    pub(crate) wake: Arc<Notify>,
+}
+
+impl Kind for Checks {
+    type Entry = Checked;
+
+    fn read(body: &[u8], horizon: Horizon) -> Result<Read<Checked>, Unreadable> {
+        let (Check { upstream, armed_at, messages }, refused) = Check::read(body, horizon)?;
+        let refused = refused.into_iter().map(|refused| {
+            let body = format!(
+                r#"{{"v":1,"upstream":"{upstream}","armed_at_ms":{armed_at},"messages":[{}]}}"#,
+                refused.entry
+            );
+            (body, refused.reason)
+        });
+        let entry = |message: CheckedMessage| Checked {
+            armed_at,
+            due: Due {
+                key: Key { message_id: message.id, upstream: upstream.clone() },
+                consumers: message.consumers,
+            },
+        };
+        Ok(Read { refused: refused.collect(), entries: messages.into_iter().map(entry).collect() })
+    }
+
+    fn print(entry: &Checked) -> Vec<u8> {
+        Check {
+            upstream: entry.due.key.upstream.clone(),
+            armed_at: entry.armed_at,
+            messages: vec![CheckedMessage {
+                id: entry.due.key.message_id,
+                consumers: entry.due.consumers.clone(),
+            }],
+        }
+        .encode()
+    }
+
+    fn stored() {
+        fail::fail_point!("callback.looked_up", |_| std::process::abort());
+    }
+
+    /// A message that everybody has confirmed needs nothing more: nothing is written.
+    ///
+    /// A message that is noted already is left alone, whatever its state. An open one is being taken
+    /// care of, and this is the check of a resend, which its own delay watches too. A closed one
+    /// stays closed: its upstream gave its last word, or it has been confirmed.
+    async fn store(&self, entries: &[Checked]) -> Result<(), sqlx::Error> {
+        let unconfirmed = self.ledger.unconfirmed(entries.iter().map(|entry| &entry.due)).await?;
+        if unconfirmed.is_empty() {
+            return Ok(());
+        }
+        let late: Vec<(Due, String)> = entries
+            .iter()
+            .filter_map(|Checked { due, .. }| {
+                let missing: Vec<_> = unconfirmed
+                    .get(&due.key.message_id)?
+                    .iter()
+                    .filter(|name| due.consumers.contains(name))
+                    .cloned()
+                    .collect();
+                let reason = format!("not confirmed by {} when its check came due", list(&missing));
+                (!missing.is_empty()).then(|| (due.clone(), reason))
+            })
+            .collect();
+        let noted = self.ledger.note_overdue(&late).await?;
+        if let Some(first) = noted.first() {
+            self.wake.notify_one();
+            let (message_id, upstream) = (first.message_id, &first.upstream);
+            info!(count = noted.len(), %message_id, %upstream, "checks came due unconfirmed; this is one");
+        }
+        for Key { message_id, upstream } in noted {
+            debug!(%message_id, %upstream, "check came due unconfirmed");
+        }
+        Ok(())
+    }
+}
+
+/// A message whose check came due, as its check said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Checked {
+    /// What the ledger is asked about.
+    pub(crate) due: Due,
+    /// When the check was armed, on the upstream's clock.
+    pub(crate) armed_at: UnixMillis,
+}

@@ -1,0 +1,47 @@
+//! The callback service: records confirms, looks up the checks that come due, and asks the upstreams
+//! of unconfirmed messages to send them again.
+//!
+//! To be read in the order of a message's life: `confirms` and `checks` are taken in from the broker
+//! (`intake`) and stored in the `ledger`; what is `overdue` is judged (`verdict`), its upstream asked
+//! (`resend`, `upstreams`), and the `answer` weighed. What cannot be read goes to `quarantine`, and
+//! `admin` tells a person what became of a message.
+
+mod settings;
+
+mod service;
+
+mod intake;
+
+mod confirms;
+
+mod checks;
+
+mod quarantine;
+
+mod overdue;
+
+mod ledger;
+
+mod verdict;
+
+mod resend;
+
+mod upstreams;
+
+mod answer;
+
+mod admin;
+
+mod upkeep;
+
+mod horizon;
+
+mod patience;
+
+mod log;
+
+pub use overdue::Policy;
+pub use resend::Timing;
+pub use service::{Error as ServiceError, Service};
+pub use settings::{Config, SETTINGS};
+pub use upstreams::{InvalidUpstream, UpstreamAddress};

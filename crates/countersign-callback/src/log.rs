@@ -1,0 +1,29 @@
+//! One log line for each change that is worth a person's time.
+
+use tracing::{debug, error, info, warn};
+
+use crate::overdue::{Change, State};
+
+/// Logs what has just become of an overdue message.
+pub(crate) fn change(change: &Change) {
+    let Change { key, from, to, reason, resends, .. } = change;
+    let (message_id, upstream) = (key.message_id, &key.upstream);
+    match to.state() {
+        State::Conflict => error!(
+            %message_id, %upstream, resends, from_state = %from, reason,
+            "conflict: confirmed although its upstream says it never committed"
+        ),
+        State::Parked => {
+            warn!(%message_id, %upstream, resends, from_state = %from, reason, "parked: a person has to look");
+        }
+        State::Waiting if *from == State::Waiting => {
+            debug!(%message_id, %upstream, resends, reason, "still waiting");
+        }
+        State::Asking if *from == State::Waiting => {
+            debug!(%message_id, %upstream, resends, reason, "asking");
+        }
+        state => {
+            info!(%message_id, %upstream, resends, from_state = %from, reason, "{state}");
+        }
+    }
+}

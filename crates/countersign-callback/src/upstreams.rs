@@ -1,0 +1,233 @@
+//! The upstreams: where they are, and how they are asked.
+
+use std::collections::BTreeMap;
+use std::error::Error as _;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_protocol::envelope::clean_reason;
+use countersign_protocol::grpc::request_resend_response::Outcome;
+use countersign_protocol::grpc::upstream_client::UpstreamClient;
+use countersign_protocol::grpc::{RequestResendRequest, RequestResendResponse};
+use countersign_protocol::{Attempt, MessageId, Name};
+use thiserror::Error;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic::{Code, ConnectError, Request, Status};
+
+use crate::answer::Answer;
+
+/// Where an upstream is asked: `orders=http://orders:50051`.
+#[derive(Clone)]
+pub struct UpstreamAddress {
+    /// Its name, as its checks say it.
+    pub name: Name,
+    endpoint: Endpoint,
+}
+
+/// Why a text is not an [`UpstreamAddress`].
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "{text:?} is not an upstream: {why}; write NAME=http://HOST:PORT or NAME=https://HOST:PORT"
+)]
+pub struct InvalidUpstream {
+    text: String,
+    why: String,
+}
+
+/// How many calls one upstream has at once from one replica. More would not heal faster, and a
+/// resend costs an upstream more than it costs us.
+pub(crate) const CALLS_AT_ONCE: usize = 64;
+
+/// A connection that takes longer than this to make is not made. Shorter than any call's deadline,
+/// so that it is known that nothing was asked.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A half-open connection is noticed after both of these.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Every upstream that has an address, each with a channel that connects when it is first used.
+#[derive(Clone, Debug)]
+pub(crate) struct Upstreams {
+    by_name: Arc<BTreeMap<Name, Upstream>>,
+    deadline: Duration,
+}
+
+#[derive(Debug)]
+struct Upstream {
+    client: UpstreamClient<Channel>,
+    calls: Arc<Semaphore>,
+}
+
+/// The right to one call.
+#[derive(Debug)]
+#[must_use = "dropped, it is given back"]
+pub(crate) struct Permit {
+    client: UpstreamClient<Channel>,
+    _call: OwnedSemaphorePermit,
+}
+
+impl Upstreams {
+    /// Connects to nobody yet. A call takes no longer than `deadline`.
+    ///
+    /// To be called inside a runtime.
+    #[must_use]
+    pub(crate) fn new(addresses: &[UpstreamAddress], deadline: Duration) -> Self {
+        let upstream = |address: &UpstreamAddress| {
+            let channel = address
+                .endpoint
+                .clone()
+                .connect_timeout(CONNECT_TIMEOUT.min(deadline / 2))
+                .timeout(deadline)
+                .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+                .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+                .connect_lazy();
+            let client = UpstreamClient::new(channel);
+            (
+                address.name.clone(),
+                Upstream { client, calls: Arc::new(Semaphore::new(CALLS_AT_ONCE)) },
+            )
+        };
+        Self { by_name: Arc::new(addresses.iter().map(upstream).collect()), deadline }
+    }
+
+    /// Whether there is an address for this one.
+    #[must_use]
+    pub(crate) fn know(&self, upstream: &Name) -> bool {
+        self.by_name.contains_key(upstream)
+    }
+
+    /// Those that had better answer some calls before they are asked for more: rows are not worth
+    /// looking at for a call or two.
+    #[must_use]
+    pub(crate) fn busy(&self) -> Vec<Name> {
+        let busy = |(_, upstream): &(&Name, &Upstream)| upstream.is_busy();
+        self.by_name.iter().filter(busy).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether this one is [busy](Self::busy).
+    #[must_use]
+    pub(crate) fn is_busy(&self, upstream: &Name) -> bool {
+        self.by_name.get(upstream).is_some_and(Upstream::is_busy)
+    }
+
+    /// The right to one call, unless it is unknown or has as many as it may.
+    #[must_use]
+    pub(crate) fn permit(&self, upstream: &Name) -> Option<Permit> {
+        let Upstream { client, calls } = self.by_name.get(upstream)?;
+        let call = Arc::clone(calls).try_acquire_owned().ok()?;
+        Some(Permit { client: client.clone(), _call: call })
+    }
+
+    /// Asks an upstream to send a message again.
+    pub(crate) async fn ask(
+        &self,
+        permit: &Permit,
+        message_id: MessageId,
+        attempt: Attempt,
+        missing: &[Name],
+        reason: &str,
+    ) -> Answer {
+        let mut request = Request::new(RequestResendRequest {
+            message_id: message_id.to_string(),
+            attempt: attempt.number(),
+            missing_consumers: missing.iter().map(Name::to_string).collect(),
+            reason: clean_reason(reason),
+        });
+        // The channel's own timeout ends the call here; this one is told to the upstream.
+        request.set_timeout(self.deadline);
+        let mut client = permit.client.clone();
+        let call = client.request_resend(request);
+        match tokio::time::timeout(self.deadline, call).await {
+            Ok(Ok(response)) => read(&response.into_inner()),
+            Ok(Err(status)) => failed(&status),
+            Err(_) => Answer::Unanswered { why: format!("nothing within {:?}", self.deadline) },
+        }
+    }
+}
+
+impl Upstream {
+    fn is_busy(&self) -> bool {
+        self.calls.available_permits() < CALLS_AT_ONCE / 2
+    }
+}
+
+/// What a response says. A verdict is in its body only.
+fn read(response: &RequestResendResponse) -> Answer {
+    let reason = clean_reason(&response.reason);
+    match response.outcome() {
+        Outcome::Republished => Answer::Republished,
+        Outcome::NeverCommitted => Answer::NeverCommitted,
+        Outcome::InProgress => Answer::InProgress {
+            retry_after: Duration::from_millis(u64::try_from(response.retry_after_ms).unwrap_or(0)),
+        },
+        Outcome::Withdrawn => Answer::Withdrawn { reason },
+        Outcome::NotPublished => Answer::NotPublished { reason },
+        Outcome::Unknown => Answer::Unknown { reason },
+        Outcome::Unspecified => Answer::Unanswered {
+            why: format!("an outcome that is not known here ({})", response.outcome),
+        },
+    }
+}
+
+/// A status is no verdict: it only says whether the upstream can have done something.
+fn failed(status: &Status) -> Answer {
+    let text = clean_reason(status.message());
+    let refused_before_it_did_anything = matches!(
+        status.code(),
+        Code::Unimplemented
+            | Code::Unauthenticated
+            | Code::PermissionDenied
+            | Code::InvalidArgument
+    );
+    if let Some(cause) = not_connected(status) {
+        Answer::NotAsked { why: clean_reason(&cause) }
+    } else if refused_before_it_did_anything {
+        Answer::NotAsked { why: format!("it refuses the call: {:?}, {text}", status.code()) }
+    } else {
+        Answer::Unanswered { why: format!("{:?}, {text}", status.code()) }
+    }
+}
+
+/// Why there was no connection to ask on, if that is what happened.
+fn not_connected(status: &Status) -> Option<String> {
+    let mut causes = std::iter::successors(status.source(), |&error| error.source());
+    let connect = causes.find_map(|error| error.downcast_ref::<ConnectError>())?;
+    let mut why = connect.to_string();
+    for cause in std::iter::successors(connect.source(), |&error| error.source()) {
+        let cause = cause.to_string();
+        if !why.contains(&cause) {
+            why = format!("{why}: {cause}");
+        }
+    }
+    Some(why)
+}
+
+impl FromStr for UpstreamAddress {
+    type Err = InvalidUpstream;
+
+    fn from_str(text: &str) -> Result<Self, InvalidUpstream> {
+        let invalid = |why: String| InvalidUpstream { text: text.to_owned(), why };
+        let (name, address) =
+            text.split_once('=').ok_or_else(|| invalid("it has no '='".to_owned()))?;
+        let name = name.trim().parse().map_err(|e| invalid(format!("{e}")))?;
+        let endpoint =
+            Endpoint::from_shared(address.trim().to_owned()).map_err(|e| invalid(e.to_string()))?;
+        let endpoint = match (endpoint.uri().scheme_str(), endpoint.uri().host()) {
+            (Some("http"), Some(_)) => endpoint,
+            (Some("https"), Some(_)) => endpoint
+                .tls_config(ClientTlsConfig::new().with_native_roots())
+                .map_err(|e| invalid(e.to_string()))?,
+            _ => return Err(invalid("its address is neither http:// nor https://".to_owned())),
+        };
+        Ok(Self { name, endpoint })
+    }
+}
+
+impl fmt::Debug for UpstreamAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.name, self.endpoint.uri())
+    }
+}

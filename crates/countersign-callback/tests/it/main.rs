@@ -1,0 +1,37 @@
+//! The callback service against a real broker and a real Postgres, asking upstreams that answer as
+//! each test has it.
+//!
+//! What counts as a failure: a confirm or a check that was acked without being stored; a message
+//! asked for twice within one lease, or with the same attempt twice; an overdue message left open
+//! although it is confirmed; an entry harmed by its neighbour. What does not: a resend of a message
+//! whose confirm was on its way; entries delivered twice.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a failure in a test's helpers is a failure of the test; measurements are for a person"
+)]
+
+mod stage;
+
+mod upstream;
+
+mod recording;
+
+mod looking_up;
+
+mod healing;
+
+mod replicas;
+
+mod quarantine;
+
+mod faults;
+
+mod telling;
+
+mod constraints;
+
+mod process;
+
+mod speed;

@@ -1,0 +1,142 @@
+//! Several replicas, and what a dead one leaves behind.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use countersign_callback::Service;
+use countersign_protocol::MessageId;
+use countersign_protocol::grpc::request_resend_response::Outcome;
+use countersign_testbed::eventually;
+use tokio_util::sync::CancellationToken;
+
+use crate::stage::{DEADLINE, Stage};
+use crate::upstream::{Reply, Upstream, say, saying};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_replicas_never_ask_for_the_same_attempt() {
+    let slowly = Reply::After(Duration::from_millis(20), saying(Outcome::Republished));
+    let upstream = Upstream::always(slowly).await;
+    let mut stage = Stage::new(&upstream, &["resend-delay=1s", "max-resends=2"]).await;
+    stage.start().await;
+    let ids: Vec<MessageId> = (0..500).map(|_| MessageId::generate()).collect();
+    for ids in ids.chunks(50) {
+        stage.check(ids, &["logistics"]).await;
+    }
+    eventually("all are parked", DEADLINE, async || {
+        match stage.count("SELECT count(*) FROM overdue WHERE state = 'parked'").await {
+            500 => Ok(()),
+            parked => Err(parked),
+        }
+    })
+    .await;
+    let asked = upstream.asked();
+    let distinct: BTreeSet<(String, u32)> =
+        asked.iter().map(|asked| (asked.message_id.clone(), asked.attempt)).collect();
+    assert_eq!((asked.len(), distinct.len()), (1_000, 1_000));
+    stage.stop_first().await;
+    stage.stop_first().await;
+}
+
+/// A service whose process can be killed: it has a runtime of its own.
+fn start_doomed(stage: &Stage, lease: Duration) -> tokio::runtime::Runtime {
+    let mut config = stage.config();
+    config.timing.lease = lease;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.spawn(async move {
+        let service = Service::start(config, CancellationToken::new()).await.unwrap();
+        std::future::pending::<()>().await;
+        drop(service);
+    });
+    runtime
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_replica_was_asking_for_is_taken_over_when_its_lease_ends() {
+    const LEASE: Duration = Duration::from_secs(6);
+    let upstream = Upstream::always(Reply::Hang).await;
+    let mut stage = Stage::empty(&[]).await;
+    stage.upstream(&upstream);
+    let doomed = start_doomed(&stage, LEASE);
+    let due = "countersign.check.due";
+    eventually("the doomed replica is there", DEADLINE, async || {
+        stage.vhost.consumers(due).await > 0
+    })
+    .await;
+    let id = MessageId::generate();
+    stage.check(&[id], &["logistics"]).await;
+    upstream.is_asked(id, 2).await;
+    doomed.shutdown_background();
+    upstream.reply(|_| say(Outcome::Republished));
+    stage.start().await;
+    let row = stage.row_when(id, "sent again", |row| row.state == "waiting").await;
+    assert_eq!(row.resends, 2, "the dead one's attempt counts: nobody knows what came of it");
+    assert_eq!(upstream.attempts(id), [2, 3]);
+    assert_eq!(stage.history(id).await, ["waiting", "asking", "asking", "waiting"]);
+    let taken_over_after: f64 = sqlx::query_scalar(
+        "SELECT extract(epoch FROM max(at) - min(at))::float8 FROM overdue_event
+         WHERE message_id = $1 AND to_state = 'asking'",
+    )
+    .bind(id.uuid())
+    .fetch_one(&stage.pool)
+    .await
+    .unwrap();
+    assert!(taken_over_after >= LEASE.as_secs_f64(), "{taken_over_after}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_replica_had_in_hand_goes_to_the_next() {
+    let mut stage = Stage::empty(&[]).await;
+    let doomed = start_doomed(&stage, Duration::from_secs(6));
+    let shard = "countersign.confirm.0";
+    eventually("the doomed replica is there", DEADLINE, async || {
+        stage.vhost.consumers(shard).await > 0
+    })
+    .await;
+    // Every confirm waits for this lock, so that the replica dies with confirms in hand.
+    let mut blocking = stage.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE confirmation").execute(&mut *blocking).await.unwrap();
+    let ids: Vec<MessageId> = (0..100).map(|_| MessageId::generate()).collect();
+    for ids in ids.chunks(10) {
+        stage.confirm("logistics", ids).await;
+    }
+    eventually("the doomed replica holds them", DEADLINE, async || {
+        match stage.vhost.depth(shard).await.unwrap_or_default() {
+            depth if depth.unacked == 10 => Ok(()),
+            depth => Err(depth),
+        }
+    })
+    .await;
+    doomed.shutdown_background();
+    blocking.rollback().await.unwrap();
+    stage.start().await;
+    eventually("all are recorded", DEADLINE, async || {
+        stage.count("SELECT count(*) FROM confirmation").await == 100
+    })
+    .await;
+    stage.all_is_acked_in_the_end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_stops_finishes_its_batch_and_its_calls() {
+    let slowly = Reply::After(Duration::from_secs(1), saying(Outcome::Republished));
+    let upstream = Upstream::always(slowly).await;
+    let mut stage = Stage::new(&upstream, &[]).await;
+    let asked = MessageId::generate();
+    stage.check(&[asked], &["logistics"]).await;
+    upstream.is_asked(asked, 2).await;
+    let mut blocking = stage.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE confirmation IN SHARE MODE").execute(&mut *blocking).await.unwrap();
+    let confirmed = MessageId::generate();
+    stage.confirm("logistics", &[confirmed]).await;
+    eventually("the confirm is being recorded", DEADLINE, async || {
+        stage.count("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()").await == 1
+    })
+    .await;
+    let (stopped, rolled_back) = tokio::join!(stage.stop_first(), blocking.rollback());
+    rolled_back.unwrap();
+    let () = stopped;
+    assert!(stage.has_confirmed("logistics", confirmed).await);
+    assert_eq!(stage.state(asked, "waiting").await.resends, 1);
+    stage.all_is_acked_in_the_end().await;
+}

@@ -1,0 +1,186 @@
+//! How fast it is, and how much memory it takes meanwhile.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use countersign_amqp::{Connection, Outgoing, Properties, Publisher, PublisherSettings, Verdict};
+use countersign_protocol::grpc::request_resend_response::Outcome;
+use countersign_protocol::topology::{CHECK_DUE, CONFIRM};
+use countersign_protocol::{MessageId, Tier, Topology};
+use countersign_testbed::{Port, eventually};
+use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+
+use crate::stage::Stage;
+use crate::upstream::{Upstream, say};
+
+const LONG: Duration = Duration::from_secs(300);
+const MOST_MEMORY_KB: u64 = 100 * 1024;
+
+/// The service as a process, so that its memory is its own.
+fn start(stage: &Stage, port: &Port) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_countersign-callback"))
+        .env_clear()
+        .envs(stage.environment())
+        .env("COUNTERSIGN_LISTEN", format!("127.0.0.1:{}", port.number()))
+        .env("COUNTERSIGN_LOG", "warn")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+/// The most memory it has had in RAM so far, in kB.
+fn most_memory_kb(service: &Child) -> u64 {
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", service.id().unwrap())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+struct Filler {
+    connection: Connection,
+    publisher: Publisher,
+}
+
+impl Filler {
+    async fn new(stage: &Stage) -> Self {
+        let tiers = ["5s", "30s", "5m"].map(|tier| tier.parse::<Tier>().unwrap());
+        let topology = Topology::callback(&tiers, 1);
+        let connection = Connection::start(stage.vhost.url().parse().unwrap(), "filler", topology);
+        connection.ready().await;
+        let publisher = Publisher::start(&connection, PublisherSettings::default());
+        Self { connection, publisher }
+    }
+
+    async fn publish(&self, exchange: &str, key: &str, bodies: impl Iterator<Item = Value>) {
+        let mut pending = Vec::new();
+        for body in bodies {
+            let message = Outgoing {
+                exchange: exchange.to_owned(),
+                key: key.to_owned(),
+                properties: Properties::default(),
+                body: body.to_string().into(),
+            };
+            pending.push(self.publisher.publish(message).unwrap());
+            if pending.len() == 500 {
+                for pending in pending.drain(..) {
+                    assert_eq!(pending.await, Verdict::Routed);
+                }
+            }
+        }
+        for pending in pending {
+            assert_eq!(pending.await, Verdict::Routed);
+        }
+    }
+
+    /// Confirms of these messages, `together` in one message each.
+    async fn confirms(&self, ids: &[MessageId], together: usize) {
+        let entry = |id: &MessageId| {
+            json!({ "id": id.to_string(), "outcome": "processed", "upstream": "orders",
+                "queue": "logistics.orders", "attempt": 1, "published_at_ms": id.time().ms(),
+                "at_ms": id.time().ms() })
+        };
+        let bodies = ids.chunks(together).map(|ids| {
+            let confirms: Vec<Value> = ids.iter().map(entry).collect();
+            json!({ "v": 1, "consumer": "logistics", "confirms": confirms })
+        });
+        self.publish(CONFIRM, "0", bodies).await;
+    }
+
+    /// Their checks, then one of a message that nobody has confirmed, which is returned.
+    async fn checks(&self, ids: &[MessageId], together: usize) -> MessageId {
+        let last = [MessageId::generate()];
+        let check = |ids: &[MessageId]| {
+            let entry =
+                |id: &MessageId| json!({ "id": id.to_string(), "consumers": ["logistics"] });
+            let messages: Vec<Value> = ids.iter().map(entry).collect();
+            json!({ "v": 1, "upstream": "orders", "armed_at_ms": 1, "messages": messages })
+        };
+        let bodies = ids.chunks(together).chain([&last[..]]).map(check);
+        self.publish(CHECK_DUE, "", bodies).await;
+        last[0]
+    }
+}
+
+fn generate(count: usize) -> Vec<MessageId> {
+    std::iter::repeat_with(MessageId::generate).take(count).collect()
+}
+
+/// How long from the first moment at which there is some of it until all of it is there.
+async fn time(what: &str, count: usize, sql: &'static str, stage: &Stage) -> Duration {
+    eventually(&format!("the first of {what}"), LONG, async || stage.count(sql).await > 0).await;
+    let began = Instant::now();
+    let already = stage.count(sql).await;
+    eventually(what, LONG, async || {
+        let seen = stage.count(sql).await;
+        if seen >= i64::try_from(count).unwrap() { Ok(()) } else { Err(seen) }
+    })
+    .await;
+    let took = began.elapsed();
+    let rate = (count as f64 - already as f64) / took.as_secs_f64();
+    println!("{what}: {count}, {rate:.0}/s ({took:.1?})");
+    took
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_stays_bounded_while_many_messages_wait() {
+    measure(20_000, 60_000).await;
+}
+
+/// `cargo test --release -p countersign-callback --test it -- --ignored --nocapture how_fast`
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement: run it alone, in release"]
+async fn how_fast_it_is() {
+    measure(100_000, 500_000).await;
+}
+
+/// `single` messages of one entry and `shared` entries in full messages: confirms, then checks.
+async fn measure(single: usize, shared: usize) {
+    let mut stage = Stage::empty(&["max-resends=0"]).await;
+    let port = Port::claim().unwrap();
+    let filler = Filler::new(&stage).await;
+    for (count, together, how) in [(single, 1, "single"), (shared, 1_000, "shared")] {
+        let ids = generate(count);
+        filler.confirms(&ids, together).await;
+        stage.clear_tables().await;
+        let service = start(&stage, &port);
+        stage.wait_for_tables().await;
+        const RECORDED: &str = "SELECT count(*) FROM confirmation";
+        time(&format!("confirms recorded, {how}"), count, RECORDED, &stage).await;
+        let memory = most_memory_kb(&service);
+        println!("memory after confirms, {how}: {memory} kB");
+        assert!(memory < MOST_MEMORY_KB, "{memory} kB");
+        drop(service);
+
+        let last = filler.checks(&ids, together).await;
+        let service = start(&stage, &port);
+        // Time starts when the service does, about half a second too early.
+        let began = Instant::now();
+        stage.state(last, "parked").await;
+        let took = began.elapsed();
+        println!("checks looked up, {how}: {count}, {:.0}/s", count as f64 / took.as_secs_f64());
+        let memory = most_memory_kb(&service);
+        println!("memory after checks, {how}: {memory} kB");
+        assert!(memory < MOST_MEMORY_KB, "{memory} kB");
+        assert_eq!(stage.count("SELECT count(*) FROM overdue").await, 1);
+    }
+
+    let upstream = Upstream::always(say(Outcome::Republished)).await;
+    stage.upstream(&upstream);
+    stage.set("max-resends=1");
+    let ids = generate(single / 5);
+    filler.checks(&ids, 1_000).await;
+    let service = start(&stage, &port);
+    const ASKED: &str = "SELECT count(*) FROM overdue WHERE resends = 1 AND state = 'waiting'";
+    time("resends asked for", ids.len(), ASKED, &stage).await;
+    println!("memory after resends: {} kB", most_memory_kb(&service));
+    filler.confirms(&ids, 1_000).await;
+    const CLOSED: &str = "SELECT count(*) FROM overdue WHERE state = 'confirmed'";
+    time("overdue messages resolved by their confirms", ids.len(), CLOSED, &stage).await;
+    let memory = most_memory_kb(&service);
+    println!("memory after resolving: {memory} kB");
+    assert!(memory < MOST_MEMORY_KB, "{memory} kB");
+    filler.connection.close().await;
+}

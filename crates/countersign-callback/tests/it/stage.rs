@@ -1,0 +1,272 @@
+//! One callback service, or several, with a vhost and a database of their own.
+
+use std::time::Duration;
+
+use countersign_amqp::{Connection, Consumer, Subscription};
+use countersign_callback::{Config, SETTINGS, Service};
+use countersign_protocol::grpc::callback_client::CallbackClient;
+use countersign_protocol::grpc::{GetMessageRequest, GetMessageResponse};
+use countersign_protocol::{MessageId, Topology};
+use countersign_runtime::Settings;
+use countersign_testbed::{Database, Vhost, eventually};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use crate::upstream::Upstream;
+
+/// Longer than anything takes that works.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What a test plays on.
+pub(crate) struct Stage {
+    pub(crate) vhost: Vhost,
+    pub(crate) database: Database,
+    pub(crate) pool: PgPool,
+    settings: Vec<(String, String)>,
+    replicas: Vec<Replica>,
+}
+
+pub(crate) struct Replica {
+    service: Service,
+    shutdown: CancellationToken,
+}
+
+/// A row of `overdue`, as tests look at it.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub(crate) struct Row {
+    pub(crate) upstream: String,
+    pub(crate) state: String,
+    pub(crate) reason: String,
+    pub(crate) resends: i32,
+    pub(crate) returned: i32,
+}
+
+impl Stage {
+    /// A stage without a service yet; `settings` are in the short form `max-resends=2`.
+    pub(crate) async fn empty(settings: &[&str]) -> Self {
+        Self::with_database(countersign_testbed::database().await, settings).await
+    }
+
+    pub(crate) async fn with_database(database: Database, settings: &[&str]) -> Self {
+        let vhost = countersign_testbed::vhost().await;
+        let pool = database.pool().await.unwrap();
+        let mut stage = Self { settings: Vec::new(), vhost, database, pool, replicas: Vec::new() };
+        settings.iter().for_each(|setting| stage.set(setting));
+        stage
+    }
+
+    /// From the next start on.
+    pub(crate) fn set(&mut self, setting: &str) {
+        let (name, text) = setting.split_once('=').unwrap();
+        let name = name.to_ascii_uppercase().replace('-', "_");
+        self.settings.push((format!("COUNTERSIGN_{name}"), text.to_owned()));
+    }
+
+    /// A service whose upstream `orders` is the given one.
+    pub(crate) async fn new(upstream: &Upstream, settings: &[&str]) -> Self {
+        let mut stage = Self::empty(settings).await;
+        stage.upstream(upstream);
+        stage.start().await;
+        stage
+    }
+
+    pub(crate) fn upstream(&mut self, upstream: &Upstream) {
+        self.settings
+            .push(("COUNTERSIGN_UPSTREAMS".to_owned(), format!("orders={}", upstream.url())));
+    }
+
+    pub(crate) fn unset(&mut self, setting: &str) {
+        self.settings.pop_if(|(_, text)| setting.ends_with(text.as_str()));
+    }
+
+    /// Returns when a service has made its tables.
+    pub(crate) async fn wait_for_tables(&self) {
+        eventually("the tables are made", DEADLINE, async || {
+            let sql = "SELECT to_regclass('overdue_event') IS NOT NULL";
+            sqlx::query_scalar::<_, bool>(sql).fetch_one(&self.pool).await.unwrap()
+        })
+        .await;
+    }
+
+    /// Begins anew, if there are tables already.
+    pub(crate) async fn clear_tables(&self) {
+        // Fails the first time, when there are none.
+        let _ = sqlx::query("TRUNCATE confirmation, overdue CASCADE").execute(&self.pool).await;
+    }
+
+    /// Connects anew to a database that was away.
+    pub(crate) async fn reconnect(&mut self) {
+        self.pool = self.database.pool().await.unwrap();
+    }
+
+    /// The settings of its services, as a process has them.
+    pub(crate) fn environment(&self) -> Vec<(String, String)> {
+        let first = [
+            ("COUNTERSIGN_AMQP_URL".to_owned(), self.vhost.url().to_owned()),
+            ("COUNTERSIGN_DATABASE_URL".to_owned(), self.database.url().to_owned()),
+            // Fewer partitions to make.
+            ("COUNTERSIGN_RETENTION".to_owned(), "2d".to_owned()),
+        ];
+        first.into_iter().chain(self.settings.clone()).collect()
+    }
+
+    /// The settings of its services.
+    pub(crate) fn config(&self) -> Config {
+        let mut settings = Settings::from_pairs(SETTINGS, self.environment());
+        let config = Config::read(&mut settings);
+        config.unwrap_or_else(|| panic!("wrong settings: {:?}", settings.mistakes()))
+    }
+
+    /// One more replica, ready.
+    pub(crate) async fn start(&mut self) {
+        self.start_with(self.config()).await;
+    }
+
+    pub(crate) async fn start_with(&mut self, config: Config) {
+        let shutdown = CancellationToken::new();
+        let service = Service::start(config, shutdown.clone()).await.unwrap();
+        tokio::time::timeout(DEADLINE, service.ready()).await.expect("the broker is there");
+        self.replicas.push(Replica { service, shutdown });
+    }
+
+    /// Stops the replica that was started first.
+    pub(crate) async fn stop_first(&mut self) {
+        let replica = self.replicas.remove(0);
+        replica.shutdown.cancel();
+        tokio::time::timeout(DEADLINE, replica.service.finish())
+            .await
+            .expect("the service stops")
+            .unwrap();
+    }
+
+    /// "These messages are due": `orders` waits for `consumers`.
+    pub(crate) async fn check(&self, ids: &[MessageId], consumers: &[&str]) {
+        self.check_of("orders", ids, consumers).await;
+    }
+
+    pub(crate) async fn check_of(&self, upstream: &str, ids: &[MessageId], consumers: &[&str]) {
+        let messages: Vec<Value> =
+            ids.iter().map(|id| json!({ "id": id.to_string(), "consumers": consumers })).collect();
+        self.due(&json!({ "v": 1, "upstream": upstream, "armed_at_ms": 1, "messages": messages }))
+            .await;
+    }
+
+    pub(crate) async fn due(&self, check: &Value) {
+        self.publish("countersign.check.due", "", check.to_string().as_bytes()).await;
+    }
+
+    /// `consumer` has processed these messages.
+    pub(crate) async fn confirm(&self, consumer: &str, ids: &[MessageId]) {
+        let confirms = ids.iter().map(|id| json!({ "id": id.to_string(), "outcome": "processed" }));
+        self.say(consumer, confirms.collect()).await;
+    }
+
+    pub(crate) async fn say(&self, consumer: &str, confirms: Vec<Value>) {
+        let confirm = json!({ "v": 1, "consumer": consumer, "confirms": confirms });
+        self.publish("countersign.confirm", "0", confirm.to_string().as_bytes()).await;
+    }
+
+    pub(crate) async fn publish(&self, exchange: &str, key: &str, body: &[u8]) {
+        let properties = json!({ "delivery_mode": 2 });
+        assert!(self.vhost.publish(exchange, key, properties, body).await, "{exchange} {key}");
+    }
+
+    /// Returns when `consumer`'s confirm of this message is recorded.
+    pub(crate) async fn recorded(&self, consumer: &str, id: MessageId) {
+        eventually(&format!("the confirm of {id} is recorded"), DEADLINE, async || {
+            self.has_confirmed(consumer, id).await
+        })
+        .await;
+    }
+
+    pub(crate) async fn has_confirmed(&self, consumer: &str, id: MessageId) -> bool {
+        sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM confirmation WHERE message_id = $1 AND consumer = $2)",
+        )
+        .bind(id.uuid())
+        .bind(consumer)
+        .fetch_one(&self.pool)
+        .await
+        .unwrap()
+    }
+
+    pub(crate) async fn row(&self, id: MessageId) -> Option<Row> {
+        sqlx::query_as(
+            "SELECT upstream, state, reason, resends, returned FROM overdue WHERE message_id = $1",
+        )
+        .bind(id.uuid())
+        .fetch_optional(&self.pool)
+        .await
+        .unwrap()
+    }
+
+    /// Returns the message's row when it is in this state.
+    pub(crate) async fn state(&self, id: MessageId, state: &str) -> Row {
+        self.row_when(id, state, |row| row.state == state).await
+    }
+
+    /// Returns when there is no row of the message any more.
+    pub(crate) async fn gone(&self, id: MessageId) {
+        eventually(&format!("{id} is gone"), DEADLINE, async || self.row(id).await.is_none()).await;
+    }
+
+    pub(crate) async fn row_when(
+        &self,
+        id: MessageId,
+        what: &str,
+        is: impl Fn(&Row) -> bool,
+    ) -> Row {
+        eventually(&format!("{id} is {what}"), DEADLINE, async || match self.row(id).await {
+            Some(row) if is(&row) => Ok(row),
+            other => Err(other),
+        })
+        .await
+    }
+
+    /// The states it has gone through.
+    pub(crate) async fn history(&self, id: MessageId) -> Vec<String> {
+        sqlx::query_scalar(
+            "SELECT to_state FROM overdue_event WHERE message_id = $1 ORDER BY event_id",
+        )
+        .bind(id.uuid())
+        .fetch_all(&self.pool)
+        .await
+        .unwrap()
+    }
+
+    pub(crate) async fn count(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&self.pool).await.unwrap()
+    }
+
+    /// What the service says about a message.
+    pub(crate) async fn told(&self, id: &str) -> Result<GetMessageResponse, tonic::Status> {
+        let request = GetMessageRequest { message_id: id.to_owned() };
+        let admin = self.replicas[0].service.admin();
+        Ok(CallbackClient::new(admin).get_message(request).await?.into_inner())
+    }
+
+    /// Stops all replicas. What they had not acked would come before what is published now.
+    pub(crate) async fn all_is_acked_in_the_end(&mut self) {
+        while !self.replicas.is_empty() {
+            self.stop_first().await;
+        }
+        let address = self.vhost.url().parse().unwrap();
+        let connection =
+            Connection::start(address, "looking for what is left", Topology::default());
+        for (exchange, key, queue) in [
+            ("countersign.confirm", "0", "countersign.confirm.0"),
+            ("countersign.check.due", "", "countersign.check.due"),
+        ] {
+            self.publish(exchange, key, b"the end").await;
+            let subscription =
+                Subscription { queue: queue.to_owned(), prefetch: 1, priority: None };
+            let mut consumer = Consumer::start(&connection, subscription);
+            let first = tokio::time::timeout(DEADLINE, consumer.next()).await;
+            let first = first.expect("something comes").expect("the connection is open");
+            assert_eq!(first.body, b"the end"[..], "{queue}: {first:?}");
+            consumer.close().await;
+        }
+        connection.close().await;
+    }
+}

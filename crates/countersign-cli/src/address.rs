@@ -1,0 +1,59 @@
+//! Where a service is, and connecting to it.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+
+/// The address of a gRPC service: `http://host:port`, or `https` with a certificate that this
+/// machine trusts.
+#[derive(Clone)]
+pub(crate) struct Address(Endpoint);
+
+/// Longer than any answer takes, and no longer than a person waits.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Address {
+    /// Connects.
+    ///
+    /// # Errors
+    /// When nobody answers there.
+    pub(crate) async fn connect(&self) -> anyhow::Result<Channel> {
+        self.0.connect().await.with_context(|| format!("nobody answers at {self}"))
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let endpoint = Endpoint::from_shared(text.to_owned()).map_err(|e| e.to_string())?;
+        let endpoint = match (endpoint.uri().scheme_str(), endpoint.uri().host()) {
+            (Some("http"), Some(_)) => endpoint,
+            (Some("https"), Some(_)) => endpoint
+                .tls_config(ClientTlsConfig::new().with_native_roots())
+                .map_err(|e| e.to_string())?,
+            _ => return Err("use http://HOST:PORT or https://HOST:PORT".to_owned()),
+        };
+        Ok(Self(endpoint.connect_timeout(TIMEOUT).timeout(TIMEOUT)))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.uri().fmt(f)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What a person has to know of a gRPC status.
+pub(crate) fn refused(status: &tonic::Status) -> anyhow::Error {
+    anyhow::anyhow!("{} ({:?})", status.message(), status.code())
+}

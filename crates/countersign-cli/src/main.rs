@@ -1,0 +1,134 @@
+//! `countersign`: what became of a message, and asking for it by hand.
+
+mod status;
+
+mod timeline;
+
+mod ask;
+
+mod address;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use countersign_protocol::MessageId;
+
+use crate::address::Address;
+
+/// Looks at messages that Countersign watches over, and asks for them to be sent again.
+///
+/// Exit codes: 0 answered, 1 not answered, 64 the command line is wrong.
+#[derive(Debug, Parser)]
+#[command(name = "countersign", version, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// Prints JSON: the fields of the gRPC answer by their names, times in milliseconds since 1970
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  countersign status 01936f4e-8c1a-7c3e-9b5e-3f2d1c0b9a88
+  countersign status 01936f4e-8c1a-7c3e-9b5e-3f2d1c0b9a88 --json | jq -r .state
+  countersign ask 01936f4e-8c1a-7c3e-9b5e-3f2d1c0b9a88 --upstream http://localhost:50051";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Tells what became of a message: its state, and everything that happened to it, in order
+    #[command(after_help = STATES)]
+    Status {
+        /// The message's id: a UUIDv7
+        #[arg(value_name = "MESSAGE_ID")]
+        id: MessageId,
+        /// Where the callback service is
+        #[arg(
+            long,
+            env = "COUNTERSIGN_CALLBACK",
+            default_value = "http://localhost:50052",
+            value_name = "URL"
+        )]
+        callback: Address,
+    },
+    /// Asks an upstream to send a message again, now and whatever its state
+    ///
+    /// The upstream is asked directly, not the callback service: it works while that is down. It is
+    /// not counted as one of the message's resends.
+    #[command(after_help = OUTCOMES)]
+    Ask {
+        /// The message's id: a UUIDv7
+        #[arg(value_name = "MESSAGE_ID")]
+        id: MessageId,
+        /// Where the upstream that has the message is
+        #[arg(
+            long,
+            env = "COUNTERSIGN_UPSTREAM",
+            default_value = "http://localhost:50051",
+            value_name = "URL"
+        )]
+        upstream: Address,
+        /// Why, for the upstream's log
+        #[arg(long, default_value = "asked by hand", value_name = "TEXT")]
+        reason: String,
+    },
+}
+
+const STATES: &str = "\
+States:
+  unknown          nothing is recorded: nobody has confirmed it, and its check is not due yet
+  confirmed        everybody who has to has confirmed it (or somebody, before its check is due)
+  waiting          overdue; judged again at the time shown
+  asking           overdue; its upstream is being asked to send it again
+  parked           overdue and given up: a person has to look; a late confirm still resolves it
+  never_committed  closed: its transaction did not commit
+  withdrawn        closed: its upstream no longer wants it sent
+  conflict         its upstream said \"never committed\", and a consumer confirmed it
+
+Example:
+  countersign status 01936f4e-8c1a-7c3e-9b5e-3f2d1c0b9a88";
+
+const OUTCOMES: &str = "\
+Outcomes:
+  REPUBLISHED      sent again, and watched by a fresh check
+  NEVER_COMMITTED  its transaction did not commit and never will
+  IN_PROGRESS      its transaction may still commit: ask again later
+  WITHDRAWN        the upstream no longer wants it sent
+  NOT_PUBLISHED    nothing was sent: unroutable, refused, or the broker is away
+  UNKNOWN          the upstream cannot tell
+
+Example:
+  countersign ask 01936f4e-8c1a-7c3e-9b5e-3f2d1c0b9a88 --upstream http://localhost:50051";
+
+/// Wrong flags: `EX_USAGE` of sysexits.h.
+const EXIT_USAGE: u8 = 64;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(asked) => {
+            // Standard output may be closed: there is nobody left to tell.
+            let _ = asked.print();
+            return ExitCode::from(if asked.use_stderr() { EXIT_USAGE } else { 0 });
+        }
+    };
+    let answered = match &arguments.command {
+        Command::Status { id, callback } => status::status(*id, callback, arguments.json).await,
+        Command::Ask { id, upstream, reason } => {
+            ask::ask(*id, upstream, reason, arguments.json).await
+        }
+    };
+    match answered {
+        Ok(text) => {
+            // As above.
+            let _ = writeln!(std::io::stdout(), "{text}");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            let _ = writeln!(std::io::stderr(), "countersign: {why:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

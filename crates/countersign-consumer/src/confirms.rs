@@ -1,0 +1,149 @@
+//! Saying to the callback service what became of messages.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use countersign_amqp::{
+    Batcher, BatcherSettings, NotTaken, OnFailure, Outgoing, Properties, Publisher, Verdict,
+};
+use countersign_protocol::confirm::ConfirmedMessage;
+use countersign_protocol::envelope::MAX_ENTRIES;
+use countersign_protocol::{Confirm, Name, topology};
+use tracing::warn;
+
+use crate::backoff::Backoff;
+use crate::complaints::Complaints;
+use crate::patience::Patience;
+use crate::settings::ConsumerSettings;
+
+/// Sends confirms, many in one message.
+#[derive(Clone, Debug)]
+pub(crate) struct Confirms {
+    batcher: Batcher<ConfirmedMessage>,
+    patience: Patience,
+    complaints: Arc<Complaints>,
+}
+
+/// Whether the delivery may be acked now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// The broker has the confirm, or has blocked for so long that the ack must not wait for it.
+    MayAck,
+    /// Nobody knows whether the broker has it: let the message be delivered again.
+    GivenUp,
+}
+
+impl Confirms {
+    pub(crate) fn start(
+        publisher: Publisher,
+        settings: &ConsumerSettings,
+        patience: Patience,
+    ) -> Self {
+        let batching = BatcherSettings {
+            max_entries: MAX_ENTRIES,
+            max_waiting: settings.max_unconfirmed,
+            on_failure: OnFailure::KeepTrying,
+        };
+        let (consumer, shards) = (settings.name.clone(), settings.confirm_shards);
+        let next_shard = AtomicU16::new(0);
+        let batcher = Batcher::start(publisher, batching, move |entries| {
+            let shard = next_shard.fetch_add(1, Ordering::Relaxed) % shards;
+            pack(consumer.clone(), shard, entries)
+        });
+        Self { batcher, patience, complaints: Arc::default() }
+    }
+
+    /// Confirms a message: waits until the broker has the confirm, or must not be waited for.
+    ///
+    /// # Cancel safety
+    /// A confirm that was handed over is sent all the same.
+    pub(crate) async fn confirm(&self, entry: ConfirmedMessage) -> Sent {
+        let mut backoff = Backoff::new();
+        loop {
+            match self.batcher.submit(entry.clone()) {
+                Ok(pending) => {
+                    return tokio::select! {
+                        biased;
+                        verdict = pending => match verdict {
+                            Verdict::Routed => Sent::MayAck,
+                            _ => Sent::GivenUp,
+                        },
+                        () = self.patience.lost() => Sent::MayAck,
+                    };
+                }
+                Err(NotTaken::Closed) => return Sent::GivenUp,
+                Err(why) if self.patience.is_lost() => {
+                    if self.complaints.are_due() {
+                        warn!(message_id = %entry.id, %why, "confirms are left out: their checks will ask for the messages again");
+                    }
+                    return Sent::MayAck;
+                }
+                Err(why) => {
+                    if backoff.is_worth_a_line() && self.complaints.are_due() {
+                        warn!(message_id = %entry.id, %why, "a confirm has to wait");
+                    }
+                    tokio::select! {
+                        () = backoff.pause() => {}
+                        () = self.patience.lost() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends what was handed over, within the deadline.
+    pub(crate) async fn close(&self, deadline: Duration) {
+        self.batcher.close(deadline).await;
+    }
+}
+
+fn pack(consumer: Name, shard: u16, entries: &[ConfirmedMessage]) -> Outgoing {
+    let confirm = Confirm { consumer, confirms: entries.to_vec() };
+    Outgoing {
+        exchange: topology::CONFIRM.to_owned(),
+        key: shard.to_string(),
+        properties: Properties {
+            content_type: Some("application/json".to_owned()),
+            app_id: Some(confirm.consumer.to_string()),
+            ..Properties::default()
+        },
+        body: confirm.encode().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use countersign_protocol::envelope::{MAX_BODY_BYTES, MAX_REASON_CHARS};
+    use countersign_protocol::{Attempt, MessageId, Outcome, UnixMillis};
+
+    fn largest(outcome: Outcome) -> ConfirmedMessage {
+        ConfirmedMessage {
+            upstream: Some("u".repeat(64).parse().unwrap()),
+            queue: Some("\"".repeat(220)),
+            attempt: Attempt::from_number(u32::MAX),
+            published_at: Some(UnixMillis::MAX_IN_ID),
+            at: Some(UnixMillis::MAX_IN_ID),
+            ..ConfirmedMessage::new(MessageId::generate(), outcome)
+        }
+    }
+
+    #[test]
+    fn the_longest_entry_there_can_be_is_not_too_large_to_be_sent() {
+        let name: Name = "c".repeat(64).parse().unwrap();
+        // No character that a clean reason keeps becomes longer in JSON.
+        let reason = "\u{1F980}".repeat(MAX_REASON_CHARS);
+        let retrying = Outcome::Retrying { until: UnixMillis::MAX_IN_ID, reason };
+        let bytes = pack(name, u16::MAX, &[largest(retrying)]).body.len();
+        assert!(bytes <= MAX_BODY_BYTES, "{bytes} bytes");
+    }
+
+    #[test]
+    fn a_full_message_of_processed_entries_need_not_be_split() {
+        let name: Name = "c".repeat(64).parse().unwrap();
+        let entries = vec![largest(Outcome::Processed); MAX_ENTRIES];
+        let bytes = pack(name, u16::MAX, &entries).body.len();
+        assert!(bytes <= MAX_BODY_BYTES, "{bytes} bytes");
+    }
+}

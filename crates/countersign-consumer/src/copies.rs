@@ -1,0 +1,109 @@
+//! Moving a message on inside the broker: a copy into a delay queue or the `.dead` queue, before the
+//! delivery itself is acked.
+
+use std::time::Duration;
+
+use countersign_amqp::{NotTaken, Outgoing, Verdict};
+use countersign_protocol::topology::{dead_queue, retry_queue};
+use countersign_protocol::{HeaderValue, Headers, header};
+use tracing::warn;
+
+use crate::backoff::Backoff;
+use crate::delivery::Raw;
+use crate::ending::Endings;
+
+/// The copy that waits for `delay`, then comes back.
+pub(crate) fn waiting(raw: Raw, queue: &str, delay: Duration, failures: u32) -> Outgoing {
+    let mut copy = to_queue(raw, retry_queue(queue, delay));
+    let failures = HeaderValue::Integer(failures.into());
+    copy.properties.headers.set(header::FAILURES, failures);
+    copy
+}
+
+/// The copy that stays where a person finds it. Put back into the queue, it has all its attempts
+/// again: how often it failed before, the reason says.
+pub(crate) fn dead(raw: Raw, queue: &str, reason: &str) -> Outgoing {
+    let mut copy = to_queue(raw, dead_queue(queue));
+    let mut headers = Headers::new().with_text(header::REASON, reason);
+    for (name, value) in copy.properties.headers.iter() {
+        if name != header::FAILURES && name != header::REASON {
+            headers.set(name, value.clone());
+        }
+    }
+    copy.properties.headers = headers;
+    copy
+}
+
+/// Through the default exchange, which leads to the queue of the key's name.
+fn to_queue(raw: Raw, queue: String) -> Outgoing {
+    let (mut properties, body) = raw.into_copy();
+    properties.headers = fitting(&properties.headers);
+    Outgoing { exchange: String::new(), key: queue, properties, body }
+}
+
+/// Room for the headers that a copy takes along: below the 32 KiB that a publisher sends, so that a
+/// reason fits as well.
+const MAX_HEADER_BYTES: usize = 24 * 1024;
+/// What a header takes besides its name and its text.
+const HEADER_OVERHEAD_BYTES: usize = 16;
+
+/// The headers that fit, the contract's own first. RabbitMQ takes 128 KiB of them from anybody; a
+/// message with so many could otherwise never be moved on, and would be held for ever.
+fn fitting(headers: &Headers) -> Headers {
+    let is_own = |name: &str| name.starts_with("countersign-") || name == header::TRACEPARENT;
+    let own = headers.iter().filter(|(name, _)| is_own(name));
+    let others = headers.iter().filter(|(name, _)| !is_own(name));
+    let mut fitting = Headers::new();
+    let mut room = MAX_HEADER_BYTES;
+    for (name, value) in own.chain(others) {
+        let text = if let HeaderValue::Text(text) = value { text.len() } else { 0 };
+        if let Some(left) = room.checked_sub(name.len() + text + HEADER_OVERHEAD_BYTES) {
+            room = left;
+            fitting.set(name, value.clone());
+        }
+    }
+    fitting
+}
+
+/// Publishes the copy until it stands in its queue; `false` if that had to be given up because the
+/// consumer stops.
+pub(crate) async fn place(endings: &Endings, copy: Outgoing) -> bool {
+    let mut backoff = Backoff::new();
+    loop {
+        let why = match endings.copying.publish(copy.clone()) {
+            Ok(pending) => match pending.await {
+                Verdict::Routed => return true,
+                Verdict::Unroutable { why } => format!("it goes nowhere: {why}"),
+                Verdict::Refused => "the queue is full".to_owned(),
+                Verdict::Unknown { why } => why,
+            },
+            Err(NotTaken::Closed) => return false,
+            Err(why) => why.to_string(),
+        };
+        if backoff.is_worth_a_line() && endings.complaints.are_due() {
+            let message_id = copy.properties.message_id.as_deref();
+            warn!(message_id, queue = copy.key, why, "cannot move a message on: holding it");
+        }
+        tokio::select! {
+            () = backoff.pause() => {}
+            () = endings.stopping.cancelled() => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_that_do_not_fit_stay_behind_and_the_contracts_own_come_along() {
+        let mut headers = Headers::new().with_integer(header::ATTEMPT, 2);
+        headers.set("aa", HeaderValue::Text("x".repeat(60_000)));
+        headers.set("ab", HeaderValue::Text("x".repeat(20_000)));
+        headers.set("ac", HeaderValue::Text("x".repeat(20_000)));
+        headers.set("tenant", HeaderValue::Text("acme".to_owned()));
+        let fitting = fitting(&headers);
+        let names: Vec<_> = fitting.iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["ab", header::ATTEMPT, "tenant"]);
+    }
+}

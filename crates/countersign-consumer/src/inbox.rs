@@ -1,0 +1,232 @@
+//! The inbox: what has taken effect in this database. All SQL of this crate is here.
+//!
+//! Every call is bounded in time, and cancel safe because [`Transaction`] is: one that is dropped
+//! is rolled back.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use countersign_postgres::{
+    CommitError, Partitions, Transaction, is_duplicate_key, sdk_migrator, sqlstate,
+};
+use countersign_protocol::Name;
+use sqlx::PgPool;
+use sqlx::migrate::Migrator;
+use uuid::Uuid;
+
+use crate::delivery::Delivery;
+
+/// `no_active_sql_transaction`
+const NO_TRANSACTION: &str = "25P01";
+
+const TABLE: &str = "countersign.inbox";
+
+/// How long a claim waits for another delivery of the same message whose transaction is open.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the database may take to answer a claim, a commit or a rollback. It bounds the wait for
+/// a server that is gone without a word.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
+
+/// The consumer's inbox in its database.
+#[derive(Clone, Debug)]
+pub(crate) struct Inbox {
+    pool: PgPool,
+    consumer: Name,
+}
+
+/// What a claim came to.
+#[derive(Debug)]
+pub(crate) enum Claim {
+    /// Some of the group are claimed: there is an inbox row for each of them in the transaction.
+    Won {
+        /// Open, for their effects.
+        transaction: Transaction,
+        /// How many: the group's first.
+        count: usize,
+    },
+    /// All of them have taken effect before.
+    AllDuplicates,
+}
+
+/// Why the database does not have the effect for sure.
+#[derive(Debug)]
+pub(crate) enum Uncommitted {
+    /// It refused, and says why.
+    Refused(sqlx::Error),
+    /// The handler ended the transaction itself; the next claim tells which way.
+    EndedEarly,
+    /// Nobody knows; the next claim tells.
+    Unknown(String),
+}
+
+impl Inbox {
+    pub(crate) fn new(pool: PgPool, consumer: Name) -> Self {
+        Self { pool, consumer }
+    }
+
+    /// The inbox's tables.
+    pub(crate) fn migrator() -> Migrator {
+        let migrations = sqlx::migrate!("../../migrations/consumer");
+        sdk_migrator(migrations, "countersign._consumer_migrations")
+    }
+
+    pub(crate) fn partitions(retention: Duration) -> Partitions {
+        Partitions::new(TABLE, retention)
+    }
+
+    /// Opens a transaction and claims the group's messages in it. Those that are claimed come
+    /// first in `group` then, each message once; the others have taken effect before.
+    pub(crate) async fn claim(&self, group: &mut [Delivery]) -> Result<Claim, String> {
+        let claim = async {
+            match group {
+                [alone] => self.claim_one(alone).await,
+                group => self.claim_many(group).await,
+            }
+        };
+        in_time("claim", claim).await?.map_err(|e| format!("cannot claim: {e}"))
+    }
+
+    /// One round trip; a message that is in the inbox already shows as a violated key. Both texts
+    /// are safe to put into SQL: a UUID, and a name of letters, digits, dots, underscores, hyphens.
+    async fn claim_one(&self, delivery: &Delivery) -> Result<Claim, sqlx::Error> {
+        let statement = format!(
+            "-- claim
+SET LOCAL lock_timeout = {lock_timeout};
+INSERT INTO {TABLE} (message_id, consumer) VALUES ('{id}', '{consumer}');
+SET LOCAL lock_timeout TO DEFAULT",
+            lock_timeout = LOCK_TIMEOUT.as_millis(),
+            id = delivery.id(),
+            consumer = self.consumer,
+        );
+        match Transaction::open(&self.pool, &statement).await {
+            Ok(transaction) => Ok(Claim::Won { transaction, count: 1 }),
+            Err(e) if is_duplicate_key(&e, TABLE) => {
+                self.count_duplicate(delivery).await?;
+                Ok(Claim::AllDuplicates)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The keys are sorted: two batches that overlap in opposite orders would deadlock.
+    async fn claim_many(&self, group: &mut [Delivery]) -> Result<Claim, sqlx::Error> {
+        const CLAIM: &str = "\
+-- claim_batch
+INSERT INTO countersign.inbox (message_id, consumer)
+SELECT message_id, $2 FROM UNNEST($1::uuid[]) AS claimed (message_id)
+ON CONFLICT DO NOTHING
+RETURNING message_id";
+        let mut ids: Vec<Uuid> = group.iter().map(|delivery| delivery.id().uuid()).collect();
+        ids.sort_unstable();
+        let lock_timeout = format!("SET LOCAL lock_timeout = {}", LOCK_TIMEOUT.as_millis());
+        let mut transaction = Transaction::open(&self.pool, &lock_timeout).await?;
+        let rows: Vec<Uuid> = sqlx::query_scalar(CLAIM)
+            .bind(ids)
+            .bind(self.consumer.as_str())
+            .fetch_all(&mut *transaction)
+            .await?;
+        let mut claimed: HashSet<Uuid> = rows.into_iter().collect();
+        let mut count = 0;
+        for i in 0..group.len() {
+            if claimed.remove(&group[i].id().uuid()) {
+                group.swap(count, i);
+                count += 1;
+            }
+        }
+        self.count_duplicates(&mut transaction, &group[count..]).await?;
+        if count == 0 {
+            // Were the commit's fate unknown, they are claimed again, and perhaps counted twice.
+            return transaction.commit().await.map(|()| Claim::AllDuplicates).map_err(cause);
+        }
+        sqlx::query("SET LOCAL lock_timeout TO DEFAULT").execute(&mut *transaction).await?;
+        Ok(Claim::Won { transaction, count })
+    }
+
+    /// In the inbox, so that it outlives the process and anybody can sum it up. The violated key
+    /// has ended the claim's transaction; this is one of its own, committed before the confirm.
+    async fn count_duplicate(&self, delivery: &Delivery) -> Result<(), sqlx::Error> {
+        const COUNT: &str = "\
+-- count_duplicate
+UPDATE countersign.inbox SET duplicates = duplicates + 1
+WHERE message_id = $1 AND consumer = $2";
+        let count = sqlx::query(COUNT).bind(delivery.id().uuid()).bind(self.consumer.as_str());
+        count.execute(&self.pool).await.map(drop)
+    }
+
+    /// In the transaction of the others' effects. The rows are locked in the order of their keys,
+    /// as claims take them.
+    async fn count_duplicates(
+        &self,
+        transaction: &mut Transaction,
+        duplicates: &[Delivery],
+    ) -> Result<(), sqlx::Error> {
+        const COUNT: &str = "\
+-- count_duplicates
+WITH come_again AS (
+    SELECT message_id, count(*)::integer AS times FROM UNNEST($1::uuid[]) AS delivered (message_id)
+    GROUP BY message_id
+), counted AS (
+    SELECT inbox.message_id, times FROM countersign.inbox JOIN come_again USING (message_id)
+    WHERE inbox.consumer = $2 AND inbox.message_id BETWEEN $3 AND $4
+    ORDER BY inbox.message_id FOR UPDATE OF inbox
+)
+UPDATE countersign.inbox SET duplicates = duplicates + times
+FROM counted
+WHERE inbox.message_id = counted.message_id AND inbox.consumer = $2
+    AND inbox.message_id BETWEEN $3 AND $4";
+        let ids: Vec<Uuid> = duplicates.iter().map(|delivery| delivery.id().uuid()).collect();
+        let (Some(&oldest), Some(&newest)) = (ids.iter().min(), ids.iter().max()) else {
+            return Ok(());
+        };
+        sqlx::query(COUNT)
+            .bind(ids)
+            .bind(self.consumer.as_str())
+            .bind(oldest)
+            .bind(newest)
+            .execute(&mut **transaction)
+            .await
+            .map(drop)
+    }
+
+    /// Whether the database answers at all.
+    pub(crate) async fn answers(&self) -> Result<(), String> {
+        let ask = sqlx::query("SELECT 1").execute(&self.pool);
+        in_time("answer", ask).await?.map(drop).map_err(|e| format!("no answer: {e}"))
+    }
+}
+
+/// Commits effect and inbox rows together.
+pub(crate) async fn commit(transaction: Transaction) -> Result<(), Uncommitted> {
+    match in_time("commit", transaction.commit()).await.map_err(Uncommitted::Unknown)? {
+        Ok(()) => Ok(()),
+        Err(CommitError::NotCommitted(e)) => Err(Uncommitted::Refused(e)),
+        Err(CommitError::Unknown(e)) if sqlstate(&e).as_deref() == Some(NO_TRANSACTION) => {
+            Err(Uncommitted::EndedEarly)
+        }
+        Err(CommitError::Unknown(e)) => {
+            Err(Uncommitted::Unknown(format!("the commit's result is unknown: {e}")))
+        }
+    }
+}
+
+/// Takes everything back. An error says that the database is away, and then nothing was committed
+/// either.
+pub(crate) async fn roll_back(transaction: Transaction) -> Result<(), String> {
+    in_time("roll back", transaction.rollback())
+        .await?
+        .map_err(|e| format!("the connection was lost: {e}"))
+}
+
+/// What a commit failed for, whether or not it is known to have failed.
+fn cause(error: CommitError) -> sqlx::Error {
+    match error {
+        CommitError::NotCommitted(e) | CommitError::Unknown(e) => e,
+    }
+}
+
+async fn in_time<T>(what: &str, answer: impl Future<Output = T>) -> Result<T, String> {
+    tokio::time::timeout(ANSWERS_WITHIN, answer)
+        .await
+        .map_err(|_| format!("the database did not {what} within {} s", ANSWERS_WITHIN.as_secs()))
+}

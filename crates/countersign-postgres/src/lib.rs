@@ -1,0 +1,24 @@
+//! What every part of Countersign needs from Postgres: a pool that waits for its server, migrations
+//! that several processes may start at once, a transaction that cannot leak when its future is
+//! dropped, the kinds of trouble, and tables partitioned by message id.
+
+mod url;
+
+mod pool;
+
+mod migrate;
+
+mod transaction;
+
+mod trouble;
+
+mod calendar;
+
+mod partitions;
+
+pub use migrate::{migrate, sdk_migrator};
+pub use partitions::{Partitions, Span};
+pub use pool::{PoolSettings, connect};
+pub use transaction::{CommitError, Transaction};
+pub use trouble::{Trouble, is_duplicate_key, sqlstate, trouble};
+pub use url::{DatabaseUrl, InvalidDatabaseUrl};

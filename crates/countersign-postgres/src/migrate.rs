@@ -1,0 +1,70 @@
+//! Migrations that several processes may start at once, against a server that may go away.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+use sqlx::migrate::{MigrateError, Migrator};
+use tracing::{info, warn};
+
+use crate::trouble::{Trouble, sqlstate, trouble};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The migrations of an SDK: in schema `countersign`, with a table of their own (such as
+/// `countersign._producer_migrations`) that says which are applied, so that they and the service's
+/// migrations do not take each other for missing.
+#[must_use]
+pub fn sdk_migrator(mut migrations: Migrator, table: &'static str) -> Migrator {
+    migrations.create_schema("countersign");
+    migrations.dangerous_set_table_name(table);
+    migrations
+}
+
+/// Applies what is not applied yet. Of several processes that start at once, one does it and the
+/// others wait. A server that goes away meanwhile is waited for.
+///
+/// # Errors
+/// When a migration fails or was changed after it was applied.
+///
+/// # Cancel safety
+/// Can be dropped at any time: each migration is a transaction.
+pub async fn migrate(pool: &PgPool, migrator: &Migrator) -> Result<(), MigrateError> {
+    let mut pause = FIRST_PAUSE;
+    let mut tries = 0_u32;
+    loop {
+        tries += 1;
+        match apply(pool, migrator).await {
+            Ok(()) => {
+                info!(table = %migrator.table_name, "migrations are applied");
+                return Ok(());
+            }
+            Err(error) if is_worth_another_try(&error) => {
+                if tries.is_power_of_two() {
+                    warn!(%error, tries, "migrating again");
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn apply(pool: &PgPool, migrator: &Migrator) -> Result<(), MigrateError> {
+    let mut connection = pool.acquire().await.map_err(MigrateError::Execute)?;
+    // The migrator's lock belongs to the session and outlives an error: so must not the session.
+    connection.close_on_drop();
+    migrator.run_direct(None, &mut *connection, false).await
+}
+
+fn is_worth_another_try(error: &MigrateError) -> bool {
+    /// `CREATE … IF NOT EXISTS` in two sessions at once: the second may find a duplicate key in a
+    /// catalog, or the thing itself.
+    const RACES: [&str; 4] = ["23505", "42P06", "42P07", "42710"];
+    let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else {
+        return false;
+    };
+    trouble(error) == Trouble::Again
+        || sqlstate(error).is_some_and(|code| RACES.contains(&code.as_str()))
+}

@@ -1,0 +1,187 @@
+//! Tables partitioned by message id, which is to say by time.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use countersign_protocol::{MessageId, UnixMillis};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::calendar::{self, Day};
+use crate::transaction::{CommitError, Transaction};
+
+/// A table `PARTITION BY RANGE (message_id)`, one partition for each day in UTC.
+///
+/// Partitions are made 48 hours ahead and dropped whole once all of their ids are older than the
+/// retention; no row is ever deleted. There is no default partition: it would stand in the way of
+/// new ones, so an id without a partition is refused by Postgres (23514).
+#[derive(Clone, Debug)]
+pub struct Partitions {
+    table: &'static str,
+    retention: Duration,
+}
+
+/// The ids that have a place: those made at `oldest` or later, and before `newest`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Ids of before this moment have no place.
+    pub oldest: UnixMillis,
+    /// Neither have ids of this moment and later.
+    pub newest: UnixMillis,
+}
+
+impl Span {
+    /// Whether this id has a place.
+    #[must_use]
+    pub fn holds(&self, id: MessageId) -> bool {
+        (self.oldest..self.newest).contains(&id.time())
+    }
+}
+
+/// How long it may take to wait for whoever makes partitions at the same time.
+const TURN_TIMEOUT: &str = "10s";
+/// How long a `DROP` may stand in line for the table's lock: everybody else stands behind it.
+const DROP_TIMEOUT: &str = "200ms";
+const BETWEEN_ROUNDS: Duration = Duration::from_secs(5 * 60);
+const AFTER_FAILURE: Duration = Duration::from_secs(10);
+
+impl Partitions {
+    /// The partitions of this table (`countersign.inbox`, or `confirmation` in schema `public`),
+    /// whose rows are kept for at least `retention`.
+    #[must_use]
+    pub fn new(table: &'static str, retention: Duration) -> Self {
+        Self { table, retention }
+    }
+
+    /// Makes what is missing, drops what is past retention, and says which ids have a place. On the
+    /// database's clock.
+    ///
+    /// # Errors
+    /// When partitions could not be made. A partition that could not be dropped, because somebody
+    /// uses it, is left for the next time.
+    ///
+    /// # Cancel safety
+    /// Can be dropped at any time.
+    pub async fn maintain(&self, pool: &PgPool) -> Result<Span, sqlx::Error> {
+        let (span, past) = self.create_missing(pool).await?;
+        for day in past {
+            match self.drop_day(pool, day).await {
+                Ok(()) => info!(table = self.table, day = day.digits(), "dropped a partition"),
+                Err(error) => {
+                    warn!(table = self.table, day = day.digits(), %error, "a partition past retention stays for now");
+                }
+            }
+        }
+        Ok(span)
+    }
+
+    /// [`maintain`](Self::maintain)s the table until `shutdown`, publishing what has a place.
+    pub async fn keep(self, pool: PgPool, shutdown: CancellationToken, span: watch::Sender<Span>) {
+        let mut pause = BETWEEN_ROUNDS;
+        loop {
+            let waited = async {
+                tokio::time::sleep(pause).await;
+                self.maintain(&pool).await
+            };
+            match shutdown.run_until_cancelled(waited).await {
+                None => return,
+                Some(Ok(now)) => {
+                    span.send_if_modified(|before| std::mem::replace(before, now) != now);
+                    pause = BETWEEN_ROUNDS;
+                }
+                Some(Err(error)) => {
+                    warn!(table = self.table, %error, "partitions could not be made");
+                    pause = AFTER_FAILURE;
+                }
+            }
+        }
+    }
+
+    async fn create_missing(&self, pool: &PgPool) -> Result<(Span, Vec<Day>), sqlx::Error> {
+        let mut transaction = Transaction::open(pool, &self.take_turn()).await?;
+        let mut days = self.existing(&mut transaction).await?;
+        let now = database_now(&mut transaction).await?;
+        let plan = calendar::plan(&days, now, self.retention);
+        for &day in &plan.create {
+            sqlx::raw_sql(AssertSqlSafe(self.create_sql(day))).execute(&mut *transaction).await?;
+            days.insert(day);
+        }
+        transaction.commit().await.map_err(|e| match e {
+            CommitError::NotCommitted(cause) | CommitError::Unknown(cause) => cause,
+        })?;
+        if !plan.create.is_empty() {
+            info!(table = self.table, count = plan.create.len(), "made partitions");
+        }
+        for day in &plan.drop {
+            days.remove(day);
+        }
+        let (oldest, newest) = calendar::newest_run(&days).ok_or(sqlx::Error::RowNotFound)?;
+        Ok((Span { oldest: oldest.start(), newest: newest.end() }, plan.drop))
+    }
+
+    async fn drop_day(&self, pool: &PgPool, day: Day) -> Result<(), sqlx::Error> {
+        let sql = format!(
+            "SET LOCAL lock_timeout = '{DROP_TIMEOUT}'; DROP TABLE IF EXISTS {}",
+            self.partition(day)
+        );
+        let transaction = Transaction::open(pool, &sql).await?;
+        transaction.commit().await.map_err(|e| match e {
+            CommitError::NotCommitted(cause) | CommitError::Unknown(cause) => cause,
+        })
+    }
+
+    /// One at a time, across processes.
+    fn take_turn(&self) -> String {
+        format!(
+            "SET LOCAL lock_timeout = '{TURN_TIMEOUT}';
+             SELECT pg_advisory_xact_lock(hashtextextended('countersign partitions of {}', 0))",
+            self.table
+        )
+    }
+
+    async fn existing(&self, connection: &mut PgConnection) -> Result<BTreeSet<Day>, sqlx::Error> {
+        let rows = sqlx::query(
+            "-- partitions_existing
+             SELECT relname::text FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+             WHERE inhparent = $1::regclass",
+        )
+        .bind(self.table)
+        .fetch_all(connection)
+        .await?;
+        let mut days = BTreeSet::new();
+        for row in rows {
+            let name: String = row.try_get(0)?;
+            days.extend(name.rsplit_once("_p").and_then(|(_, digits)| Day::from_digits(digits)));
+        }
+        Ok(days)
+    }
+
+    /// `CREATE TABLE … PARTITION OF` would wait for every open insert, and make all later ones wait
+    /// behind it; `ATTACH` does not.
+    fn create_sql(&self, day: Day) -> String {
+        format!(
+            "CREATE TABLE {partition} (LIKE {table} INCLUDING ALL);
+             ALTER TABLE {table} ATTACH PARTITION {partition} FOR VALUES FROM ('{from}') TO ('{to}')",
+            partition = self.partition(day),
+            table = self.table,
+            from = calendar::bound(day.start()),
+            to = calendar::bound(day.end()),
+        )
+    }
+
+    fn partition(&self, day: Day) -> String {
+        format!("{}_p{}", self.table, day.digits())
+    }
+}
+
+async fn database_now(connection: &mut PgConnection) -> Result<UnixMillis, sqlx::Error> {
+    let ms: i64 = sqlx::query_scalar(
+        "-- database_now
+         SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint",
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(UnixMillis::from_ms(ms))
+}

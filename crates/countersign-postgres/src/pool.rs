@@ -1,0 +1,97 @@
+//! A pool of connections to a server that may not be there yet.
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection};
+use tracing::{info, warn};
+
+use crate::url::DatabaseUrl;
+
+/// How a pool behaves.
+#[derive(Clone, Debug)]
+pub struct PoolSettings {
+    /// What Postgres shows as the name of its client, in `pg_stat_activity`.
+    pub application_name: String,
+    /// The most connections open at once. Too few: callers wait for each other. Too many: Postgres
+    /// slows down well before its own `max_connections` (100 by default, for all its clients).
+    /// Default: 10.
+    pub max_connections: u32,
+    /// How long a caller waits for a free connection before it gets an error. Default: 5 s.
+    pub acquire_timeout: Duration,
+    /// After how long Postgres ends a transaction that sits idle. It bounds what a stuck process can
+    /// hold locked. Default: 60 s.
+    pub idle_in_transaction_timeout: Duration,
+}
+
+impl PoolSettings {
+    /// The defaults, under this name.
+    #[must_use]
+    pub fn new(application_name: &str) -> Self {
+        Self {
+            application_name: application_name.to_owned(),
+            max_connections: 10,
+            acquire_timeout: Duration::from_secs(5),
+            idle_in_transaction_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// A connection that was used more recently than this is taken to be alive: asking it would cost
+/// every transaction a round trip.
+const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Opens a pool, waiting for the server for as long as it takes; the log says who is waited for, at
+/// growing intervals.
+///
+/// # Cancel safety
+/// Can be dropped at any time.
+pub async fn connect(url: &DatabaseUrl, settings: PoolSettings) -> PgPool {
+    let options = options(url, &settings);
+    wait_for_server(url, &options).await;
+    PgPoolOptions::new()
+        .max_connections(settings.max_connections)
+        .acquire_timeout(settings.acquire_timeout)
+        .test_before_acquire(false)
+        .before_acquire(|connection, idle| {
+            Box::pin(
+                async move { Ok(idle.idle_for < TRUSTED_IDLE || connection.ping().await.is_ok()) },
+            )
+        })
+        .connect_lazy_with(options)
+}
+
+fn options(url: &DatabaseUrl, settings: &PoolSettings) -> PgConnectOptions {
+    url.options().application_name(&settings.application_name).options([(
+        "idle_in_transaction_session_timeout",
+        settings.idle_in_transaction_timeout.as_millis().to_string(),
+    )])
+}
+
+async fn wait_for_server(url: &DatabaseUrl, options: &PgConnectOptions) {
+    let mut pause = Duration::from_millis(100);
+    let mut tries = 0_u32;
+    loop {
+        tries += 1;
+        // Dropping a connection that is being opened leaves nothing behind.
+        let problem = match tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await {
+            Ok(Ok(connection)) => {
+                drop(connection.close().await);
+                if tries > 1 {
+                    info!(database = %url, tries, "the database answers");
+                }
+                return;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {CONNECT_TIMEOUT:?}"),
+        };
+        // Tries 1, 2, 4, 8 …: somebody who looks sees it, and the log does not fill.
+        if tries.is_power_of_two() {
+            warn!(database = %url, tries, problem, "waiting for the database");
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}

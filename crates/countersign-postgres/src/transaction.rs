@@ -1,0 +1,177 @@
+//! A transaction that cannot leak.
+
+use std::ops::{Deref, DerefMut};
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnection, PgDatabaseError, PgSeverity, PgTransactionManager};
+use sqlx::{AssertSqlSafe, PgPool, Postgres, SqlSafeStr};
+use sqlx_core::transaction::TransactionManager;
+use thiserror::Error;
+
+/// A transaction on a connection of its own.
+///
+/// Two things are different from sqlx's. [`open`](Self::open) can be cancelled: in sqlx 0.9.0 a
+/// cancelled `begin` leaves an open transaction in the pool, and what is written on that connection
+/// later vanishes. And [`commit`](Self::commit) does not mistake a rollback for a commit.
+///
+/// `BEGIN`s inside of it (`sqlx::Connection::begin`) are savepoints, as usual.
+///
+/// # Cancel safety
+/// Every future of this type and of its connection can be dropped at any time: the transaction is
+/// then rolled back, except that a dropped `commit` may have committed.
+#[must_use = "dropped without `commit`, a transaction is rolled back"]
+pub struct Transaction {
+    connection: PoolConnection<Postgres>,
+    /// Whether sqlx knows if the connection is in a transaction. If not, it must not return to the
+    /// pool.
+    is_known: bool,
+}
+
+/// Why a transaction was not, or may not have been, committed.
+#[derive(Debug, Error)]
+pub enum CommitError {
+    /// Nothing of it took effect.
+    #[error("the transaction was rolled back")]
+    NotCommitted(#[source] sqlx::Error),
+    /// It may have been committed or not: the connection broke at the wrong moment, or a statement
+    /// inside of it ended the transaction by itself.
+    #[error("whether the transaction was committed is unknown")]
+    Unknown(#[source] sqlx::Error),
+}
+
+/// `in_failed_sql_transaction`
+const FAILED_TRANSACTION: &str = "25P02";
+/// `idle_in_transaction_session_timeout`: the session was ended while it waited for a statement.
+const IDLE_TOO_LONG: &str = "25P03";
+/// `no_active_sql_transaction`
+const NO_TRANSACTION: &str = "25P01";
+
+impl Transaction {
+    /// Begins a transaction and runs `statement` (may be empty) in the same round trip.
+    ///
+    /// `statement` has no parameters: write values into it only if they cannot contain a quote, such
+    /// as ids and numbers. It may be several statements, separated by semicolons, beginning for
+    /// example with `SET TRANSACTION ISOLATION LEVEL …`. How many rows it affected is not known; to
+    /// claim a key, let the insert fail and ask [`is_duplicate_key`](crate::is_duplicate_key).
+    ///
+    /// # Errors
+    /// When no connection could be had, or `statement` failed; there is no transaction then.
+    pub async fn open(pool: &PgPool, statement: &str) -> Result<Self, sqlx::Error> {
+        let mut transaction = Self { connection: pool.acquire().await?, is_known: false };
+        let sql = AssertSqlSafe(format!("BEGIN;{statement}")).into_sql_str();
+        let begun = PgTransactionManager::begin(&mut transaction.connection, Some(sql)).await;
+        transaction.is_known = match &begun {
+            Ok(()) => true,
+            // The server is well and waits for the end of the transaction, of which sqlx thinks that
+            // it never began.
+            Err(error) if is_error_of_statement(error) => {
+                sqlx::raw_sql("ROLLBACK").execute(&mut *transaction.connection).await.is_ok()
+            }
+            Err(_) => false,
+        };
+        begun.map(|()| transaction)
+    }
+
+    /// Commits.
+    ///
+    /// Postgres answers the `COMMIT` of a transaction in which a statement failed with a `ROLLBACK`
+    /// that looks like success. So a statement that fails in such a transaction goes along, in the
+    /// same round trip.
+    ///
+    /// # Errors
+    /// When it was not committed, or when that is unknown: see [`CommitError`].
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the transaction may have been committed or not.
+    pub async fn commit(mut self) -> Result<(), CommitError> {
+        // `AND CHAIN`, because sqlx counts itself in a transaction until it sends a COMMIT or a
+        // ROLLBACK of its own: so there is a transaction for it to roll back, with the round trip
+        // that it makes whenever a connection returns to the pool. It also finds out a `COMMIT`
+        // inside of the transaction, because without one it is an error.
+        let sql = "SELECT 1;COMMIT AND CHAIN";
+        let Err(error) = sqlx::raw_sql(sql).execute(&mut *self).await else { return Ok(()) };
+        match crate::sqlstate(&error).as_deref() {
+            Some(FAILED_TRANSACTION | IDLE_TOO_LONG) => Err(CommitError::NotCommitted(error)),
+            Some(NO_TRANSACTION) => {
+                self.give_sqlx_something_to_roll_back().await;
+                Err(CommitError::Unknown(error))
+            }
+            _ if is_error_of_statement(&error) => {
+                self.give_sqlx_something_to_roll_back().await;
+                Err(CommitError::NotCommitted(error))
+            }
+            _ => Err(CommitError::Unknown(error)),
+        }
+    }
+
+    /// Rolls back.
+    ///
+    /// # Errors
+    /// When the connection was lost; the transaction is then rolled back as well, by the server,
+    /// perhaps a little later.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the transaction is rolled back all the same.
+    pub async fn rollback(mut self) -> Result<(), sqlx::Error> {
+        PgTransactionManager::rollback(&mut self).await
+    }
+
+    /// There is no transaction on the server any more. A ROLLBACK would be a warning, in its log and
+    /// in ours.
+    async fn give_sqlx_something_to_roll_back(&mut self) {
+        if let Err(error) = sqlx::raw_sql("BEGIN").execute(&mut **self).await {
+            tracing::debug!(%error, "the connection was lost after the end of a transaction");
+        }
+    }
+}
+
+impl Deref for Transaction {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Transaction {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if self.is_known {
+            queue_rollback(&mut self.connection);
+        } else {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+impl std::fmt::Debug for Transaction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Transaction")
+    }
+}
+
+/// Whether the server refused one statement and lives on. An error that ends the session says
+/// nothing about what it did before: with synchronous replication, for example, a commit that waits
+/// for its standby when the server shuts down has been made.
+fn is_error_of_statement(error: &sqlx::Error) -> bool {
+    let Some(error) = error.as_database_error() else { return false };
+    let Some(error) = error.try_downcast_ref::<PgDatabaseError>() else { return false };
+    let ends_the_session = matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic);
+    let is_about_the_connection = error.code().starts_with("08") || error.code() == "40003";
+    !ends_the_session && !is_about_the_connection
+}
+
+/// Has a `ROLLBACK` sent, after whatever the connection is in the middle of, on its way back to the
+/// pool; a connection on which that fails does not return. Does nothing after the end of a
+/// transaction.
+fn queue_rollback(connection: &mut PgConnection) {
+    // Savepoints first: they count as transactions within one.
+    while PgTransactionManager::get_transaction_depth(connection) > 0 {
+        PgTransactionManager::start_rollback(connection);
+    }
+}

@@ -1,0 +1,181 @@
+//! What to answer to `RequestResend`: pure functions of what the records say, what was found, the
+//! id's age and the policy.
+
+use std::time::Duration;
+
+use crate::message::Message;
+use crate::source::Found;
+
+/// What `countersign.enlisted` says of an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Row {
+    Absent,
+    /// A transaction with this id committed.
+    Enlisted,
+    /// None did, and none ever can.
+    Fenced,
+}
+
+/// From when to when a missing id says something.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Policy {
+    pub(crate) longest_transaction: Duration,
+    pub(crate) retention: Duration,
+}
+
+/// What to do when the records were looked at, and nothing else yet.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum FirstLook {
+    /// Ask the source; the row stands.
+    AskSource,
+    /// Nobody may commit this id from now on; then ask the source.
+    Fence,
+    /// Nothing else has to be known.
+    Answer(Answer),
+}
+
+/// The answer, before anything is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Republish(Message),
+    NeverCommitted,
+    InProgress { retry_after: Duration },
+    Withdrawn { reason: String },
+    Unknown { reason: String },
+}
+
+/// The records were read, without waiting for open transactions.
+pub(crate) fn first_look(row: Row, age: Duration, policy: Policy) -> FirstLook {
+    match row {
+        Row::Enlisted | Row::Fenced => FirstLook::AskSource,
+        Row::Absent if age < policy.longest_transaction => {
+            FirstLook::Answer(still_young(age, policy))
+        }
+        Row::Absent if age > policy.retention => FirstLook::Answer(too_old(policy)),
+        Row::Absent => FirstLook::Fence,
+    }
+}
+
+/// The row stands, and the source was asked.
+pub(crate) fn by_row(row: Row, found: Found) -> Answer {
+    match (row, found) {
+        // Also when it is fenced: then the data came some other way, by a restored backup perhaps.
+        // It is there, so it is to be processed.
+        (_, Found::Message(message)) => Answer::Republish(message),
+        (_, Found::Withdrawn { reason }) => Answer::Withdrawn { reason },
+        (Row::Enlisted, Found::NotFound) => Answer::Unknown {
+            reason: "its transaction committed, but the message source does not find it".to_owned(),
+        },
+        (Row::Fenced | Row::Absent, Found::NotFound) => Answer::NeverCommitted,
+    }
+}
+
+/// There are no records: the source was asked, and the age has to do.
+pub(crate) fn by_age(found: Found, age: Duration, policy: Policy) -> Answer {
+    match found {
+        Found::Message(message) => Answer::Republish(message),
+        Found::Withdrawn { reason } => Answer::Withdrawn { reason },
+        Found::NotFound if age < policy.longest_transaction => still_young(age, policy),
+        Found::NotFound if age > policy.retention => too_old(policy),
+        Found::NotFound => Answer::NeverCommitted,
+    }
+}
+
+fn still_young(age: Duration, policy: Policy) -> Answer {
+    Answer::InProgress { retry_after: policy.longest_transaction.saturating_sub(age) }
+}
+
+fn too_old(policy: Policy) -> Answer {
+    let days = policy.retention.as_secs() / (24 * 60 * 60);
+    Answer::Unknown { reason: format!("older than this upstream keeps records: {days} days") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: Policy = Policy {
+        longest_transaction: Duration::from_secs(60),
+        retention: Duration::from_secs(30 * 24 * 60 * 60),
+    };
+    const YOUNG: Duration = Duration::from_secs(20);
+    const OLD: Duration = Duration::from_secs(61);
+    const ANCIENT: Duration = Duration::from_secs(31 * 24 * 60 * 60);
+
+    fn message() -> Message {
+        Message::new("orders", "order.placed", "")
+    }
+
+    fn withdrawn() -> Found {
+        Found::Withdrawn { reason: "cancelled".to_owned() }
+    }
+
+    fn in_40_s() -> Answer {
+        Answer::InProgress { retry_after: Duration::from_secs(40) }
+    }
+
+    fn unknown(answer: &Answer) -> bool {
+        matches!(answer, Answer::Unknown { .. })
+    }
+
+    #[test]
+    fn an_absent_id_is_fenced_only_when_no_transaction_can_still_bring_it() {
+        for (row, age, expected) in [
+            (Row::Absent, YOUNG, Some(FirstLook::Answer(in_40_s()))),
+            (Row::Absent, OLD, Some(FirstLook::Fence)),
+            (Row::Absent, POLICY.longest_transaction, Some(FirstLook::Fence)),
+            (Row::Absent, ANCIENT, None),
+            (Row::Enlisted, YOUNG, Some(FirstLook::AskSource)),
+            (Row::Enlisted, ANCIENT, Some(FirstLook::AskSource)),
+            (Row::Fenced, OLD, Some(FirstLook::AskSource)),
+        ] {
+            let look = first_look(row, age, POLICY);
+            match expected {
+                Some(expected) => assert_eq!(look, expected, "{row:?} at {age:?}"),
+                None => assert!(matches!(&look, FirstLook::Answer(answer) if unknown(answer))),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_enlisted_and_not_found_is_unknown_and_never_never_committed() {
+        let message = message();
+        for (row, found, expected) in [
+            (
+                Row::Enlisted,
+                Found::Message(message.clone()),
+                Some(Answer::Republish(message.clone())),
+            ),
+            (Row::Fenced, Found::Message(message.clone()), Some(Answer::Republish(message))),
+            (Row::Enlisted, withdrawn(), Some(Answer::Withdrawn { reason: "cancelled".into() })),
+            (Row::Fenced, Found::NotFound, Some(Answer::NeverCommitted)),
+            (Row::Enlisted, Found::NotFound, None),
+        ] {
+            let answer = by_row(row, found);
+            match expected {
+                Some(expected) => assert_eq!(answer, expected, "{row:?}"),
+                None => assert!(unknown(&answer), "{row:?}: {answer:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn without_records_the_age_decides() {
+        let message = message();
+        let republish = Answer::Republish(message.clone());
+        for (found, age, expected) in [
+            (Found::Message(message.clone()), YOUNG, Some(republish.clone())),
+            (Found::Message(message), ANCIENT, Some(republish)),
+            (Found::NotFound, YOUNG, Some(in_40_s())),
+            (Found::NotFound, OLD, Some(Answer::NeverCommitted)),
+            (Found::NotFound, ANCIENT, None),
+            (withdrawn(), YOUNG, Some(Answer::Withdrawn { reason: "cancelled".into() })),
+        ] {
+            let answer = by_age(found, age, POLICY);
+            match expected {
+                Some(expected) => assert_eq!(answer, expected, "at {age:?}"),
+                None => assert!(unknown(&answer), "{answer:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The upstream's side of Countersign: send a message with a transaction, and be asked again if
+//! nobody confirms it.
+//!
+//! ```no_run
+//! # use countersign_producer::{Message, Publisher};
+//! # async fn place(publisher: &Publisher, pool: &sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+//! let message = Message::json("orders", "order.placed", "order.placed", &"a chair")?;
+//! let message_id = message.id();
+//! let armed = publisher.arm(message)?;          // its check leaves at once, in a shared batch
+//! let mut tx = armed.begin(pool).await?;        // BEGIN and enlist, in one round trip
+//! sqlx::query("INSERT INTO orders (message_id, name) VALUES ($1, 'a chair')")
+//!     .bind(message_id.uuid())
+//!     .execute(&mut *tx)
+//!     .await?;
+//! let committed = tx.commit().await?;           // waits until the broker has the check
+//! committed.publish();                          // handed over; the check heals the rest
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The order of the steps is in the types. There is no transaction without a check on its way,
+//!
+//! ```compile_fail,E0599
+//! # async fn wrong(message: countersign_producer::Message, pool: &sqlx::PgPool) {
+//! let tx = message.begin(pool).await;
+//! # }
+//! ```
+//!
+//! no publish before the commit,
+//!
+//! ```compile_fail,E0599
+//! # async fn wrong(armed: countersign_producer::Armed, pool: &sqlx::PgPool) {
+//! let tx = armed.begin(pool).await.unwrap();
+//! tx.publish();
+//! # }
+//! ```
+//!
+//! no commit or publish a second time,
+//!
+//! ```compile_fail,E0382
+//! # async fn wrong(tx: countersign_producer::Enlisted) {
+//! let committed = tx.commit().await.unwrap();
+//! let again = tx.commit().await;
+//! # }
+//! ```
+//!
+//! ```compile_fail,E0382
+//! # fn wrong(committed: countersign_producer::Committed) {
+//! committed.publish();
+//! committed.publish();
+//! # }
+//! ```
+//!
+//! and an upstream without Postgres cannot declare something committed before the broker holds the
+//! check.
+//!
+//! ```compile_fail,E0599
+//! # fn wrong(armed: countersign_producer::Armed) {
+//! armed.committed().publish();
+//! # }
+//! ```
+//!
+//! The other half is [`upstream`] (or [`upstream_without_store`]): the gRPC service that the callback
+//! service asks to send again, with a [`MessageSource`] that finds the message in your own data.
+
+mod clock;
+
+mod settings;
+
+mod message;
+
+mod budget;
+
+mod publisher;
+
+mod arm;
+
+mod enlist;
+
+mod committed;
+
+mod source;
+
+mod stored;
+
+mod judge;
+
+mod records;
+
+mod repeats;
+
+mod resend;
+
+mod prepare;
+
+mod sql;
+
+pub use arm::{ArmError, Armed, Held, NotArmed, NotArmedReason};
+pub use committed::Committed;
+pub use countersign_amqp::{Address, LinkState};
+pub use countersign_protocol::{HeaderValue, MessageId, Name, Tier};
+pub use enlist::{BeginError, CommitError, Enlisted, Isolation};
+pub use message::{InvalidHeader, Message};
+pub use prepare::prepare;
+pub use publisher::Publisher;
+pub use resend::{UpstreamServer, UpstreamService, upstream, upstream_without_store};
+pub use settings::ProducerSettings;
+pub use source::{Found, MessageSource, SourceError};
+pub use stored::StoredMessages;

@@ -1,0 +1,230 @@
+//! A message, as its sender makes it.
+
+use bytes::Bytes;
+use countersign_amqp::{Outgoing, Properties};
+use countersign_protocol::check::MAX_CONSUMERS;
+use countersign_protocol::envelope::MAX_BODY_BYTES;
+use countersign_protocol::{Attempt, HeaderValue, Headers, MessageId, Name, UnixMillis, header};
+use serde::Serialize;
+use thiserror::Error;
+
+/// A message to be sent: what, and where to. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub(crate) id: MessageId,
+    pub(crate) exchange: String,
+    pub(crate) key: String,
+    pub(crate) kind: Option<String>,
+    pub(crate) content_type: Option<String>,
+    pub(crate) headers: Headers,
+    pub(crate) consumers: Vec<Name>,
+    pub(crate) body: Bytes,
+}
+
+/// Why a header was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "{0:?} is not a header that may be set: use a-z, 0-9, '.', '_' and '-', beginning with a letter, but not with 'x-' or 'countersign-'"
+)]
+pub struct InvalidHeader(String);
+
+/// Longer names of exchanges and keys cannot be said in AMQP 0-9-1, in bytes.
+const MAX_SHORT_STRING: usize = 255;
+/// The names of a message's consumers with the quotes around them, in bytes: 1,000 checked messages
+/// have to fit into one envelope.
+const MAX_CONSUMER_BYTES: usize = 950;
+const QUOTES_AND_COMMA: usize = 3;
+
+impl Message {
+    /// A message with a new id, to this exchange with this key.
+    #[must_use]
+    pub fn new(exchange: &str, key: &str, body: impl Into<Bytes>) -> Self {
+        Self {
+            id: MessageId::generate(),
+            exchange: exchange.to_owned(),
+            key: key.to_owned(),
+            kind: None,
+            content_type: None,
+            headers: Headers::new(),
+            consumers: Vec::new(),
+            body: body.into(),
+        }
+    }
+
+    /// A message with a new id whose body is `content` in JSON; `kind` is what AMQP calls `type`.
+    ///
+    /// # Errors
+    /// When `content` cannot be said in JSON.
+    pub fn json(
+        exchange: &str,
+        key: &str,
+        kind: &str,
+        content: &impl Serialize,
+    ) -> Result<Self, serde_json::Error> {
+        let body = serde_json::to_vec(content)?;
+        Ok(Self::new(exchange, key, body).with_kind(kind).with_content_type("application/json"))
+    }
+
+    /// The same message under the id it was first sent with: for a
+    /// [`MessageSource`](crate::MessageSource), which makes it anew from stored data.
+    #[must_use]
+    pub fn with_id(mut self, id: MessageId) -> Self {
+        self.id = id;
+        self
+    }
+
+    /// Sets what kind of message it is (AMQP calls it `type`).
+    #[must_use]
+    pub fn with_kind(mut self, kind: &str) -> Self {
+        self.kind = Some(kind.to_owned());
+        self
+    }
+
+    /// Sets the body's content type.
+    #[must_use]
+    pub fn with_content_type(mut self, content_type: &str) -> Self {
+        self.content_type = Some(content_type.to_owned());
+        self
+    }
+
+    /// Sets who has to confirm it, instead of the publisher's default. 1 to 16.
+    #[must_use]
+    pub fn with_consumers(mut self, consumers: Vec<Name>) -> Self {
+        self.consumers = consumers;
+        self.consumers.sort();
+        self.consumers.dedup();
+        self
+    }
+
+    /// Sets a header, such as `traceparent`.
+    ///
+    /// # Errors
+    /// When a header of this name belongs to the broker or to Countersign, or cannot be read by
+    /// every client.
+    pub fn with_header(mut self, name: &str, value: HeaderValue) -> Result<Self, InvalidHeader> {
+        if !name.starts_with("countersign-") && self.headers.set(name, value) {
+            Ok(self)
+        } else {
+            Err(InvalidHeader(name.to_owned()))
+        }
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> MessageId {
+        self.id
+    }
+
+    /// What stands in the way of sending it, for a person.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let names = self.consumers.iter().map(|name| name.as_str().len() + QUOTES_AND_COMMA);
+        let longest = [&self.kind, &self.content_type].into_iter().flatten().map(String::len).max();
+        if self.consumers.is_empty() || self.consumers.len() > MAX_CONSUMERS {
+            Some(format!(
+                "{} consumers have to confirm it: 1 to {MAX_CONSUMERS} can",
+                self.consumers.len()
+            ))
+        } else if names.sum::<usize>() > MAX_CONSUMER_BYTES {
+            Some(format!("the names of its consumers are over {MAX_CONSUMER_BYTES} bytes together"))
+        } else if self.exchange.len() > MAX_SHORT_STRING || self.key.len() > MAX_SHORT_STRING {
+            Some(format!("its exchange or its key is over {MAX_SHORT_STRING} bytes"))
+        } else if longest.is_some_and(|length| length > MAX_SHORT_STRING) {
+            Some(format!("its kind or its content type is over {MAX_SHORT_STRING} bytes"))
+        } else if self.body.len() > MAX_BODY_BYTES {
+            Some(format!(
+                "its body has {} bytes: at most {MAX_BODY_BYTES} are sent",
+                self.body.len()
+            ))
+        } else {
+            None
+        }
+    }
+
+    /// As it goes to the broker.
+    pub(crate) fn outgoing(&self, upstream: &Name, attempt: Attempt, now: UnixMillis) -> Outgoing {
+        let properties = Properties {
+            message_id: Some(self.id.to_string()),
+            kind: self.kind.clone(),
+            content_type: self.content_type.clone(),
+            app_id: Some(upstream.to_string()),
+            timestamp: u64::try_from(now.ms() / 1_000).ok(),
+            headers: self
+                .headers
+                .clone()
+                .with_integer(header::ATTEMPT, i64::from(attempt.number()))
+                .with_integer(header::PUBLISHED_AT_MS, now.ms()),
+        };
+        Outgoing {
+            exchange: self.exchange.clone(),
+            key: self.key.clone(),
+            properties,
+            body: self.body.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: impl IntoIterator<Item = String>) -> Vec<Name> {
+        names.into_iter().map(|name| name.parse().unwrap()).collect()
+    }
+
+    fn message() -> Message {
+        Message::new("orders", "order.placed", "a chair")
+            .with_consumers(names(["logistics".into()]))
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_named() {
+        let long = "x".repeat(256);
+        let many = names((0..17).map(|n| format!("consumer-{n}")));
+        let wordy = names((0..16).map(|n| format!("{n:064}")));
+        for (message, part) in [
+            (message().with_consumers(Vec::new()), "0 consumers"),
+            (message().with_consumers(many), "17 consumers"),
+            (message().with_consumers(wordy), "names of its consumers"),
+            (Message { key: long.clone(), ..message() }, "key"),
+            (message().with_kind(&long), "kind"),
+            (Message { body: vec![0; MAX_BODY_BYTES + 1].into(), ..message() }, "body"),
+        ] {
+            let problem = message.problem().unwrap_or_default();
+            assert!(problem.contains(part), "{problem:?} does not name {part:?}");
+        }
+        assert_eq!(message().problem(), None);
+    }
+
+    #[test]
+    fn the_largest_check_fits_into_an_envelope() {
+        let consumers = names((0..14).map(|n| format!("{n:064}")));
+        let message = message().with_consumers(consumers);
+        assert_eq!(message.problem(), None);
+        let checked = countersign_protocol::check::CheckedMessage {
+            id: message.id,
+            consumers: message.consumers,
+        };
+        let check = countersign_protocol::Check {
+            upstream: format!("{:064}", 0).parse().unwrap(),
+            armed_at: UnixMillis::MAX_IN_ID,
+            messages: vec![checked; 1_000],
+        };
+        assert!(check.encode().len() <= MAX_BODY_BYTES);
+    }
+
+    #[test]
+    fn headers_of_the_broker_and_of_countersign_are_refused() {
+        for name in ["x-death", "CC", "countersign-attempt", "Weird"] {
+            assert!(message().with_header(name, HeaderValue::Integer(1)).is_err(), "{name}");
+        }
+        let traced = message()
+            .with_header(header::TRACEPARENT, HeaderValue::Text("00-ab-cd-01".into()))
+            .unwrap()
+            .outgoing(&"orders".parse().unwrap(), Attempt::FIRST, UnixMillis::from_ms(1_500));
+        assert_eq!(traced.properties.headers.text("traceparent"), Some("00-ab-cd-01"));
+        assert_eq!(traced.properties.headers.integer("countersign-attempt"), Some(1));
+        assert_eq!(traced.properties.headers.integer("countersign-published-at-ms"), Some(1_500));
+        assert_eq!(traced.properties.timestamp, Some(1));
+        assert_eq!(traced.properties.app_id.as_deref(), Some("orders"));
+    }
+}

@@ -1,0 +1,37 @@
+//! What has to be in the database before the first message.
+
+use std::time::Duration;
+
+use countersign_postgres::{Partitions, migrate, sdk_migrator};
+use sqlx::PgPool;
+use sqlx::migrate::MigrateError;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::sql;
+
+/// Makes or updates schema `countersign`, and keeps its partitions in the background until
+/// `shutdown`.
+///
+/// Ids are kept for `retention` ([`ProducerSettings::retention`](crate::ProducerSettings)). Any
+/// number of processes may call it at once. Has to be called within a Tokio runtime.
+///
+/// # Errors
+/// When a migration or making partitions fails. A database that is away is waited for while
+/// migrating.
+pub async fn prepare(
+    pool: &PgPool,
+    retention: Duration,
+    shutdown: CancellationToken,
+) -> Result<(), MigrateError> {
+    let migrations = sdk_migrator(
+        sqlx::migrate!("../../migrations/producer"),
+        "countersign._producer_migrations",
+    );
+    migrate(pool, &migrations).await?;
+    let partitions = Partitions::new(sql::ENLISTED, retention);
+    let span = partitions.maintain(pool).await?;
+    let (sender, _) = watch::channel(span);
+    tokio::spawn(partitions.keep(pool.clone(), shutdown, sender));
+    Ok(())
+}

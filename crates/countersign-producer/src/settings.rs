@@ -1,0 +1,82 @@
+//! What an upstream decides about its messages.
+
+use std::time::Duration;
+
+use countersign_protocol::topology::ExchangeKind;
+use countersign_protocol::{Name, Tier, Topology};
+
+/// How a [`Publisher`](crate::Publisher) behaves.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ProducerSettings {
+    /// Who sends. The callback service finds this upstream's address by it, in its
+    /// `COUNTERSIGN_UPSTREAMS`.
+    pub upstream: Name,
+    /// How long after arming a check comes due. Too short: checks come due before the consumer had
+    /// a chance, and messages are sent twice. Too long: a lost message is noticed late. It has to be
+    /// one of the callback service's `COUNTERSIGN_CHECK_TIERS`.
+    pub tier: Tier,
+    /// Who has to confirm a message that does not say so itself. 1 to 16.
+    pub consumers: Vec<Name>,
+    /// The exchanges that messages go to; declared at the start of each connection.
+    pub exchanges: Vec<(String, ExchangeKind)>,
+    /// How long a commit waits for the broker to hold the check; then it rolls back. Too short: a
+    /// broker that elects a leader fails transactions. Too long: they hold their locks meanwhile.
+    /// Default: 1 s.
+    pub arm_timeout: Duration,
+    /// How old a message's id may be when its transaction begins. It has to be shorter than
+    /// `longest_transaction`, or a transaction may find itself fenced off. Default: 30 s.
+    pub armed_max_age: Duration,
+    /// How long after an id was made its transaction may still commit. A younger id that is not
+    /// there is "in progress"; an older one is fenced off. Too short: slow transactions fail. Too
+    /// long: messages of transactions that were rolled back stay open so long. For upstreams without
+    /// Postgres there is no fence, and it has to be longer than any transaction *surely* takes.
+    /// Default: 60 s.
+    pub longest_transaction: Duration,
+    /// How long enlisted ids are kept. An older id that is not there is "unknown". At least the
+    /// callback service's `COUNTERSIGN_PARK_AFTER`. Default: 30 days.
+    pub retention: Duration,
+    /// How many messages may be armed or published without the broker having confirmed them; more
+    /// are refused as "overloaded". Default: 10,000.
+    pub max_unconfirmed: usize,
+    /// How many bytes the bodies of those may have together. Default: 64 MiB.
+    pub max_unconfirmed_bytes: usize,
+    /// Whether each message is stored in `countersign.enlisted`, so that
+    /// [`StoredMessages`](crate::StoredMessages) can find it. It costs a round trip and a second copy
+    /// of the data. Default: no.
+    pub store_messages: bool,
+}
+
+impl ProducerSettings {
+    /// The defaults, for an upstream of this name whose messages these consumers have to confirm
+    /// within the tier's delay.
+    #[must_use]
+    pub fn new(upstream: Name, tier: Tier, consumers: Vec<Name>) -> Self {
+        Self {
+            upstream,
+            tier,
+            consumers,
+            exchanges: Vec::new(),
+            arm_timeout: Duration::from_secs(1),
+            armed_max_age: Duration::from_secs(30),
+            longest_transaction: Duration::from_secs(60),
+            retention: Duration::from_secs(30 * 24 * 60 * 60),
+            max_unconfirmed: 10_000,
+            max_unconfirmed_bytes: 64 * 1024 * 1024,
+            store_messages: false,
+        }
+    }
+
+    /// Adds an exchange to declare.
+    #[must_use]
+    pub fn with_exchange(mut self, name: &str, kind: ExchangeKind) -> Self {
+        self.exchanges.push((name.to_owned(), kind));
+        self
+    }
+
+    pub(crate) fn topology(&self) -> Topology {
+        self.exchanges
+            .iter()
+            .fold(Topology::arming(), |topology, (name, kind)| topology.with_exchange(name, *kind))
+    }
+}

@@ -1,0 +1,20 @@
+//! The producer against a real broker and a real database.
+//!
+//! What counts as a failure: a commit without a check at the broker, a message sent for a transaction
+//! that did not commit, a committed transaction that `RequestResend` calls never committed, a
+//! transaction left open in the pool. What does not: a check for a transaction that rolled back, a
+//! message sent twice.
+
+#![expect(clippy::unwrap_used, reason = "a test stops where something is not what it must be")]
+
+mod stage;
+
+mod flow;
+
+mod refused;
+
+mod resend;
+
+mod race;
+
+mod without_store;

@@ -1,0 +1,47 @@
+//! An upstream that keeps its data elsewhere than in Postgres.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use countersign_producer::{Found, MessageId, MessageSource, SourceError, upstream_without_store};
+use countersign_protocol::grpc::request_resend_response::Outcome;
+use countersign_protocol::grpc::upstream_client::UpstreamClient;
+
+use crate::stage::{Stage, old_id, outcome, request, settings, thing};
+
+#[derive(Clone, Default)]
+struct Shelf(Arc<Mutex<HashMap<MessageId, String>>>);
+
+impl MessageSource<()> for Shelf {
+    async fn find(&self, (): &mut (), id: MessageId) -> Result<Found, SourceError> {
+        let name = self.0.lock().unwrap().get(&id).cloned();
+        Ok(name.map_or(Found::NotFound, |name| Found::Message(thing(&name).with_id(id))))
+    }
+}
+
+#[tokio::test]
+async fn the_age_of_what_is_not_found_decides() {
+    let mut settings = settings();
+    settings.longest_transaction = Duration::from_secs(60);
+    let stage = Stage::new(settings).await;
+    let shelf = Shelf::default();
+    let mut upstream =
+        UpstreamClient::new(upstream_without_store(stage.publisher.clone(), shelf.clone()));
+    let mut ask = async |id: MessageId| {
+        outcome(upstream.request_resend(request(&id.to_string(), 2)).await.unwrap().get_ref())
+    };
+
+    let message = thing("a chair");
+    let id = message.id();
+    let held = stage.publisher.arm(message).unwrap().held().await.unwrap();
+    assert_eq!(ask(id).await, Outcome::InProgress);
+    shelf.0.lock().unwrap().insert(id, "a chair".to_owned());
+    held.committed().publish();
+    stage.published(id).await;
+    assert_eq!(ask(id).await, Outcome::Republished);
+    assert_eq!(stage.published(id).await.headers["countersign-attempt"], 2);
+
+    assert_eq!(ask(old_id(Duration::from_secs(120))).await, Outcome::NeverCommitted);
+    assert_eq!(ask(old_id(Duration::from_secs(31 * 24 * 3_600))).await, Outcome::Unknown);
+}

@@ -1,0 +1,200 @@
+//! The confirm: a consumer's word about what it was sent.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use crate::attempt::Attempt;
+use crate::envelope::{self, Horizon, MAX_AHEAD, Refusal, Refused, Unreadable, VERSION};
+use crate::id::MessageId;
+use crate::name::Name;
+use crate::time::UnixMillis;
+
+/// A confirm: what became of messages at one consumer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Confirm {
+    /// Whose word it is.
+    pub consumer: Name,
+    /// 1 to 1,000 messages.
+    pub confirms: Vec<ConfirmedMessage>,
+}
+
+/// A message in a [`Confirm`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfirmedMessage {
+    /// Its id.
+    pub id: MessageId,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Who sent it, if the consumer says.
+    pub upstream: Option<Name>,
+    /// The queue it came through, if the consumer says.
+    pub queue: Option<String>,
+    /// Which publish of it this is about, if the consumer says.
+    pub attempt: Option<Attempt>,
+    /// When it was published, on the upstream's clock, as its header said.
+    pub published_at: Option<UnixMillis>,
+    /// When the consumer was done with it, on the consumer's clock.
+    pub at: Option<UnixMillis>,
+}
+
+/// What became of a message at a consumer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It took effect.
+    Processed,
+    /// It will never be accepted: no resend, a person looks at it.
+    Rejected {
+        /// Why.
+        reason: String,
+    },
+    /// It failed, and the consumer tries again by itself.
+    Retrying {
+        /// When, on the consumer's clock.
+        until: UnixMillis,
+        /// What failed.
+        reason: String,
+    },
+}
+
+impl ConfirmedMessage {
+    /// An entry that says no more than it must.
+    #[must_use]
+    pub fn new(id: MessageId, outcome: Outcome) -> Self {
+        Self {
+            id,
+            outcome,
+            upstream: None,
+            queue: None,
+            attempt: None,
+            published_at: None,
+            at: None,
+        }
+    }
+}
+
+impl Confirm {
+    /// The envelope's JSON.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Envelope<'a> {
+            v: u64,
+            consumer: &'a Name,
+            confirms: &'a [ConfirmedMessage],
+        }
+        let envelope = Envelope { v: VERSION, consumer: &self.consumer, confirms: &self.confirms };
+        serde_json::to_vec(&envelope).expect("an envelope of texts and numbers is always JSON")
+    }
+
+    /// Reads an envelope: what it says, and the entries that cannot be taken.
+    ///
+    /// # Errors
+    /// When nothing in it can be read.
+    pub fn read(body: &[u8], horizon: Horizon) -> Result<(Self, Vec<Refused>), Unreadable> {
+        #[derive(Deserialize)]
+        #[serde(expecting = "an object")]
+        struct Envelope<'a> {
+            v: u64,
+            #[serde(borrow)]
+            consumer: Cow<'a, str>,
+            #[serde(borrow)]
+            confirms: Vec<&'a RawValue>,
+        }
+        let envelope: Envelope<'_> = envelope::open("confirm", body)?;
+        if envelope.v != VERSION {
+            return Err(Unreadable::UnknownVersion(envelope.v));
+        }
+        let consumer = envelope
+            .consumer
+            .parse()
+            .map_err(|cause| Unreadable::BadName { field: "consumer", cause })?;
+        let (confirms, refused) =
+            envelope::read_entries(&envelope.confirms, |entry| read_message(entry, horizon))?;
+        Ok((Self { consumer, confirms }, refused))
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(expecting = "an object")]
+struct Entry<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    outcome: Cow<'a, str>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    reason: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until_ms: Option<UnixMillis>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    upstream: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    queue: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    attempt: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    published_at_ms: Option<UnixMillis>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    at_ms: Option<UnixMillis>,
+}
+
+impl Serialize for ConfirmedMessage {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (outcome, reason, until_ms) = match &self.outcome {
+            Outcome::Processed => ("processed", None, None),
+            Outcome::Rejected { reason } => ("rejected", Some(reason), None),
+            Outcome::Retrying { until, reason } => ("retrying", Some(reason), Some(*until)),
+        };
+        Entry {
+            id: self.id.to_string().into(),
+            outcome: outcome.into(),
+            reason: reason.map(|reason| envelope::clean_reason(reason).into()),
+            until_ms,
+            upstream: self.upstream.as_ref().map(|name| name.as_str().into()),
+            queue: self.queue.as_ref().map(Into::into),
+            attempt: self.attempt.map(Attempt::number),
+            published_at_ms: self.published_at,
+            at_ms: self.at,
+        }
+        .serialize(serializer)
+    }
+}
+
+fn read_message(entry: &str, horizon: Horizon) -> Result<ConfirmedMessage, Refusal> {
+    /// The longest name of a queue that AMQP 0-9-1 can say (a short string), in bytes.
+    const MAX_QUEUE_BYTES: usize = 255;
+    let entry: Entry<'_> = envelope::read_object(entry.as_bytes()).map_err(Refusal::Malformed)?;
+    let id = horizon.admit(&entry.id)?;
+    let reason = envelope::clean_reason(entry.reason.as_deref().unwrap_or_default());
+    let outcome = match &*entry.outcome {
+        "processed" => Outcome::Processed,
+        "rejected" => Outcome::Rejected { reason },
+        "retrying" => match entry.until_ms {
+            Some(until) if until <= horizon.now.after(MAX_AHEAD) => {
+                Outcome::Retrying { until: until.max(UnixMillis::EPOCH), reason }
+            }
+            _ => return Err(Refusal::BadUntil),
+        },
+        other => return Err(Refusal::UnknownOutcome(other.chars().take(64).collect())),
+    };
+    let upstream = entry
+        .upstream
+        .map(|name| name.parse().map_err(|cause| Refusal::BadName { field: "upstream", cause }))
+        .transpose()?;
+    let queue = entry.queue.map(Cow::into_owned);
+    if queue.as_ref().is_some_and(|q| q.len() > MAX_QUEUE_BYTES || q.chars().any(char::is_control))
+    {
+        return Err(Refusal::BadQueue);
+    }
+    let known_time = |at: &UnixMillis| (UnixMillis::EPOCH..=UnixMillis::MAX_IN_ID).contains(at);
+    Ok(ConfirmedMessage {
+        id,
+        outcome,
+        upstream,
+        queue,
+        attempt: entry.attempt.and_then(Attempt::from_number),
+        published_at: entry.published_at_ms.filter(known_time),
+        at: entry.at_ms.filter(known_time),
+    })
+}

@@ -1,0 +1,38 @@
+//! What the parties of Countersign say to each other, and how it is written down.
+//!
+//! Ids, the check and confirm envelopes, message headers, the broker's topology as plain data and
+//! the gRPC types. There is no socket, no runtime and no database in here, so anything that can
+//! compile Rust can read and write the wire contract.
+
+pub mod time;
+
+pub mod id;
+
+pub mod attempt;
+
+pub mod name;
+
+pub mod tier;
+
+pub mod envelope;
+
+pub mod check;
+
+pub mod confirm;
+
+pub mod header;
+
+pub mod topology;
+
+pub mod grpc;
+
+pub use attempt::Attempt;
+pub use check::Check;
+pub use confirm::{Confirm, Outcome};
+pub use envelope::{Horizon, Refused, Unreadable};
+pub use header::{HeaderValue, Headers};
+pub use id::MessageId;
+pub use name::Name;
+pub use tier::Tier;
+pub use time::UnixMillis;
+pub use topology::Topology;

@@ -1,0 +1,291 @@
+//! What stands in the broker, as plain data: every exchange, queue and binding of the contract.
+//!
+//! All of it is durable, and all queues are quorum queues.
+
+use std::time::Duration;
+
+use crate::tier::Tier;
+
+/// Where checks are published, with the tier as key. It has no alternate exchange: an unknown tier
+/// has to be *returned*, because that means "not armed". (A `mandatory` publish to an exchange with
+/// an alternate exchange is acked and never returned: reproduced on 3.10.8.)
+pub const CHECK: &str = "countersign.check";
+/// Where due checks come out of the wait queues; also the name of the queue they go to.
+pub const CHECK_DUE: &str = "countersign.check.due";
+/// Where confirms are published, with a shard's number as key.
+pub const CONFIRM: &str = "countersign.confirm";
+/// Where confirms of an unknown shard go: to shard 0.
+pub const CONFIRM_FALLBACK: &str = "countersign.confirm.fallback";
+/// Where what cannot be read goes; also the name of the queue that keeps it.
+pub const QUARANTINE: &str = "countersign.quarantine";
+
+/// Far above the 20 deliveries after which RabbitMQ 4.0 to 4.2 drop a message: there every crash of
+/// a consumer counts (<https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling>).
+pub const DELIVERY_LIMIT: i64 = 100_000;
+/// The most check messages in one wait queue; past that, arming is refused.
+pub const MAX_WAITING_CHECKS: i64 = 1_000_000;
+/// The most messages in quarantine; past that, the oldest goes.
+pub const MAX_QUARANTINED: i64 = 100_000;
+
+/// Exchanges, queues and bindings, in the order in which they can be declared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Topology {
+    /// Declared first.
+    pub exchanges: Vec<Exchange>,
+    /// Declared second.
+    pub queues: Vec<Queue>,
+    /// Declared last.
+    pub bindings: Vec<Binding>,
+}
+
+/// A durable exchange.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exchange {
+    /// Its name.
+    pub name: String,
+    /// How it routes.
+    pub kind: ExchangeKind,
+    /// Where what it cannot route goes.
+    pub alternate: Option<String>,
+}
+
+/// How an exchange routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExchangeKind {
+    /// By the exact key.
+    Direct,
+    /// To everything bound.
+    Fanout,
+    /// By patterns over the dot-separated key.
+    Topic,
+}
+
+/// A durable quorum queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// Its name.
+    pub name: String,
+    /// Its arguments, `x-queue-type` aside.
+    pub arguments: Vec<(&'static str, Argument)>,
+}
+
+/// The value of a queue's argument.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Argument {
+    /// A text.
+    Text(String),
+    /// A number.
+    Integer(i64),
+    /// A boolean.
+    Boolean(bool),
+}
+
+/// A queue's binding to an exchange.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// From here,
+    pub exchange: String,
+    /// with this key,
+    pub key: String,
+    /// to here.
+    pub queue: String,
+}
+
+impl Topology {
+    /// What an upstream needs to arm checks: the exchange alone. The wait queues are the callback
+    /// service's, so that arming without a callback service is noticed.
+    #[must_use]
+    pub fn arming() -> Self {
+        Self { exchanges: vec![exchange(CHECK, ExchangeKind::Direct)], ..Self::default() }
+    }
+
+    /// What a consumer needs to confirm: the exchanges and shard 0. Confirms wait there until there
+    /// is a callback service.
+    #[must_use]
+    pub fn confirming() -> Self {
+        Self::confirms(1)
+    }
+
+    /// What the callback service needs: wait queues for these tiers, this many confirm shards, and
+    /// the quarantine.
+    #[must_use]
+    pub fn callback(tiers: &[Tier], confirm_shards: u16) -> Self {
+        Self::quarantine().and(Self::checks(tiers)).and(Self::confirms(confirm_shards.max(1)))
+    }
+
+    /// What one consumer's queue needs: the queue, where its dead letters go, and a wait queue for
+    /// each delay after which a failed delivery comes back.
+    ///
+    /// The exchange that it is bound to is the user's, and not part of this.
+    #[must_use]
+    pub fn consumed(queue: &str, retry_delays: &[Duration]) -> Self {
+        let mut queues = vec![Queue {
+            name: queue.to_owned(),
+            arguments: consumed_queue(&dead_queue(queue), ""),
+        }];
+        queues.push(Queue { name: dead_queue(queue), arguments: vec![delivery_limit()] });
+        for &delay in retry_delays {
+            queues.push(Queue {
+                name: retry_queue(queue, delay),
+                arguments: wait_queue(delay, "", Some(queue)),
+            });
+        }
+        Self { queues, ..Self::default() }
+    }
+
+    fn checks(tiers: &[Tier]) -> Self {
+        let mut topology = Self::arming().and(Self {
+            exchanges: vec![exchange(CHECK_DUE, ExchangeKind::Fanout)],
+            queues: vec![Queue {
+                name: CHECK_DUE.to_owned(),
+                arguments: consumed_queue("", QUARANTINE),
+            }],
+            bindings: vec![binding(CHECK_DUE, "", CHECK_DUE)],
+        });
+        for tier in tiers {
+            let name = format!("countersign.check.wait.{tier}");
+            topology.bindings.push(binding(CHECK, &tier.to_string(), &name));
+            let mut arguments = wait_queue(tier.delay(), CHECK_DUE, None);
+            arguments.push(("x-max-length", Argument::Integer(MAX_WAITING_CHECKS)));
+            topology.queues.push(Queue { name, arguments });
+        }
+        topology
+    }
+
+    fn confirms(shards: u16) -> Self {
+        let mut topology = Self::quarantine().and(Self {
+            exchanges: vec![
+                exchange(CONFIRM_FALLBACK, ExchangeKind::Fanout),
+                Exchange {
+                    alternate: Some(CONFIRM_FALLBACK.to_owned()),
+                    ..exchange(CONFIRM, ExchangeKind::Direct)
+                },
+            ],
+            queues: Vec::new(),
+            bindings: vec![binding(CONFIRM_FALLBACK, "", &confirm_queue(0))],
+        });
+        for shard in 0..shards {
+            let name = confirm_queue(shard);
+            topology.bindings.push(binding(CONFIRM, &shard.to_string(), &name));
+            let mut arguments = consumed_queue("", QUARANTINE);
+            arguments.push(("x-single-active-consumer", Argument::Boolean(true)));
+            topology.queues.push(Queue { name, arguments });
+        }
+        topology
+    }
+
+    fn quarantine() -> Self {
+        Self {
+            exchanges: vec![exchange(QUARANTINE, ExchangeKind::Fanout)],
+            queues: vec![Queue {
+                name: QUARANTINE.to_owned(),
+                arguments: vec![
+                    delivery_limit(),
+                    ("x-max-length", Argument::Integer(MAX_QUARANTINED)),
+                ],
+            }],
+            bindings: vec![binding(QUARANTINE, "", QUARANTINE)],
+        }
+    }
+
+    /// Adds an exchange.
+    #[must_use]
+    pub fn with_exchange(mut self, name: &str, kind: ExchangeKind) -> Self {
+        self.exchanges.push(exchange(name, kind));
+        self
+    }
+
+    /// Adds a binding.
+    #[must_use]
+    pub fn with_binding(mut self, exchange: &str, key: &str, queue: &str) -> Self {
+        self.bindings.push(binding(exchange, key, queue));
+        self
+    }
+
+    /// Both of them; what is in both, once.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        add_new(&mut self.exchanges, other.exchanges);
+        add_new(&mut self.queues, other.queues);
+        add_new(&mut self.bindings, other.bindings);
+        self
+    }
+}
+
+fn add_new<T: PartialEq>(to: &mut Vec<T>, from: Vec<T>) {
+    for item in from {
+        if !to.contains(&item) {
+            to.push(item);
+        }
+    }
+}
+
+/// The queue of a confirm shard.
+#[must_use]
+pub fn confirm_queue(shard: u16) -> String {
+    format!("{CONFIRM}.{shard}")
+}
+
+/// Where deliveries of `queue` end that its consumer will not have.
+#[must_use]
+pub fn dead_queue(queue: &str) -> String {
+    format!("{queue}.dead")
+}
+
+/// Where failed deliveries of `queue` wait for this long.
+#[must_use]
+pub fn retry_queue(queue: &str, delay: Duration) -> String {
+    let whole_seconds = delay.subsec_millis() == 0;
+    let delay = if whole_seconds {
+        format!("{}s", delay.as_secs())
+    } else {
+        format!("{}ms", delay.as_millis())
+    };
+    format!("{queue}.retry.{delay}")
+}
+
+/// Dead letters leave a queue at least once only if the queue itself rejects what is too much
+/// (<https://www.rabbitmq.com/docs/quorum-queues#dead-lettering>).
+fn at_least_once(exchange: &str) -> Vec<(&'static str, Argument)> {
+    vec![
+        ("x-dead-letter-exchange", Argument::Text(exchange.to_owned())),
+        ("x-dead-letter-strategy", Argument::Text("at-least-once".to_owned())),
+        ("x-overflow", Argument::Text("reject-publish".to_owned())),
+    ]
+}
+
+/// A queue whose messages stay for `delay`, then go on.
+fn wait_queue(delay: Duration, exchange: &str, key: Option<&str>) -> Vec<(&'static str, Argument)> {
+    let mut arguments = at_least_once(exchange);
+    if let Some(key) = key {
+        arguments.push(("x-dead-letter-routing-key", Argument::Text(key.to_owned())));
+    }
+    let ttl = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+    arguments.push(("x-message-ttl", Argument::Integer(ttl)));
+    arguments
+}
+
+/// A queue that somebody consumes; what the broker gives up goes to `exchange`, or, if that is the
+/// default exchange (""), to the queue `key`.
+fn consumed_queue(key: &str, exchange: &str) -> Vec<(&'static str, Argument)> {
+    let mut arguments = at_least_once(exchange);
+    if exchange.is_empty() {
+        arguments.push(("x-dead-letter-routing-key", Argument::Text(key.to_owned())));
+    }
+    arguments.push(delivery_limit());
+    arguments
+}
+
+/// Also for queues that only people look at: a look that puts the message back counts as a delivery,
+/// and after 20 of them RabbitMQ 4.0 to 4.2 would drop it.
+fn delivery_limit() -> (&'static str, Argument) {
+    ("x-delivery-limit", Argument::Integer(DELIVERY_LIMIT))
+}
+
+fn exchange(name: &str, kind: ExchangeKind) -> Exchange {
+    Exchange { name: name.to_owned(), kind, alternate: None }
+}
+
+fn binding(exchange: &str, key: &str, queue: &str) -> Binding {
+    Binding { exchange: exchange.to_owned(), key: key.to_owned(), queue: queue.to_owned() }
+}

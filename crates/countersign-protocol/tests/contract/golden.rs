@@ -1,0 +1,109 @@
+//! The vectors in `golden/`, which other languages can test against, too.
+
+use std::time::Duration;
+
+use countersign_protocol::{Check, Confirm, Horizon, MessageId, Refused, UnixMillis, Unreadable};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Envelopes {
+    #[serde(rename = "about")]
+    _about: String,
+    now_ms: i64,
+    retention_ms: u64,
+    vectors: Vec<Vector>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Vector {
+    about: String,
+    body: String,
+    /// Whether a writer writes exactly this body.
+    #[serde(default)]
+    written: bool,
+    /// What is taken of it, as a writer would write it. `None`: the whole body is refused.
+    taken: Option<Value>,
+    #[serde(default)]
+    refused: Vec<Value>,
+    /// Why the whole body is refused.
+    unreadable: Option<String>,
+}
+
+impl Envelopes {
+    /// Holds every vector against `read`, which also writes again what it has read.
+    fn hold(&self, read: impl Fn(&[u8], Horizon) -> Result<(Vec<u8>, Vec<Refused>), Unreadable>) {
+        let now = UnixMillis::from_ms(self.now_ms);
+        let horizon = Horizon { now, retention: Duration::from_millis(self.retention_ms) };
+        for vector in &self.vectors {
+            let result = read(vector.body.as_bytes(), horizon);
+            if vector.written {
+                let (written, _) = result.as_ref().expect("what a writer writes can be read");
+                assert_eq!(String::from_utf8_lossy(written), vector.body, "{}", vector.about);
+            }
+            let (taken, refused, unreadable) = match result {
+                Ok((written, refused)) => {
+                    let taken: Value = serde_json::from_slice(&written).expect("JSON is written");
+                    let refused =
+                        refused.iter().map(|r| json!({"entry": r.entry, "reason": r.reason}));
+                    (Some(taken), refused.collect(), None)
+                }
+                Err(unreadable) => (None, Vec::new(), Some(unreadable.to_string())),
+            };
+            assert_eq!(taken, vector.taken, "{}", vector.about);
+            assert_eq!(refused, vector.refused, "{}", vector.about);
+            assert_eq!(unreadable, vector.unreadable, "{}", vector.about);
+        }
+    }
+}
+
+#[test]
+fn checks_read_as_the_golden_file_says() {
+    let envelopes: Envelopes =
+        serde_json::from_str(include_str!("../../golden/check.json")).unwrap();
+    envelopes.hold(|body, horizon| {
+        Check::read(body, horizon).map(|(check, refused)| (check.encode(), refused))
+    });
+}
+
+#[test]
+fn confirms_read_as_the_golden_file_says() {
+    let envelopes: Envelopes =
+        serde_json::from_str(include_str!("../../golden/confirm.json")).unwrap();
+    envelopes.hold(|body, horizon| {
+        Confirm::read(body, horizon).map(|(confirm, refused)| (confirm.encode(), refused))
+    });
+}
+
+#[test]
+fn ids_read_as_the_golden_file_says() {
+    #[derive(Deserialize)]
+    struct Ids {
+        valid: Vec<Valid>,
+        invalid: Vec<Invalid>,
+    }
+    #[derive(Deserialize)]
+    struct Valid {
+        about: String,
+        text: String,
+        ms: i64,
+    }
+    #[derive(Deserialize)]
+    struct Invalid {
+        about: String,
+        text: String,
+        reason: String,
+    }
+    let ids: Ids = serde_json::from_str(include_str!("../../golden/ids.json")).unwrap();
+    for id in ids.valid {
+        let read: MessageId = id.text.parse().unwrap_or_else(|e| panic!("{}: {e}", id.about));
+        assert_eq!(read.time().ms(), id.ms, "{}", id.about);
+        assert_eq!(read.to_string(), id.text.to_lowercase(), "{}", id.about);
+    }
+    for id in ids.invalid {
+        let reason = id.text.parse::<MessageId>().map_err(|e| e.to_string());
+        assert_eq!(reason, Err(id.reason), "{}", id.about);
+    }
+}

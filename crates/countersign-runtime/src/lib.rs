@@ -1,0 +1,20 @@
+//! What every Countersign process does besides its work: settings, logs, signals, health.
+//!
+//! A program's `main` is one call of [`run`]. Nothing below it reads the environment or a signal.
+
+mod setting;
+
+mod settings;
+
+mod program;
+
+mod logs;
+
+mod process;
+
+mod health;
+
+pub use process::Process;
+pub use program::{Program, run};
+pub use setting::{AMQP_URL, DATABASE_URL, DRAIN, LOG, LOG_FORMAT, Setting, listen};
+pub use settings::Settings;

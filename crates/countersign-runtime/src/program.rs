@@ -1,0 +1,220 @@
+//! A program from its first instruction to its exit code.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Arg, ArgMatches, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::setting::{DRAIN, LOG, LOG_FORMAT, Setting};
+use crate::settings::Settings;
+use crate::{health, logs, process::Process};
+
+/// What a program is called and which settings it reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Program {
+    /// Its name: of the binary, in the log, and in the servers' lists of connections.
+    pub name: &'static str,
+    /// What it does, in a sentence or two, with an example. Shown by `--help`.
+    pub about: &'static str,
+    /// Its own settings, [`listen`](crate::listen) included. Those for logs and draining are added.
+    pub settings: &'static [Setting],
+}
+
+/// Wrong settings or flags: `EX_USAGE` of sysexits.h.
+const EXIT_USAGE: u8 = 64;
+
+/// Runs a program: reads its settings, starts logs, and serves until a signal asks it to stop.
+///
+/// `read` takes the settings apart, every mistake in them is reported at once (exit code 64).
+/// `serve` does the work; when [`Process::shutdown`] is cancelled it finishes what it has in hand
+/// and returns. It is left behind [`Process::drain`] after the signal; a second signal ends the
+/// program at once.
+///
+/// The exit code is 0 after a clean stop and 1 after an error or a missed deadline. With the
+/// subcommand `healthcheck` it only asks the running program for its health.
+pub fn run<C>(
+    program: Program,
+    read: impl FnOnce(&mut Settings) -> Option<C>,
+    serve: impl AsyncFnOnce(C, Process) -> anyhow::Result<()>,
+) -> ExitCode {
+    let known: Vec<Setting> =
+        program.settings.iter().copied().chain([LOG, LOG_FORMAT, DRAIN]).collect();
+    let flags = match command(&program, &known).try_get_matches() {
+        Ok(flags) => flags,
+        Err(asked) => {
+            let code = if asked.use_stderr() { EXIT_USAGE } else { 0 };
+            // Standard output may be closed: there is nobody left to tell.
+            let _ = asked.print();
+            return ExitCode::from(code);
+        }
+    };
+    let mut settings = Settings::from_pairs(&known, given(&known, &flags));
+    if flags.subcommand_name() == Some(HEALTHCHECK) {
+        return health_of_running(&mut settings);
+    }
+    let filter = settings.parse(LOG.name, logs::filter);
+    let format = settings.read(LOG_FORMAT.name);
+    let drain = settings.duration(DRAIN.name);
+    let listen: Option<SocketAddr> = settings.read(LISTEN);
+    let config = read(&mut settings);
+    let (Some(filter), Some(format), Some(drain), Some(listen), Some(config), []) =
+        (filter, format, drain, listen, config, settings.mistakes())
+    else {
+        report(&program, settings.mistakes());
+        return ExitCode::from(EXIT_USAGE);
+    };
+    logs::start(filter, format);
+    for name in unknown(&known) {
+        warn!(setting = name, "not a setting of {}: is its name right?", program.name);
+    }
+    info!(
+        settings = settings.shown(&known),
+        "{} {} starts",
+        program.name,
+        env!("CARGO_PKG_VERSION")
+    );
+    // A second provider cannot be in: the process has only just begun.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let _crash_points = fail::FailScenario::setup();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            error!(error = %e, "cannot start the runtime");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        let process = Process::new(program.name, shutdown.clone(), drain, listen).await;
+        supervise(&shutdown, drain, serve(config, process)).await
+    });
+    // What is left behind after the deadline must not hold the process up.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    code
+}
+
+const LISTEN: &str = "COUNTERSIGN_LISTEN";
+const HEALTHCHECK: &str = "healthcheck";
+
+/// Drives `work` to its end, or to the drain deadline after a signal.
+async fn supervise(
+    shutdown: &CancellationToken,
+    drain: Duration,
+    work: impl Future<Output = anyhow::Result<()>>,
+) -> ExitCode {
+    let overdue = async {
+        if let Err(e) = stop_signal().await {
+            error!(error = %e, "cannot listen for signals");
+            return ExitCode::FAILURE;
+        }
+        info!(drain_ms = drain.as_millis(), "stopping: finishing what is in hand");
+        shutdown.cancel();
+        tokio::select! {
+            () = tokio::time::sleep(drain) => {
+                error!(drain_ms = drain.as_millis(), "not finished in time: leaving what is in hand to the next process");
+            }
+            _ = stop_signal() => warn!("second signal: leaving at once"),
+        }
+        ExitCode::FAILURE
+    };
+    tokio::select! {
+        biased;
+        result = work => match result {
+            Ok(()) => {
+                info!("stopped");
+                ExitCode::SUCCESS
+            }
+            Err(e) => {
+                error!(error = format!("{e:#}"), "stopped by an error");
+                ExitCode::FAILURE
+            }
+        },
+        code = overdue => code,
+    }
+}
+
+/// Returns when a signal asks the process to stop.
+async fn stop_signal() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// The command line: a flag for each setting, every value still a text.
+fn command(program: &Program, known: &[Setting]) -> Command {
+    let flag = |setting: &Setting| {
+        let default = match setting.default {
+            Some("") | None => String::new(),
+            Some(text) => format!(" [default: {text}]"),
+        };
+        Arg::new(setting.name)
+            .long(setting.flag())
+            .value_name("VALUE")
+            .env(setting.name)
+            .hide_env_values(true)
+            .help(format!("{}{default}", setting.help))
+    };
+    Command::new(program.name)
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(program.about)
+        .args(known.iter().map(flag))
+        .subcommand(
+            Command::new(HEALTHCHECK)
+                .about("Asks the program running at COUNTERSIGN_LISTEN for its health: exit code 0 if it serves"),
+        )
+}
+
+fn given(known: &[Setting], flags: &ArgMatches) -> Vec<(String, String)> {
+    let value = |setting: &Setting| {
+        flags.get_one::<String>(setting.name).map(|text| (setting.name.to_owned(), text.clone()))
+    };
+    known.iter().filter_map(value).collect()
+}
+
+/// What looks like one of our settings in the environment and is none.
+fn unknown(known: &[Setting]) -> Vec<String> {
+    std::env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .filter(|name| name.starts_with("COUNTERSIGN_"))
+        .filter(|name| known.iter().all(|setting| setting.name != name))
+        .collect()
+}
+
+#[expect(clippy::print_stderr, reason = "wrong settings may be those of the log itself")]
+fn report(program: &Program, mistakes: &[String]) {
+    eprintln!("{}: wrong settings, nothing was started:", program.name);
+    for mistake in mistakes {
+        eprintln!("  {mistake}");
+    }
+    eprintln!("Each is a variable in the environment or a flag; see {} --help.", program.name);
+}
+
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a subcommand for a person or a script"
+)]
+fn health_of_running(settings: &mut Settings) -> ExitCode {
+    let Some(listen) = settings.read::<SocketAddr>(LISTEN) else {
+        eprintln!("{}", settings.mistakes().join("\n"));
+        return ExitCode::from(EXIT_USAGE);
+    };
+    match health::ask(listen) {
+        Ok(()) => {
+            println!("serving");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("{why:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

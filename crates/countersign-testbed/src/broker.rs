@@ -1,0 +1,322 @@
+//! A private RabbitMQ.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use tokio::time::Instant;
+
+use crate::management::Management;
+use crate::process::{Launch, Process, Signal};
+use crate::{Folder, Port};
+
+/// Debian's package puts the real programs here; those on `PATH` insist on root or the rabbitmq user.
+const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
+const START_WITHIN: Duration = Duration::from_secs(90);
+/// An orderly stop takes 3 to 7 s, most of it waiting for connections to close.
+const STOP_WITHIN: Duration = Duration::from_secs(60);
+/// Ports can be taken between choosing and using them.
+const STARTS: usize = 4;
+const USER: &str = "testbed";
+const FRESH_FIGURES: &str = "\
+collect_statistics_interval = 200
+management.sample_retention_policies.global.minute = 1
+management.sample_retention_policies.basic.minute = 1
+management.sample_retention_policies.detailed.minute = 1";
+
+/// A RabbitMQ node of our own: ports, data and cookie in a temporary folder, management API on.
+///
+/// Dropping it kills it and removes its data. It can be killed, stopped, frozen and started again
+/// on the same ports and data.
+#[derive(Debug)]
+pub struct Broker {
+    // Killed before the folder goes.
+    process: Option<Process>,
+    address: BrokerAddress,
+    ports: Ports,
+    settings: BrokerSettings,
+    folder: Folder,
+}
+
+/// How to reach a broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerAddress {
+    /// Its AMQP port on 127.0.0.1.
+    pub amqp_port: u16,
+    /// Its management API's port on 127.0.0.1.
+    pub management_port: u16,
+    /// An administrator.
+    pub user: String,
+    /// The administrator's password, without characters that a URL would have to encode.
+    pub password: String,
+}
+
+impl BrokerAddress {
+    /// The URL of a vhost, `/` among them.
+    #[must_use]
+    pub fn url(&self, vhost: &str) -> String {
+        let Self { amqp_port, user, password, .. } = self;
+        let vhost =
+            percent_encoding::utf8_percent_encode(vhost, percent_encoding::NON_ALPHANUMERIC);
+        format!("amqp://{user}:{password}@127.0.0.1:{amqp_port}/{vhost}")
+    }
+
+    /// A client of its management API.
+    #[must_use]
+    pub fn management(&self) -> Management {
+        Management::new(self.management_port, &self.user, &self.password)
+    }
+}
+
+/// How a private broker runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerSettings {
+    /// Whether the management API's figures (depths, connections) are refreshed every second
+    /// instead of every five, which costs the broker some work: off for benchmarks. Default: on.
+    pub fresh_figures: bool,
+    /// More lines for `rabbitmq.conf`. Default: none.
+    pub config: String,
+}
+
+impl Default for BrokerSettings {
+    fn default() -> Self {
+        Self { fresh_figures: true, config: String::new() }
+    }
+}
+
+#[derive(Debug)]
+struct Ports {
+    amqp: Port,
+    management: Port,
+    distribution: Port,
+}
+
+impl Ports {
+    fn claim() -> Result<Self> {
+        Ok(Self { amqp: Port::claim()?, management: Port::claim()?, distribution: Port::claim()? })
+    }
+}
+
+impl Broker {
+    /// Starts one and waits until it can be used: 4 to 8 s.
+    ///
+    /// # Errors
+    /// If RabbitMQ is not installed or does not start; says what to do, with the broker's last lines.
+    pub async fn start(settings: BrokerSettings) -> Result<Self> {
+        if !Path::new(PROGRAMS).join("rabbitmq-server").exists() {
+            bail!(
+                "RabbitMQ is not installed ({PROGRAMS}/rabbitmq-server): run crates/countersign-testbed/install"
+            );
+        }
+        let folder = Folder::create("rabbitmq")?;
+        std::fs::create_dir(folder.path().join("home"))?;
+        std::fs::write(folder.path().join("plugins"), "[rabbitmq_management].\n")?;
+        let ports = Ports::claim()?;
+        let password: String = std::iter::repeat_with(fastrand::alphanumeric).take(16).collect();
+        let address = BrokerAddress {
+            amqp_port: ports.amqp.number(),
+            management_port: ports.management.number(),
+            user: USER.to_owned(),
+            password,
+        };
+        let mut broker = Self { process: None, address, ports, settings, folder };
+        for tries_left in (0..STARTS).rev() {
+            broker.configure()?;
+            match broker.restart().await {
+                Ok(()) => return Ok(broker),
+                Err(error) if tries_left == 0 || !says_port_is_taken(&error) => {
+                    return Err(error);
+                }
+                Err(_) => {
+                    broker.ports = Ports::claim()?;
+                    broker.address.amqp_port = broker.ports.amqp.number();
+                    broker.address.management_port = broker.ports.management.number();
+                }
+            }
+        }
+        unreachable!("the last try returns")
+    }
+
+    /// How to reach it.
+    #[must_use]
+    pub fn address(&self) -> &BrokerAddress {
+        &self.address
+    }
+
+    /// Where its data and its log `rabbitmq.log` are.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Has it write down which queues it has. RabbitMQ (3.10.8) does so half a second after the
+    /// last change; killed before that, it comes back with quorum queues that answer nobody.
+    ///
+    /// # Errors
+    /// If `rabbitmqctl` fails.
+    pub async fn settle(&self) -> Result<()> {
+        self.ctl(&["eval", "[ok = dets:sync(Table) || Table <- dets:all()]."]).await.map(drop)
+    }
+
+    /// SIGKILL: what it had not written is lost; see [`Self::settle`].
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Stops it in an orderly way.
+    ///
+    /// # Errors
+    /// If it does not stop in time.
+    pub async fn stop(&mut self) -> Result<()> {
+        if let Some(process) = &mut self.process {
+            process.signal(Signal::Term);
+            process.wait(STOP_WITHIN).await?;
+        }
+        self.process = None;
+        Ok(())
+    }
+
+    /// Freezes it, with all its connections open, until [`Self::thaw`].
+    pub fn freeze(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.signal(Signal::Stop);
+        }
+    }
+
+    /// Ends [`Self::freeze`].
+    pub fn thaw(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.signal(Signal::Cont);
+        }
+    }
+
+    /// Starts it, after killing it if it still runs, on the data and the ports it had, and waits
+    /// until it can be used.
+    ///
+    /// # Errors
+    /// If it does not start, with its last lines.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.process = None;
+        let launch = Launch {
+            environment: self.environment(),
+            bare: true,
+            ..Launch::new("rabbitmq", [format!("{PROGRAMS}/rabbitmq-server")])
+        };
+        let process = self.process.insert(Process::start(&self.folder, &launch)?);
+        let management = self.address.management();
+        let port = self.address.amqp_port.to_string();
+        let end = Instant::now() + START_WITHIN;
+        loop {
+            // Asked by way of the management API, because the AMQP port accepts before it serves.
+            if let Ok(Some(_)) = management.get(&["health", "checks", "port-listener", &port]).await
+            {
+                return Ok(());
+            }
+            let why = match process.ended() {
+                Some(status) => format!("ended ({status})"),
+                None if Instant::now() > end => format!("was not up after {START_WITHIN:?}"),
+                None => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            bail!("RabbitMQ {why}; its last lines:\n{}", process.log_tail(40));
+        }
+    }
+
+    /// Runs `rabbitmqctl` against it: 1 to 2 s.
+    ///
+    /// # Errors
+    /// If it fails, with what it printed.
+    pub async fn ctl(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = tokio::process::Command::new(format!("{PROGRAMS}/rabbitmqctl"));
+        if let Some(path) = std::env::var_os("PATH") {
+            command.env_clear().env("PATH", path);
+        }
+        let output = command
+            .envs(self.environment())
+            .args(arguments)
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .context("rabbitmqctl could not be started")?;
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            bail!(
+                "rabbitmqctl {}: {printed}{}",
+                arguments.join(" "),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(printed)
+    }
+
+    /// Raises or clears the memory alarm: while it lasts, RabbitMQ reads nothing from any
+    /// connection that has published.
+    ///
+    /// # Errors
+    /// If `rabbitmqctl` fails.
+    pub async fn memory_alarm(&self, raised: bool) -> Result<()> {
+        self.ctl(&["set_vm_memory_high_watermark", if raised { "0" } else { "0.6" }])
+            .await
+            .map(drop)
+    }
+
+    fn configure(&self) -> Result<()> {
+        let BrokerAddress { amqp_port, management_port, user, password } = &self.address;
+        let figures = if self.settings.fresh_figures { FRESH_FIGURES } else { "" };
+        let more = &self.settings.config;
+        std::fs::write(
+            self.folder.path().join("rabbitmq.conf"),
+            format!(
+                "listeners.tcp.1 = 127.0.0.1:{amqp_port}\n\
+                 management.tcp.ip = 127.0.0.1\n\
+                 management.tcp.port = {management_port}\n\
+                 default_user = {user}\n\
+                 default_pass = {password}\n\
+                 {figures}\n\
+                 {more}\n"
+            ),
+        )?;
+        // How often a quorum queue counts itself; has no name in `rabbitmq.conf`.
+        let tick = if self.settings.fresh_figures {
+            "[{rabbit, [{quorum_tick_interval, 500}]}].\n"
+        } else {
+            "[].\n"
+        };
+        std::fs::write(self.folder.path().join("advanced.config"), tick)?;
+        Ok(())
+    }
+
+    fn environment(&self) -> Vec<(String, String)> {
+        let at = |name: &str| self.folder.path().join(name).display().to_string();
+        let loopback = "-kernel inet_dist_use_interface {127,0,0,1}";
+        [
+            ("HOME", at("home")),
+            ("LANG", "C.UTF-8".to_owned()),
+            ("RABBITMQ_NODENAME", format!("countersign{}@localhost", self.ports.amqp)),
+            ("RABBITMQ_DIST_PORT", self.ports.distribution.to_string()),
+            ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", loopback.to_owned()),
+            ("RABBITMQ_MNESIA_BASE", at("data")),
+            ("RABBITMQ_LOG_BASE", at("log")),
+            // To standard output, which goes to `rabbitmq.log`.
+            ("RABBITMQ_LOGS", "-".to_owned()),
+            ("RABBITMQ_CONFIG_FILE", at("rabbitmq.conf")),
+            ("RABBITMQ_ADVANCED_CONFIG_FILE", at("advanced.config")),
+            ("RABBITMQ_ENABLED_PLUGINS_FILE", at("plugins")),
+            // Not the system service's settings.
+            ("RABBITMQ_CONF_ENV_FILE", at("rabbitmq-env.conf")),
+            // The start script then *becomes* the server instead of waiting for it.
+            ("RUNNING_UNDER_SYSTEMD", "true".to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .to_vec()
+    }
+}
+
+/// The AMQP and the management port fail with the first, the distribution port with the second.
+fn says_port_is_taken(error: &anyhow::Error) -> bool {
+    let said = error.to_string();
+    ["eaddrinuse", "dist_port_already_used"].iter().any(|sign| said.contains(sign))
+}

@@ -1,0 +1,77 @@
+//! Waiting for something that can only be looked at.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// What one look gave: the thing waited for, or something else.
+pub trait Look {
+    /// The thing waited for.
+    type Found;
+    /// It, or what was seen instead, for the message of a failed wait.
+    ///
+    /// # Errors
+    /// If it is not there yet.
+    fn found(self) -> Result<Self::Found, String>;
+}
+
+impl<T> Look for Option<T> {
+    type Found = T;
+    fn found(self) -> Result<T, String> {
+        self.ok_or_else(|| "nothing".to_owned())
+    }
+}
+
+impl<T, E: Debug> Look for Result<T, E> {
+    type Found = T;
+    fn found(self) -> Result<T, String> {
+        self.map_err(|seen| format!("{seen:?}"))
+    }
+}
+
+impl Look for bool {
+    type Found = ();
+    fn found(self) -> Result<(), String> {
+        self.then_some(()).ok_or_else(|| "false".to_owned())
+    }
+}
+
+/// Looks again and again until `look` finds what is waited for, at most `deadline` long.
+///
+/// `look` returns an `Option`, a `bool`, or a `Result` whose error says what was seen instead.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use countersign_testbed::eventually;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// # async fn count_shipments() -> u32 { 1 }
+/// eventually("the order is shipped", Duration::from_secs(10), async || {
+///     let shipments = count_shipments().await;
+///     if shipments == 1 { Ok(()) } else { Err(shipments) }
+/// })
+/// .await;
+/// # }
+/// ```
+///
+/// # Panics
+/// When the deadline is over; the message says what was awaited and what was seen last.
+pub async fn eventually<L: Look>(
+    what: &str,
+    deadline: Duration,
+    mut look: impl AsyncFnMut() -> L,
+) -> L::Found {
+    let end = Instant::now() + deadline;
+    let mut seen = "nothing: the first look did not return".to_owned();
+    loop {
+        match tokio::time::timeout_at(end, look()).await.map(Look::found) {
+            Ok(Ok(found)) => return found,
+            Ok(Err(other)) => seen = other,
+            Err(_) => panic!("waited {deadline:?} for: {what}; last seen: {seen}"),
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}

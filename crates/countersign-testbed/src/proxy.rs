@@ -1,0 +1,191 @@
+//! A TCP proxy that misbehaves on demand.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+
+const CHUNK: usize = 16 * 1024;
+
+/// A TCP proxy in front of one address. It forwards until told otherwise, and ends with its value.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    conduct: watch::Sender<Conduct>,
+    task: AbortHandle,
+}
+
+/// What a [`Proxy`] does with what passes through it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conduct {
+    /// Forward each chunk this much later.
+    Forward {
+        /// The delay, in each direction.
+        after: Duration,
+    },
+    /// Forward nothing, close nothing: both sides see a silent peer. New connections are taken and
+    /// stay as silent.
+    Silence,
+    /// Close every connection, and new ones at once.
+    Cut,
+}
+
+impl Proxy {
+    /// Starts one in front of `target`, on this runtime.
+    ///
+    /// # Errors
+    /// If it cannot listen.
+    pub async fn start(target: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.context("the proxy cannot listen")?;
+        let address = listener.local_addr()?;
+        let (conduct, seen) = watch::channel(Conduct::Forward { after: Duration::ZERO });
+        let task = tokio::spawn(serve(listener, target, seen)).abort_handle();
+        Ok(Self { address, conduct, task })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// From now on, for connections old and new.
+    pub fn conduct(&self, conduct: Conduct) {
+        self.conduct.send_replace(conduct);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve(listener: TcpListener, target: SocketAddr, conduct: watch::Receiver<Conduct>) {
+    // Ends every connection when it is dropped.
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            Ok((client, _)) = listener.accept() => {
+                connections.spawn(connect(client, target, conduct.clone()));
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn connect(mut client: TcpStream, target: SocketAddr, mut conduct: watch::Receiver<Conduct>) {
+    let mut cut = conduct.clone();
+    let both = async {
+        if pass(&mut conduct).await.is_none() {
+            return;
+        }
+        let Ok(mut server) = TcpStream::connect(target).await else { return };
+        let (from_client, to_client) = client.split();
+        let (from_server, to_server) = server.split();
+        tokio::join!(
+            pump(from_client, to_server, conduct.clone()),
+            pump(from_server, to_client, conduct)
+        );
+    };
+    tokio::select! {
+        () = both => {}
+        _ = cut.wait_for(|conduct| *conduct == Conduct::Cut) => {}
+    }
+}
+
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut conduct: watch::Receiver<Conduct>,
+) {
+    let mut chunk = vec![0; CHUNK];
+    while let Ok(length @ 1..) = from.read(&mut chunk).await {
+        let Some(after) = pass(&mut conduct).await else { return };
+        tokio::time::sleep(after).await;
+        if to.write_all(&chunk[..length]).await.is_err() {
+            return;
+        }
+    }
+    // The end is forwarded like anything else.
+    if pass(&mut conduct).await.is_some() {
+        let _ = to.shutdown().await;
+    }
+}
+
+/// Waits until forwarding is allowed; the delay, or `None` when the proxy is gone.
+async fn pass(conduct: &mut watch::Receiver<Conduct>) -> Option<Duration> {
+    let forward =
+        conduct.wait_for(|conduct| matches!(conduct, Conduct::Forward { .. })).await.ok()?;
+    match *forward {
+        Conduct::Forward { after } => Some(after),
+        Conduct::Silence | Conduct::Cut => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A_MOMENT: Duration = Duration::from_millis(200);
+    const SOON: Duration = Duration::from_secs(5);
+
+    #[tokio::test]
+    async fn it_forwards_delays_falls_silent_and_cuts() {
+        let proxy = Proxy::start(echo().await).await.unwrap();
+        let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(say(&mut client, b"one").await.unwrap(), *b"one");
+
+        proxy.conduct(Conduct::Forward { after: A_MOMENT });
+        let asked = tokio::time::Instant::now();
+        assert_eq!(say(&mut client, b"two").await.unwrap(), *b"two");
+        assert!(asked.elapsed() >= 2 * A_MOMENT, "once in each direction");
+
+        proxy.conduct(Conduct::Silence);
+        client.write_all(b"six").await.unwrap();
+        let mut answer = [0; 3];
+        assert!(tokio::time::timeout(A_MOMENT, client.read_exact(&mut answer)).await.is_err());
+        proxy.conduct(Conduct::Forward { after: Duration::ZERO });
+        tokio::time::timeout(SOON, client.read_exact(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(&answer, b"six", "nothing was lost meanwhile");
+
+        proxy.conduct(Conduct::Cut);
+        assert!(!matches!(
+            tokio::time::timeout(SOON, client.read(&mut answer)).await.unwrap(),
+            Ok(1..)
+        ));
+        let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+        assert!(say(&mut client, b"new").await.is_err());
+
+        proxy.conduct(Conduct::Forward { after: Duration::ZERO });
+        let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(say(&mut client, b"ten").await.unwrap(), *b"ten");
+    }
+
+    async fn say(client: &mut TcpStream, what: &[u8; 3]) -> std::io::Result<[u8; 3]> {
+        client.write_all(what).await?;
+        let mut answer = [0; 3];
+        tokio::time::timeout(SOON, client.read_exact(&mut answer))
+            .await
+            .expect("an answer or an end")?;
+        Ok(answer)
+    }
+
+    async fn echo() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut peer, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut from, mut to) = peer.split();
+                    tokio::io::copy(&mut from, &mut to).await
+                });
+            }
+        });
+        address
+    }
+}

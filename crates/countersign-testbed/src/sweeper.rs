@@ -1,0 +1,31 @@
+//! Cleaning up after values that were dropped, where nobody can wait for it.
+
+use std::pin::Pin;
+use std::sync::LazyLock;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+
+use anyhow::Result;
+
+type Job = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
+static SWEEPER: LazyLock<Sender<Job>> = LazyLock::new(|| {
+    let (jobs, waiting) = channel::<Job>();
+    thread::spawn(move || {
+        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+            return;
+        };
+        for job in waiting {
+            // What cannot be cleaned up goes with the servers; they belong to this run.
+            if let Err(error) = runtime.block_on(job) {
+                tracing::debug!(error = format!("{error:#}"), "left behind");
+            }
+        }
+    });
+    jobs
+});
+
+/// Does it some time, if the process lives that long.
+pub(crate) fn later(job: impl Future<Output = Result<()>> + Send + 'static) {
+    let _ = SWEEPER.send(Box::pin(job));
+}

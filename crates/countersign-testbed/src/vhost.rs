@@ -1,0 +1,336 @@
+//! A vhost of one's own on a broker, and a look into it from outside.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Map, Value, json};
+use ureq::http::Method;
+
+use crate::broker::BrokerAddress;
+use crate::management::Management;
+use crate::sweeper;
+
+/// A vhost; deleted some time after the value is dropped.
+///
+/// Its methods go through the management API, not through our own client: a test that looks with
+/// the code it tests sees nothing. They are for tests and panic when the broker does not answer or
+/// refuses.
+#[derive(Debug)]
+pub struct Vhost {
+    name: String,
+    url: String,
+    management: Management,
+}
+
+/// A message as it lies in a queue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Peeked {
+    /// The exchange it came through.
+    pub exchange: String,
+    /// Its routing key.
+    pub key: String,
+    /// Whether it was delivered before.
+    pub redelivered: bool,
+    /// Its properties, by their AMQP names, `headers` aside.
+    pub properties: Map<String, Value>,
+    /// Its headers.
+    pub headers: Map<String, Value>,
+    /// Its body.
+    pub body: Vec<u8>,
+}
+
+impl Peeked {
+    /// Its `message_id`, if it has one.
+    #[must_use]
+    pub fn message_id(&self) -> Option<&str> {
+        self.properties.get("message_id")?.as_str()
+    }
+
+    /// Its body as JSON.
+    ///
+    /// # Panics
+    /// If it is not JSON.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).expect("the body is JSON")
+    }
+}
+
+/// How many messages a queue holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Waiting for a consumer.
+    pub ready: u64,
+    /// Delivered, not yet acked.
+    pub unacked: u64,
+}
+
+impl Depth {
+    /// Both together.
+    #[must_use]
+    pub fn total(self) -> u64 {
+        self.ready + self.unacked
+    }
+}
+
+/// In RabbitMQ 3.10.8 a tick that comes before the new queue has its settings ends its process. Our
+/// short ticks make that likely on a busy machine; declaring it again works.
+const DECLARES: usize = 5;
+
+impl Vhost {
+    /// How old what [`Self::depth`], [`Self::connections`] and [`Self::consumers`] tell may be, on
+    /// a [`Broker`](crate::Broker) with default settings. They are counted every 0.5 s and copied every second; the
+    /// rest is for a busy machine.
+    pub const FIGURES_AGE: Duration = Duration::from_millis(2_000);
+
+    /// Makes a vhost with a name of its own.
+    ///
+    /// # Errors
+    /// If the broker does not answer or refuses.
+    pub async fn create(broker: &BrokerAddress) -> Result<Self> {
+        let name = format!("test-{:012x}", fastrand::u64(..1 << 48));
+        let vhost = Self { url: broker.url(&name), management: broker.management(), name };
+        vhost.management.call(Method::PUT, &["vhosts", &vhost.name], Some(json!({}))).await?;
+        let all = json!({ "configure": ".*", "write": ".*", "read": ".*" });
+        vhost
+            .management
+            .call(Method::PUT, &["permissions", &vhost.name, &broker.user], Some(all))
+            .await?;
+        Ok(vhost)
+    }
+
+    /// Its AMQP URL.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The management API, for what has no method here.
+    #[must_use]
+    pub fn management(&self) -> &Management {
+        &self.management
+    }
+
+    /// How many messages a queue held at some moment of the last [`Self::FIGURES_AGE`], ready or with
+    /// a consumer. `None` if there is no such queue.
+    pub async fn depth(&self, queue: &str) -> Option<Depth> {
+        let queue = self.call(Method::GET, &["queues", &self.name, queue], None).await?;
+        // A queue just declared has no figures yet.
+        let figure = |name: &str| queue.get(name).and_then(Value::as_u64).unwrap_or(0);
+        Some(Depth { ready: figure("messages_ready"), unacked: figure("messages_unacknowledged") })
+    }
+
+    /// The names of its queues.
+    pub async fn queues(&self) -> Vec<String> {
+        let queues = self.call(Method::GET, &["queues", &self.name], None).await;
+        let name = |queue: &Value| queue["name"].as_str().map(str::to_owned);
+        queues.as_ref().and_then(Value::as_array).into_iter().flatten().filter_map(name).collect()
+    }
+
+    /// Throws away what is ready in a queue. Messages that a consumer holds stay.
+    ///
+    /// # Panics
+    /// If there is no such queue.
+    pub async fn purge(&self, queue: &str) {
+        self.must(Method::DELETE, &["queues", &self.name, queue, "contents"], None).await;
+    }
+
+    /// Deletes a queue with what is in it.
+    ///
+    /// # Panics
+    /// If there is no such queue.
+    pub async fn delete_queue(&self, queue: &str) {
+        self.must(Method::DELETE, &["queues", &self.name, queue], None).await;
+    }
+
+    /// Declares a durable quorum queue with these arguments besides.
+    pub async fn declare_queue(&self, queue: &str, arguments: Value) {
+        let mut arguments = arguments;
+        arguments["x-queue-type"] = json!("quorum");
+        let body = json!({ "durable": true, "arguments": arguments });
+        for tries_left in (0..DECLARES).rev() {
+            let path = ["queues", &self.name, queue];
+            match self.management.call(Method::PUT, &path, Some(body.clone())).await {
+                Ok(_) => return,
+                Err(error) if tries_left > 0 && format!("{error:#}").contains("handle_tick") => {}
+                Err(error) => panic!("queue {queue} in vhost {}: {error:#}", self.name),
+            }
+        }
+    }
+
+    /// Binds a queue to an exchange.
+    pub async fn bind(&self, exchange: &str, queue: &str, key: &str) {
+        let body = json!({ "routing_key": key, "arguments": {} });
+        self.must(Method::POST, &["bindings", &self.name, "e", exchange, "q", queue], Some(body))
+            .await;
+    }
+
+    /// Up to `count` messages from the head of a queue; they stay there, marked as redelivered.
+    ///
+    /// # Panics
+    /// If there is no such queue.
+    pub async fn peek(&self, queue: &str, count: u64) -> Vec<Peeked> {
+        self.take_or_peek(queue, count, "ack_requeue_true").await
+    }
+
+    /// Takes up to `count` messages out of a queue.
+    ///
+    /// # Panics
+    /// If there is no such queue.
+    pub async fn take(&self, queue: &str, count: u64) -> Vec<Peeked> {
+        self.take_or_peek(queue, count, "ack_requeue_false").await
+    }
+
+    /// Publishes whatever it is given; says whether it was routed. `properties` may hold `headers`.
+    /// The default exchange is `""`.
+    ///
+    /// # Panics
+    /// If there is no such exchange, or the broker refuses the message.
+    pub async fn publish(&self, exchange: &str, key: &str, properties: Value, body: &[u8]) -> bool {
+        let exchange = if exchange.is_empty() { "amq.default" } else { exchange };
+        let message = json!({
+            "properties": properties,
+            "routing_key": key,
+            "payload": BASE64_STANDARD.encode(body),
+            "payload_encoding": "base64",
+        });
+        let answer = self
+            .must(Method::POST, &["exchanges", &self.name, exchange, "publish"], Some(message))
+            .await;
+        answer["routed"] == json!(true)
+    }
+
+    /// Whether a queue refuses what is published to it because it is full. If not, it holds one more
+    /// message now, with an empty body.
+    pub async fn refuses(&self, queue: &str) -> bool {
+        let message = json!({
+            "properties": { "delivery_mode": 2 },
+            "routing_key": queue,
+            "payload": "",
+            "payload_encoding": "string",
+        });
+        let path = ["exchanges", &self.name, "amq.default", "publish"];
+        match self.management.call(Method::POST, &path, Some(message)).await {
+            Ok(_) => false,
+            Err(error) if format!("{error:#}").contains("Check queue limits") => true,
+            Err(error) => panic!("vhost {}: {error:#}", self.name),
+        }
+    }
+
+    /// Sets an operator's policy for all queues whose names match the pattern.
+    pub async fn set_policy(&self, name: &str, pattern: &str, definition: Value) {
+        let body = json!({ "pattern": pattern, "apply-to": "queues", "definition": definition, "priority": 1 });
+        self.must(Method::PUT, &["policies", &self.name, name], Some(body)).await;
+    }
+
+    /// Removes a policy.
+    ///
+    /// # Panics
+    /// If there is no such policy.
+    pub async fn clear_policy(&self, name: &str) {
+        self.must(Method::DELETE, &["policies", &self.name, name], None).await;
+    }
+
+    /// The connections to it, by the names their clients gave them (or the broker's, if none).
+    pub async fn connections(&self) -> Vec<String> {
+        let connections =
+            self.call(Method::GET, &["vhosts", &self.name, "connections"], None).await;
+        let name = |connection: &Value| {
+            let given = connection.get("user_provided_name").or_else(|| connection.get("name"))?;
+            given.as_str().map(str::to_owned)
+        };
+        connections
+            .as_ref()
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(name)
+            .collect()
+    }
+
+    /// Has the broker close the connections whose given names contain `part` (`""`: all of them);
+    /// returns how many.
+    pub async fn close_connections(&self, part: &str) -> usize {
+        let connections =
+            self.call(Method::GET, &["vhosts", &self.name, "connections"], None).await;
+        let mut closed = 0;
+        for connection in connections.as_ref().and_then(Value::as_array).into_iter().flatten() {
+            let given = connection["user_provided_name"].as_str().unwrap_or_default();
+            let Some(name) = connection["name"].as_str().filter(|_| given.contains(part)) else {
+                continue;
+            };
+            if self.call(Method::DELETE, &["connections", name], None).await.is_some() {
+                closed += 1;
+            }
+        }
+        closed
+    }
+
+    /// How many consumers a queue has.
+    pub async fn consumers(&self, queue: &str) -> usize {
+        let consumers = self.call(Method::GET, &["consumers", &self.name], None).await;
+        let of_queue = |consumer: &&Value| consumer["queue"]["name"] == json!(queue);
+        consumers.as_ref().and_then(Value::as_array).into_iter().flatten().filter(of_queue).count()
+    }
+
+    async fn take_or_peek(&self, queue: &str, count: u64, mode: &str) -> Vec<Peeked> {
+        let body = json!({ "count": count, "ackmode": mode, "encoding": "base64" });
+        let messages =
+            self.must(Method::POST, &["queues", &self.name, queue, "get"], Some(body)).await;
+        messages.as_array().into_iter().flatten().map(peeked).collect()
+    }
+
+    async fn call(&self, method: Method, path: &[&str], body: Option<Value>) -> Option<Value> {
+        self.management
+            .call(method, path, body)
+            .await
+            .unwrap_or_else(|error| panic!("vhost {}: {error:#}", self.name))
+    }
+
+    async fn must(&self, method: Method, path: &[&str], body: Option<Value>) -> Value {
+        let what = format!("{method} {}", path.join("/"));
+        self.call(method, path, body)
+            .await
+            .unwrap_or_else(|| panic!("{what}: there is no such thing"))
+    }
+}
+
+impl Drop for Vhost {
+    fn drop(&mut self) {
+        let (management, name) = (self.management.clone(), self.name.clone());
+        sweeper::later(async move {
+            management
+                .call(Method::DELETE, &["vhosts", &name], None::<Value>)
+                .await
+                .map(drop)
+                .with_context(|| format!("vhost {name} could not be deleted"))
+        });
+    }
+}
+
+fn peeked(message: &Value) -> Peeked {
+    let text = |name: &str| message[name].as_str().unwrap_or_default().to_owned();
+    let mut properties = message["properties"].as_object().cloned().unwrap_or_default();
+    let headers = match properties.remove("headers") {
+        Some(Value::Object(headers)) => headers,
+        _ => Map::new(),
+    };
+    Peeked {
+        exchange: text("exchange"),
+        key: text("routing_key"),
+        redelivered: message["redelivered"] == json!(true),
+        properties,
+        headers,
+        body: BASE64_STANDARD
+            .decode(text("payload"))
+            .expect("the management API encodes in base64 as asked"),
+    }
+}

@@ -1,0 +1,57 @@
+//! The example downstream: ships every order that was placed.
+
+mod config;
+
+mod shipments;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use countersign_consumer::{ConsumerSettings, ExchangeKind, Running};
+use countersign_postgres::{PoolSettings, connect, migrate};
+use countersign_runtime::{Process, Program};
+use tonic::service::Routes;
+
+use crate::config::Config;
+use crate::shipments::Ship;
+
+fn main() -> ExitCode {
+    let program = Program {
+        name: "logistics",
+        about: "Ships every order that was placed: one row in public.shipments for each.",
+        settings: config::SETTINGS,
+    };
+    countersign_runtime::run(program, Config::read, serve)
+}
+
+async fn serve(config: Config, process: Process) -> anyhow::Result<()> {
+    let work = async {
+        let shutdown = process.shutdown.clone();
+        // `None`: it has to stop while it still waits for its servers, with nothing in hand.
+        if let Some(consumer) = shutdown.run_until_cancelled(start(config, &process)).await {
+            let consumer = consumer?;
+            process.ready().await;
+            consumer.drained().await;
+        }
+        anyhow::Ok(())
+    };
+    // Health and reflection are all that it serves.
+    tokio::try_join!(work, process.serve_grpc(Routes::default(), &[]))?;
+    Ok(())
+}
+
+async fn start(config: Config, process: &Process) -> anyhow::Result<Running> {
+    let mut settings = ConsumerSettings::new("logistics".parse()?, "logistics.orders").bound_to(
+        "orders",
+        ExchangeKind::Topic,
+        "order.placed",
+    );
+    settings.drain = process.drain.mul_f32(0.9);
+    let mut connections = PoolSettings::new(process.name);
+    // One for each handler, and some for what the inbox needs besides.
+    connections.max_connections = u32::try_from(settings.concurrency)? + 2;
+    let pool = connect(&config.database, connections).await;
+    migrate(&pool, &shipments::migrator()).await.context("cannot migrate the shipments")?;
+    let shutdown = process.shutdown.clone();
+    Ok(countersign_consumer::start(config.broker, settings, pool, Ship, shutdown).await?)
+}

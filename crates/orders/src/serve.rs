@@ -1,0 +1,56 @@
+//! Orders from its start to its end.
+
+use anyhow::Context;
+use countersign_postgres::{PoolSettings, connect, migrate};
+use countersign_producer::{ProducerSettings, Publisher, prepare, upstream};
+use countersign_protocol::topology::ExchangeKind;
+use countersign_runtime::Process;
+use sqlx::PgPool;
+use tonic::service::Routes;
+
+use crate::config::Config;
+use crate::grpc::orders_server::OrdersServer;
+use crate::order::{self, EXCHANGE, Orders};
+use crate::place::Counter;
+
+/// Serves orders until the process has to stop.
+///
+/// # Errors
+/// When the database cannot be migrated, or the address not be listened on.
+pub async fn serve(config: Config, process: Process) -> anyhow::Result<()> {
+    let shutdown = process.shutdown.clone();
+    // `None`: it has to stop while it still waits for its servers, with nothing in hand.
+    let Some(started) = shutdown.run_until_cancelled(start(config, &process)).await else {
+        return Ok(());
+    };
+    let (publisher, pool) = started?;
+    let routes = Routes::new(OrdersServer::new(Counter {
+        publisher: publisher.clone(),
+        pool: pool.clone(),
+    }))
+    .add_service(upstream(publisher.clone(), pool, Orders));
+    process.ready().await;
+    let descriptors = [crate::grpc::DESCRIPTOR, countersign_protocol::grpc::DESCRIPTOR];
+    process.serve_grpc(routes, &descriptors).await?;
+    publisher.close(process.drain / 2).await;
+    Ok(())
+}
+
+async fn start(config: Config, process: &Process) -> anyhow::Result<(Publisher, PgPool)> {
+    let mut connections = PoolSettings::new(process.name);
+    connections.max_connections = 20;
+    let pool = connect(&config.database, connections).await;
+    migrate(&pool, &order::migrator()).await.context("cannot migrate the orders")?;
+
+    let consumers = vec!["logistics".parse()?];
+    let mut settings = ProducerSettings::new("orders".parse()?, config.check_delay, consumers)
+        .with_exchange(EXCHANGE, ExchangeKind::Topic);
+    settings.longest_transaction = config.longest_transaction;
+    settings.armed_max_age = config.longest_transaction / 2;
+    prepare(&pool, settings.retention, process.shutdown.clone())
+        .await
+        .context("cannot enlist messages in this database")?;
+    let publisher = Publisher::start(config.broker, settings);
+    publisher.ready().await;
+    Ok((publisher, pool))
+}

@@ -1,0 +1,17 @@
+-- The inbox: which messages have taken effect in this database, and at whom.
+--
+-- A delivery's transaction inserts its row first and the effect after it, so that both are there or
+-- neither. A second delivery finds the row and has no effect.
+CREATE TABLE countersign.inbox (
+    message_id uuid NOT NULL,
+    consumer text NOT NULL,
+    claimed_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT inbox_pkey PRIMARY KEY (message_id, consumer),
+    CONSTRAINT inbox_consumer_is_a_name CHECK (consumer ~ '^[a-z0-9][a-z0-9._-]{0,63}$')
+) PARTITION BY RANGE (message_id);
+
+COMMENT ON TABLE countersign.inbox IS
+    'Messages that took effect in this database. Partitioned by id (UUIDv7: by time); partitions past the retention are dropped whole.';
+COMMENT ON COLUMN countersign.inbox.message_id IS 'UUIDv7: its first 48 bits are the milliseconds since 1970 at which the upstream made it.';
+COMMENT ON COLUMN countersign.inbox.consumer IS 'Who processed it. Consumers that share a database do not share their claims.';
+COMMENT ON COLUMN countersign.inbox.claimed_at IS 'When the transaction of its effect began, on this database''s clock.';
