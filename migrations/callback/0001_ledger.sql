@@ -50,6 +50,7 @@ CREATE TABLE overdue (
     returned integer NOT NULL DEFAULT 0,
     upstream text COLLATE "C" NOT NULL,
     state text COLLATE "C" NOT NULL,
+    cause text COLLATE "C" NOT NULL,
     consumers text[] COLLATE "C" NOT NULL,
     reason text NOT NULL,
     CONSTRAINT overdue_pkey PRIMARY KEY (message_id, upstream),
@@ -77,6 +78,7 @@ COMMENT ON COLUMN overdue.resends IS 'Resends asked for, a number from 0. The me
 COMMENT ON COLUMN overdue.returned IS 'How many calls in a row surely did not happen and used up no resend, a number from 0.';
 COMMENT ON COLUMN overdue.upstream IS 'Who sent it and is asked to send it again.';
 COMMENT ON COLUMN overdue.state IS 'waiting, asking or parked while open; confirmed, never_committed, withdrawn or conflict once closed.';
+COMMENT ON COLUMN overdue.cause IS 'Why it is in this state, in one of a few words that can be counted, such as rejected.';
 COMMENT ON COLUMN overdue.consumers IS 'Who has to confirm it: one or more, each once.';
 COMMENT ON COLUMN overdue.reason IS 'Why it is in this state, for a person.';
 
@@ -92,6 +94,7 @@ CREATE TABLE overdue_event (
     upstream text COLLATE "C" NOT NULL,
     from_state text COLLATE "C",
     to_state text COLLATE "C" NOT NULL,
+    cause text COLLATE "C" NOT NULL,
     reason text NOT NULL,
     CONSTRAINT overdue_event_pkey PRIMARY KEY (message_id, upstream, event_id),
     CONSTRAINT overdue_event_of_overdue FOREIGN KEY (message_id, upstream)
@@ -122,4 +125,5 @@ COMMENT ON COLUMN overdue_event.resends IS 'The resends asked for at that time, 
 COMMENT ON COLUMN overdue_event.upstream IS 'Who sent the message.';
 COMMENT ON COLUMN overdue_event.from_state IS 'The state before. NULL for the first event.';
 COMMENT ON COLUMN overdue_event.to_state IS 'The state after. asking after asking: a lease ran out, and another replica asks.';
+COMMENT ON COLUMN overdue_event.cause IS 'Why, in one of a few words that can be counted.';
 COMMENT ON COLUMN overdue_event.reason IS 'Why, for a person.';

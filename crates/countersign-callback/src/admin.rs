@@ -3,7 +3,14 @@
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::callback_server::{Callback, CallbackServer};
 use countersign_protocol::grpc::get_message_response::{Confirmation, Event, Report};
-use countersign_protocol::grpc::{GetMessageRequest, GetMessageResponse};
+use countersign_protocol::grpc::{
+    CancelJobRequest, CancelJobResponse, CountOverdueRequest, CountOverdueResponse,
+    CreateJobRequest, CreateJobResponse, FindUnconfirmedRequest, FindUnconfirmedResponse,
+    GetJobRequest, GetJobResponse, GetMessageRequest, GetMessageResponse, ListConsumersRequest,
+    ListConsumersResponse, ListJobItemsRequest, ListJobItemsResponse, ListJobsRequest,
+    ListJobsResponse, ListOverdueRequest, ListOverdueResponse, ListUpstreamsRequest,
+    ListUpstreamsResponse,
+};
 use tonic::{Request, Response, Status};
 use tracing::warn;
 
@@ -38,6 +45,73 @@ impl Callback for Admin {
         })?;
         Ok(Response::new(answer(id, known)))
     }
+
+    async fn find_unconfirmed(
+        &self,
+        _: Request<FindUnconfirmedRequest>,
+    ) -> Result<Response<FindUnconfirmedResponse>, Status> {
+        Err(Status::unimplemented("not built yet"))
+    }
+
+    async fn list_overdue(
+        &self,
+        _: Request<ListOverdueRequest>,
+    ) -> Result<Response<ListOverdueResponse>, Status> {
+        Err(Status::unimplemented("not built yet"))
+    }
+
+    async fn count_overdue(
+        &self,
+        _: Request<CountOverdueRequest>,
+    ) -> Result<Response<CountOverdueResponse>, Status> {
+        Err(Status::unimplemented("not built yet"))
+    }
+
+    async fn list_consumers(
+        &self,
+        _: Request<ListConsumersRequest>,
+    ) -> Result<Response<ListConsumersResponse>, Status> {
+        Err(Status::unimplemented("not built yet"))
+    }
+
+    async fn list_upstreams(
+        &self,
+        _: Request<ListUpstreamsRequest>,
+    ) -> Result<Response<ListUpstreamsResponse>, Status> {
+        Err(Status::unimplemented("not built yet"))
+    }
+
+    async fn create_job(
+        &self,
+        _: Request<CreateJobRequest>,
+    ) -> Result<Response<CreateJobResponse>, Status> {
+        Err(Status::unimplemented("not built yet"))
+    }
+
+    async fn get_job(&self, _: Request<GetJobRequest>) -> Result<Response<GetJobResponse>, Status> {
+        Err(Status::unimplemented("not built yet"))
+    }
+
+    async fn list_jobs(
+        &self,
+        _: Request<ListJobsRequest>,
+    ) -> Result<Response<ListJobsResponse>, Status> {
+        Err(Status::unimplemented("not built yet"))
+    }
+
+    async fn list_job_items(
+        &self,
+        _: Request<ListJobItemsRequest>,
+    ) -> Result<Response<ListJobItemsResponse>, Status> {
+        Err(Status::unimplemented("not built yet"))
+    }
+
+    async fn cancel_job(
+        &self,
+        _: Request<CancelJobRequest>,
+    ) -> Result<Response<CancelJobResponse>, Status> {
+        Err(Status::unimplemented("not built yet"))
+    }
 }
 
 /// What a person is told about a message.
@@ -51,6 +125,7 @@ fn answer(id: MessageId, known: Known) -> GetMessageResponse {
     let mut response = GetMessageResponse { message_id: id.to_string(), ..Default::default() };
     if let Some(row) = overdue.into_iter().next() {
         response.state = row.state;
+        response.cause = row.cause;
         response.reason = row.reason;
         response.upstream = row.upstream;
         response.consumers = row.consumers;
@@ -102,6 +177,7 @@ impl From<KnownEvent> for Event {
             at_ms: known.at_ms,
             from_state: known.from_state.unwrap_or_default(),
             to_state: known.to_state,
+            cause: known.cause,
             reason: known.reason,
             resends: known.resends,
         }

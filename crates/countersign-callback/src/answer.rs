@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use countersign_protocol::UnixMillis;
 
-use crate::overdue::{Change, Closed, Overdue, Policy, Recorded, State, To};
+use crate::overdue::{Cause, Change, Closed, Overdue, Policy, Recorded, State, To};
 
 /// What came of asking an upstream to send a message again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,54 +82,72 @@ pub(crate) fn hear(
         return Some(overdue.settled());
     }
     let upstream = &overdue.key.upstream;
-    let close = |closed, reason| overdue.change(To::Closed(closed), reason);
+    let close = |closed, cause, reason| overdue.change(To::Closed(closed), cause, reason);
     // Not beyond the time of giving up; but what was sent again gets its time.
     let wait = |delay, at_least| To::Waiting {
         due: now.after(delay).min(overdue.gives_up(policy).max(now.after(at_least))),
     };
-    let used = |reason| Change {
+    let used = |cause, reason| Change {
         returned: 0,
-        ..overdue.change(wait(used_delay(overdue, policy, jitter), policy.resend_delay), reason)
+        ..overdue.change(
+            wait(used_delay(overdue, policy, jitter), policy.resend_delay),
+            cause,
+            reason,
+        )
     };
-    let returned = |delay, reason| Change {
+    let returned = |delay, cause, reason| Change {
         resends: overdue.resends.saturating_sub(1),
         returned: overdue.returned.saturating_add(1),
-        ..overdue.change(wait(delay, SHORTEST_WAIT), reason)
+        ..overdue.change(wait(delay, SHORTEST_WAIT), cause, reason)
     };
     let change = match answer {
         Answer::NeverCommitted => {
             return Some(close(
                 Closed::NeverCommitted,
+                Cause::NeverCommitted,
                 format!("{upstream} says that its transaction never committed"),
             ));
         }
         Answer::Withdrawn { reason } => {
-            return Some(close(Closed::Withdrawn, format!("withdrawn by {upstream}: {reason}")));
+            return Some(close(
+                Closed::Withdrawn,
+                Cause::Withdrawn,
+                format!("withdrawn by {upstream}: {reason}"),
+            ));
         }
-        Answer::Unknown { reason } => {
-            overdue.change(To::Parked, format!("{upstream} cannot tell: {reason}"))
+        Answer::Unknown { reason } => overdue.change(
+            To::Parked,
+            Cause::UnknownToUpstream,
+            format!("{upstream} cannot tell: {reason}"),
+        ),
+        Answer::Republished => used(
+            Cause::Republished,
+            format!("sent again by {upstream} as attempt {}", overdue.resends.saturating_add(1)),
+        ),
+        Answer::Unanswered { why } => {
+            used(Cause::Unanswered, format!("no answer from {upstream}: {why}"))
         }
-        Answer::Republished => used(format!(
-            "sent again by {upstream} as attempt {}",
-            overdue.resends.saturating_add(1)
-        )),
-        Answer::Unanswered { why } => used(format!("no answer from {upstream}: {why}")),
         Answer::InProgress { retry_after } => returned(
             jittered((*retry_after).clamp(SHORTEST_WAIT, LONGEST_RETURN_DELAY), jitter),
+            Cause::InProgress,
             format!("{upstream} says that its transaction may still commit"),
         ),
         Answer::NotPublished { reason } => returned(
             returned_delay(overdue, policy, jitter),
+            Cause::NotPublished,
             format!("{upstream} could not send it: {reason}"),
         ),
         Answer::NotAsked { why } => returned(
             returned_delay(overdue, policy, jitter),
+            Cause::UpstreamAway,
             format!("{upstream} could not be asked: {why}"),
         ),
     };
     // An open row that somebody has rejected waits for a person, whatever else would be tried.
     Some(match overdue.rejection(recorded) {
-        Some(rejection) => Change { to: To::Parked, reason: rejection, ..change },
+        Some(rejection) => {
+            Change { to: To::Parked, cause: Cause::Rejected, reason: rejection, ..change }
+        }
         None => change,
     })
 }

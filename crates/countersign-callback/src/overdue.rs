@@ -109,12 +109,52 @@ pub(crate) struct Change {
     pub(crate) from: State,
     /// Its state from now on.
     pub(crate) to: To,
+    /// Why, in a word that can be counted.
+    pub(crate) cause: Cause,
     /// Why, for a person.
     pub(crate) reason: String,
     /// Resends asked for, this change included.
     pub(crate) resends: u32,
     /// Calls in a row that surely did not happen.
     pub(crate) returned: u32,
+}
+
+/// Why a row is in its state, in a word that can be counted and filtered by; its reason says more.
+/// The names are those of the column and the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Cause {
+    /// Its check came due, or its resend's time was over, and somebody has not confirmed.
+    NotConfirmed,
+    /// Everybody who has to has confirmed it.
+    Confirmed,
+    /// Its consumer has it and tries again by itself.
+    ConsumerRetrying,
+    /// Its consumer will never accept it.
+    Rejected,
+    /// It was sent again, and its confirm is waited for.
+    Republished,
+    /// Nobody knows whether it was sent again.
+    Unanswered,
+    /// Its transaction may still commit.
+    InProgress,
+    /// Its upstream has it and could not send it.
+    NotPublished,
+    /// Its upstream could not be asked.
+    UpstreamAway,
+    /// There is no address to ask its upstream at.
+    NoAddress,
+    /// Its upstream cannot tell what became of it.
+    UnknownToUpstream,
+    /// It was sent again as often as may be.
+    ResendsUsedUp,
+    /// It was open for too long.
+    OpenTooLong,
+    /// Its transaction did not commit and never will.
+    NeverCommitted,
+    /// Its upstream no longer wants it sent.
+    Withdrawn,
+    /// Its upstream said "never committed", and a consumer confirmed it.
+    Conflict,
 }
 
 /// A state together with what belongs to it.
@@ -178,11 +218,12 @@ impl Overdue {
 
     /// Where the row goes, with its counts as they are.
     #[must_use]
-    pub(crate) fn change(&self, to: To, reason: String) -> Change {
+    pub(crate) fn change(&self, to: To, cause: Cause, reason: String) -> Change {
         Change {
             key: self.key.clone(),
             from: self.state,
             to,
+            cause,
             reason,
             resends: self.resends,
             returned: self.returned,
@@ -193,7 +234,7 @@ impl Overdue {
     #[must_use]
     pub(crate) fn settled(&self) -> Change {
         let reason = format!("confirmed by {}", list(&self.consumers));
-        self.change(To::Closed(Closed::Confirmed), reason)
+        self.change(To::Closed(Closed::Confirmed), Cause::Confirmed, reason)
     }
 
     /// Where the row goes when `confirmed` confirmed what its upstream says never committed.
@@ -204,7 +245,7 @@ impl Overdue {
             self.key.upstream,
             list(confirmed)
         );
-        self.change(To::Closed(Closed::Conflict), reason)
+        self.change(To::Closed(Closed::Conflict), Cause::Conflict, reason)
     }
 }
 
@@ -258,6 +299,31 @@ impl To {
             Self::Closed(Closed::NeverCommitted) => State::NeverCommitted,
             Self::Closed(Closed::Withdrawn) => State::Withdrawn,
             Self::Closed(Closed::Conflict) => State::Conflict,
+        }
+    }
+}
+
+impl Cause {
+    /// Its name.
+    #[must_use]
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::NotConfirmed => "not_confirmed",
+            Self::Confirmed => "confirmed",
+            Self::ConsumerRetrying => "consumer_retrying",
+            Self::Rejected => "rejected",
+            Self::Republished => "republished",
+            Self::Unanswered => "unanswered",
+            Self::InProgress => "in_progress",
+            Self::NotPublished => "not_published",
+            Self::UpstreamAway => "upstream_away",
+            Self::NoAddress => "no_address",
+            Self::UnknownToUpstream => "unknown_to_upstream",
+            Self::ResendsUsedUp => "resends_used_up",
+            Self::OpenTooLong => "open_too_long",
+            Self::NeverCommitted => "never_committed",
+            Self::Withdrawn => "withdrawn",
+            Self::Conflict => "conflict",
         }
     }
 }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::answer::{self, Answer};
 use crate::ledger::Ledger;
 use crate::log;
-use crate::overdue::{Change, Key, Overdue, Policy, Recorded, State, To, list};
+use crate::overdue::{Cause, Change, Key, Overdue, Policy, Recorded, State, To, list};
 use crate::patience::Patience;
 use crate::upstreams::{Permit, Upstreams};
 use crate::verdict::{Case, Verdict, judge};
@@ -148,8 +148,10 @@ impl Resender {
             let case = Case { overdue, recorded, address_known };
             changes.push(match judge(&case, &self.policy, taken.now) {
                 Verdict::Settled => overdue.settled(),
-                Verdict::Defer { until, why } => overdue.change(To::Waiting { due: until }, why),
-                Verdict::Park { why } => overdue.change(To::Parked, why),
+                Verdict::Defer { until, cause, why } => {
+                    overdue.change(To::Waiting { due: until }, cause, why)
+                }
+                Verdict::Park { cause, why } => overdue.change(To::Parked, cause, why),
                 Verdict::Ask { attempt, missing } => {
                     // Without a permit the row stays as it is: due.
                     let Some(permit) = self.upstreams.permit(&overdue.key.upstream) else {
@@ -247,6 +249,10 @@ fn asking(overdue: &Overdue, missing: &[Name], to: To) -> Change {
     };
     Change {
         resends: overdue.resends.saturating_add(1),
-        ..overdue.change(to, format!("not confirmed by {}{ran_out}", list(missing)))
+        ..overdue.change(
+            to,
+            Cause::NotConfirmed,
+            format!("not confirmed by {}{ran_out}", list(missing)),
+        )
     }
 }

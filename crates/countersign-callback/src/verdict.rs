@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use countersign_protocol::{Attempt, Name, UnixMillis};
 
-use crate::overdue::{Change, Overdue, Policy, Recorded, State, To, Word, list};
+use crate::overdue::{Cause, Change, Overdue, Policy, Recorded, State, To, Word, list};
 
 /// All that a verdict rests on.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +26,8 @@ pub(crate) enum Verdict {
     Defer {
         /// When to judge again, on the database's clock.
         until: UnixMillis,
+        /// Why, in a word.
+        cause: Cause,
         /// Why, for a person.
         why: String,
     },
@@ -38,6 +40,8 @@ pub(crate) enum Verdict {
     },
     /// Nothing more can be done here.
     Park {
+        /// Why, in a word.
+        cause: Cause,
         /// Why, for a person.
         why: String,
     },
@@ -74,12 +78,13 @@ fn everybody_confirmed(case: &Case<'_>, _: &Policy, _: UnixMillis) -> Option<Ver
 }
 
 fn rejected(case: &Case<'_>, _: &Policy, _: UnixMillis) -> Option<Verdict> {
-    Some(Verdict::Park { why: case.overdue.rejection(case.recorded)? })
+    Some(Verdict::Park { cause: Cause::Rejected, why: case.overdue.rejection(case.recorded)? })
 }
 
 fn open_too_long(case: &Case<'_>, policy: &Policy, now: UnixMillis) -> Option<Verdict> {
     let open = now.since(case.overdue.since);
     (open >= policy.park_after).then(|| Verdict::Park {
+        cause: Cause::OpenTooLong,
         why: format!("unresolved for {}; last: {}", in_words(open), case.overdue.reason),
     })
 }
@@ -93,12 +98,17 @@ fn tried_again(case: &Case<'_>, policy: &Policy, now: UnixMillis) -> Option<Verd
     let trying = case.recorded.reports.iter().filter(|report| missing.contains(&report.consumer));
     let until = trying.filter_map(|report| still_trying(report.word, now)).min()?;
     let why = format!("{} failed, and will try again without a resend", list(&missing));
-    Some(Verdict::Defer { until: until.min(gives_up(case, policy)), why })
+    Some(Verdict::Defer {
+        until: until.min(gives_up(case, policy)),
+        cause: Cause::ConsumerRetrying,
+        why,
+    })
 }
 
 fn resends_used_up(case: &Case<'_>, policy: &Policy, _: UnixMillis) -> Option<Verdict> {
     let overdue = case.overdue;
     (overdue.resends >= policy.max_resends).then(|| Verdict::Park {
+        cause: Cause::ResendsUsedUp,
         why: format!(
             "not confirmed by {} after {} of {} resends; last: {}",
             list(&overdue.missing(case.recorded)),
@@ -113,6 +123,7 @@ fn no_address(case: &Case<'_>, policy: &Policy, now: UnixMillis) -> Option<Verdi
     let upstream = &case.overdue.key.upstream;
     (!case.address_known).then(|| Verdict::Defer {
         until: now.after(LOOK_FOR_ADDRESS).min(gives_up(case, policy)),
+        cause: Cause::NoAddress,
         why: format!("no address for upstream {upstream}: add it to COUNTERSIGN_UPSTREAMS"),
     })
 }
@@ -129,7 +140,7 @@ pub(crate) fn hear(overdue: &Overdue, recorded: &Recorded) -> Option<Change> {
             Some(overdue.settled())
         }
         State::Waiting | State::Asking => {
-            Some(overdue.change(To::Parked, overdue.rejection(recorded)?))
+            Some(overdue.change(To::Parked, Cause::Rejected, overdue.rejection(recorded)?))
         }
         State::Parked
         | State::NeverCommitted
@@ -234,12 +245,12 @@ mod tests {
         Verdict::Ask { attempt: Attempt::from_number(attempt).unwrap(), missing: names(missing) }
     }
 
-    fn park(why: &str) -> Verdict {
-        Verdict::Park { why: why.to_owned() }
+    fn park(cause: Cause, why: &str) -> Verdict {
+        Verdict::Park { cause, why: why.to_owned() }
     }
 
-    fn defer(until: UnixMillis, why: &str) -> Verdict {
-        Verdict::Defer { until, why: why.to_owned() }
+    fn defer(until: UnixMillis, cause: Cause, why: &str) -> Verdict {
+        Verdict::Defer { until, cause, why: why.to_owned() }
     }
 
     #[test]
@@ -270,48 +281,48 @@ mod tests {
             ("confirmed by somebody else",
                 overdue(one, 0, 0), recorded(&["audit"], &[]), true, ask(2, one)),
             ("rejected",
-                overdue(one, 0, 0), recorded(&[], &[rejected]), true, park("rejected by logistics: because")),
+                overdue(one, 0, 0), recorded(&[], &[rejected]), true, park(Cause::Rejected, "rejected by logistics: because")),
             ("rejected by one of two, the other still missing",
-                overdue(two, 0, 0), recorded(&[], &[rejected]), true, park("rejected by logistics: because")),
+                overdue(two, 0, 0), recorded(&[], &[rejected]), true, park(Cause::Rejected, "rejected by logistics: because")),
             ("rejected by somebody who need not confirm",
                 overdue(&["billing"], 0, 0), recorded(&[], &[rejected]), true, ask(2, &["billing"])),
             ("open too long",
-                overdue(one, 1, 1_000), recorded(&[], &[]), true, park("unresolved for 16m 40s; last: what was last")),
+                overdue(one, 1, 1_000), recorded(&[], &[]), true, park(Cause::OpenTooLong, "unresolved for 16m 40s; last: what was last")),
             ("open nearly too long",
                 overdue(one, 1, 999), recorded(&[], &[]), true, ask(3, one)),
             ("no resends left",
                 overdue(one, 3, 0), recorded(&[], &[]), true,
-                park("not confirmed by logistics after 3 of 3 resends; last: what was last")),
+                park(Cause::ResendsUsedUp, "not confirmed by logistics after 3 of 3 resends; last: what was last")),
             ("more resends were made than are allowed now",
                 overdue(two, 5, 0), recorded(&["billing"], &[]), true,
-                park("not confirmed by logistics after 5 of 3 resends; last: what was last")),
+                park(Cause::ResendsUsedUp, "not confirmed by logistics after 5 of 3 resends; last: what was last")),
             ("the consumer tries again in a minute",
-                overdue(one, 0, 0), recorded(&[], &[("logistics", retrying(60))]), true, defer(in_s(65), tries_again)),
+                overdue(one, 0, 0), recorded(&[], &[("logistics", retrying(60))]), true, defer(in_s(65), Cause::ConsumerRetrying, tries_again)),
             ("the consumer tries again, and no resends are left",
-                overdue(one, 3, 0), recorded(&[], &[("logistics", retrying(60))]), true, defer(in_s(65), tries_again)),
+                overdue(one, 3, 0), recorded(&[], &[("logistics", retrying(60))]), true, defer(in_s(65), Cause::ConsumerRetrying, tries_again)),
             ("the consumer has tried again just now",
-                overdue(one, 0, 0), recorded(&[], &[("logistics", retrying(-4))]), true, defer(in_s(1), tries_again)),
+                overdue(one, 0, 0), recorded(&[], &[("logistics", retrying(-4))]), true, defer(in_s(1), Cause::ConsumerRetrying, tries_again)),
             ("the consumer wanted to try again",
                 overdue(one, 0, 0), recorded(&[], &[("logistics", retrying(-5))]), true, ask(2, one)),
             ("the consumer tries again later than we wait",
-                overdue(one, 0, 990), recorded(&[], &[("logistics", retrying(60))]), true, defer(in_s(10), tries_again)),
+                overdue(one, 0, 990), recorded(&[], &[("logistics", retrying(60))]), true, defer(in_s(10), Cause::ConsumerRetrying, tries_again)),
             ("one tries again, the other has not been heard of",
                 overdue(two, 0, 0), recorded(&[], &[("logistics", retrying(60))]), true, ask(2, &["billing"])),
             ("one tries again, the other has confirmed",
                 overdue(two, 0, 0), recorded(&["billing"], &[("logistics", retrying(60))]), true,
-                defer(in_s(65), tries_again)),
+                defer(in_s(65), Cause::ConsumerRetrying, tries_again)),
             ("both try again, the first decides",
                 overdue(two, 0, 0), recorded(&[], &[("logistics", retrying(60)), ("billing", retrying(20))]), true,
-                defer(in_s(25), "billing, logistics failed, and will try again without a resend")),
+                defer(in_s(25), Cause::ConsumerRetrying, "billing, logistics failed, and will try again without a resend")),
             ("there is no address",
-                overdue(one, 0, 0), recorded(&[], &[]), false, defer(in_s(60), no_address)),
+                overdue(one, 0, 0), recorded(&[], &[]), false, defer(in_s(60), Cause::NoAddress, no_address)),
             ("there is no address, soon for too long",
-                overdue(one, 0, 990), recorded(&[], &[]), false, defer(in_s(10), no_address)),
+                overdue(one, 0, 990), recorded(&[], &[]), false, defer(in_s(10), Cause::NoAddress, no_address)),
             ("there is no address, and no need for one",
                 overdue(one, 0, 0), recorded(&["logistics"], &[]), false, Verdict::Settled),
             ("there is no address, and no resend left to need it for",
                 overdue(one, 3, 0), recorded(&[], &[]), false,
-                park("not confirmed by logistics after 3 of 3 resends; last: what was last")),
+                park(Cause::ResendsUsedUp, "not confirmed by logistics after 3 of 3 resends; last: what was last")),
         ];
         for (what, overdue, recorded, address_known, expected) in cases {
             let case = Case { overdue: &overdue, recorded: &recorded, address_known };
@@ -393,12 +404,12 @@ mod tests {
                     prop_assert!(!asked.is_empty());
                     prop_assert!(asked.iter().all(|name| missing.contains(name)));
                 }
-                Verdict::Defer { until, why } => {
+                Verdict::Defer { until, why, .. } => {
                     prop_assert!(!missing.is_empty() && !why.is_empty());
                     prop_assert!(until > now(), "it would be judged again at once, for ever");
                     prop_assert!(until <= overdue.gives_up(&POLICY));
                 }
-                Verdict::Park { why } => {
+                Verdict::Park { why, .. } => {
                     prop_assert!(!missing.is_empty() && !why.is_empty());
                 }
             }

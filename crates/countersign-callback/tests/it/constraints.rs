@@ -20,9 +20,9 @@ async fn a_row_has_exactly_what_belongs_to_its_state() {
         for has in 0..8_u8 {
             let (due, lease, closed) = (has & 1 != 0, has & 2 != 0, has & 4 != 0);
             let row = sqlx::query(
-                "INSERT INTO overdue (message_id, upstream, consumers, state, reason, resends,
+                "INSERT INTO overdue (message_id, upstream, consumers, state, cause, reason, resends,
                                       due_at, lease, closed_at)
-                 VALUES ($1, 'orders', '{logistics}', $2, '', 1,
+                 VALUES ($1, 'orders', '{logistics}', $2, '', '', 1,
                          CASE WHEN $3 THEN now() + '1 day' END,
                          CASE WHEN $4 THEN gen_random_uuid() END, CASE WHEN $5 THEN now() END)",
             )
@@ -62,8 +62,9 @@ async fn a_closed_message_cannot_be_opened_again() {
         ("waiting", "never_committed", false),
     ] {
         let event = sqlx::query(
-            "INSERT INTO overdue_event (message_id, upstream, from_state, to_state, reason, resends)
-             VALUES ($1, 'orders', $2, $3, '', 0)",
+            "INSERT INTO overdue_event
+                 (message_id, upstream, from_state, to_state, cause, reason, resends)
+             VALUES ($1, 'orders', $2, $3, '', '', 0)",
         )
         .bind(id.uuid())
         .bind(from)
@@ -107,12 +108,13 @@ async fn only_what_was_closed_longer_ago_than_the_retention_is_pruned() {
     for (id, state, closed_days_ago, _) in rows {
         sqlx::query(
             "WITH row AS (
-                 INSERT INTO overdue (message_id, upstream, consumers, state, reason, closed_at)
-                 VALUES ($1, 'orders', '{logistics}', $2, '',
+                 INSERT INTO overdue
+                     (message_id, upstream, consumers, state, cause, reason, closed_at)
+                 VALUES ($1, 'orders', '{logistics}', $2, '', '',
                          CASE WHEN $3 > 0 THEN now() - make_interval(days => $3) END)
              )
-             INSERT INTO overdue_event (message_id, upstream, to_state, reason, resends)
-             VALUES ($1, 'orders', 'waiting', '', 0)",
+             INSERT INTO overdue_event (message_id, upstream, to_state, cause, reason, resends)
+             VALUES ($1, 'orders', 'waiting', '', '', 0)",
         )
         .bind(id.uuid())
         .bind(state)

@@ -247,7 +247,16 @@ impl Stage {
     }
 
     /// Stops all replicas. What they had not acked would come before what is published now.
+    ///
+    /// First everything said so far is heard: a confirm that is only on its way when a replica stops
+    /// goes back, as it should.
     pub(crate) async fn all_is_acked_in_the_end(&mut self) {
+        if !self.replicas.is_empty() {
+            let last = MessageId::generate();
+            let entry = json!({ "id": last.to_string(), "outcome": "processed" });
+            self.say("the-last-one", vec![entry]).await;
+            self.recorded("the-last-one", last).await;
+        }
         while !self.replicas.is_empty() {
             self.stop_first().await;
         }

@@ -1,4 +1,4 @@
-//! The ledger: all the SQL of this crate.
+//! The ledger: all the SQL of this crate, in this folder.
 //!
 //! Everything is sorted by key before it is written, so that two writers never wait for each other
 //! in a circle. Statements over partitioned tables carry the bounds of their ids: without them
@@ -15,7 +15,7 @@ use serde::Deserialize;
 use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
-use crate::overdue::{Change, Key, Overdue, Recorded, Report, Word};
+use crate::overdue::{Cause, Change, Key, Overdue, Recorded, Report, Word};
 
 /// The ledger's migrations.
 pub(crate) static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/callback");
@@ -232,16 +232,17 @@ impl Ledger {
         let noted: Vec<KeyRow> = sqlx::query_as(
             "-- note_overdue
              WITH noted AS (
-                 INSERT INTO overdue (message_id, upstream, consumers, state, reason, due_at)
-                 SELECT message_id, upstream, string_to_array(consumers, ','), 'waiting', reason,
-                        now()
+                 INSERT INTO overdue
+                     (message_id, upstream, consumers, state, cause, reason, due_at)
+                 SELECT message_id, upstream, string_to_array(consumers, ','), 'waiting', $5,
+                        reason, now()
                  FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[])
                      AS entry (message_id, upstream, consumers, reason)
                  ON CONFLICT DO NOTHING
-                 RETURNING message_id, upstream, state, reason, resends
+                 RETURNING message_id, upstream, state, cause, reason, resends
              ), event AS (
-                 INSERT INTO overdue_event (message_id, upstream, to_state, reason, resends)
-                 SELECT message_id, upstream, state, reason, resends FROM noted
+                 INSERT INTO overdue_event (message_id, upstream, to_state, cause, reason, resends)
+                 SELECT message_id, upstream, state, cause, reason, resends FROM noted
              )
              SELECT message_id, upstream FROM noted",
         )
@@ -249,6 +250,7 @@ impl Ledger {
         .bind(upstreams)
         .bind(consumers)
         .bind(reasons)
+        .bind(Cause::NotConfirmed.as_str())
         .fetch_all(&self.pool)
         .await?;
         noted.into_iter().map(KeyRow::read).collect()
@@ -334,7 +336,7 @@ impl Ledger {
              SELECT json_build_object(
                  'overdue', coalesce((
                      SELECT json_agg(json_build_object(
-                         'upstream', upstream, 'state', state, 'reason', reason,
+                         'upstream', upstream, 'state', state, 'cause', cause, 'reason', reason,
                          'consumers', consumers, 'resends', resends,
                          'due_at_ms', floor(extract(epoch FROM due_at) * 1000)::bigint
                      ) ORDER BY closed_at IS NULL DESC, since DESC)
@@ -343,7 +345,7 @@ impl Ledger {
                      SELECT json_agg(json_build_object(
                          'at_ms', floor(extract(epoch FROM at) * 1000)::bigint,
                          'upstream', upstream, 'from_state', from_state, 'to_state', to_state,
-                         'reason', reason, 'resends', resends
+                         'cause', cause, 'reason', reason, 'resends', resends
                      ) ORDER BY event_id)
                      FROM overdue_event WHERE message_id = $1), '[]'),
                  'confirmations', coalesce((
@@ -446,20 +448,21 @@ impl Taken {
         let due: Vec<Option<i64>> =
             changes.iter().map(|c| c.to.due().map(UnixMillis::ms)).collect();
         let leases: Vec<Option<Uuid>> = changes.iter().map(|c| c.to.lease()).collect();
+        let causes: Vec<&str> = changes.iter().map(|c| c.cause.as_str()).collect();
         sqlx::query(
             "-- write
              WITH change AS (
                  SELECT * FROM UNNEST(
                      $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::integer[],
-                     $7::integer[], $8::bigint[], $9::uuid[]
+                     $7::integer[], $8::bigint[], $9::uuid[], $10::text[]
                  ) AS change (
                      message_id, upstream, from_state, to_state, reason, resends,
-                     returned, due_ms, lease
+                     returned, due_ms, lease, cause
                  )
              ), changed AS (
                  UPDATE overdue
-                 SET state = change.to_state, reason = change.reason, resends = change.resends,
-                     returned = change.returned, lease = change.lease,
+                 SET state = change.to_state, cause = change.cause, reason = change.reason,
+                     resends = change.resends, returned = change.returned, lease = change.lease,
                      due_at = to_timestamp(change.due_ms / 1000.0),
                      closed_at = CASE
                          WHEN change.to_state IN
@@ -471,8 +474,8 @@ impl Taken {
                    AND overdue.upstream = change.upstream
              )
              INSERT INTO overdue_event
-                 (message_id, upstream, from_state, to_state, reason, resends)
-             SELECT message_id, upstream, from_state, to_state, reason, resends FROM change
+                 (message_id, upstream, from_state, to_state, cause, reason, resends)
+             SELECT message_id, upstream, from_state, to_state, cause, reason, resends FROM change
              WHERE from_state <> to_state OR to_state = 'asking'",
         )
         .bind(ids)
@@ -484,6 +487,7 @@ impl Taken {
         .bind(returned)
         .bind(due)
         .bind(leases)
+        .bind(causes)
         .execute(&mut *self.transaction)
         .await?;
         self.transaction.commit().await.map_err(|error| match error {
@@ -510,6 +514,7 @@ pub(crate) struct Known {
 pub(crate) struct KnownOverdue {
     pub(crate) upstream: String,
     pub(crate) state: String,
+    pub(crate) cause: String,
     pub(crate) reason: String,
     pub(crate) consumers: Vec<String>,
     pub(crate) resends: u32,
@@ -523,6 +528,7 @@ pub(crate) struct KnownEvent {
     pub(crate) upstream: String,
     pub(crate) from_state: Option<String>,
     pub(crate) to_state: String,
+    pub(crate) cause: String,
     pub(crate) reason: String,
     pub(crate) resends: u32,
 }
