@@ -35,6 +35,8 @@ fn json(message: &GetMessageResponse) -> Value {
         consumers,
         resends,
         next_at_ms,
+        cause,
+        actions,
     } = message;
     let confirms: Vec<Value> = confirms
         .iter()
@@ -47,7 +49,8 @@ fn json(message: &GetMessageResponse) -> Value {
         .iter()
         .map(|event| {
             json!({ "at_ms": event.at_ms, "from_state": event.from_state,
-                "to_state": event.to_state, "reason": event.reason, "resends": event.resends })
+                "to_state": event.to_state, "cause": event.cause, "reason": event.reason,
+                "resends": event.resends })
         })
         .collect();
     let reports: Vec<Value> = reports
@@ -58,7 +61,15 @@ fn json(message: &GetMessageResponse) -> Value {
                 "recorded_at_ms": report.recorded_at_ms })
         })
         .collect();
-    json!({ "message_id": message_id, "state": state, "reason": reason, "upstream": upstream,
+    let actions: Vec<Value> = actions
+        .iter()
+        .map(|action| {
+            json!({ "at_ms": action.at_ms, "action": action.action, "who": action.who,
+                "why": action.why, "job_id": action.job_id, "result": action.result })
+        })
+        .collect();
+    json!({ "message_id": message_id, "state": state, "cause": cause, "reason": reason, "upstream": upstream,
         "consumers": consumers, "resends": resends, "next_at_ms": next_at_ms,
-        "confirms": confirms, "reports": reports, "history": history })
+        "confirms": confirms, "reports": reports, "history": history,
+        "actions": actions })
 }
