@@ -116,8 +116,11 @@ mod tests {
             to_state: to.to_owned(),
             reason: reason.to_owned(),
             resends,
+            cause: String::new(),
         };
         let message = GetMessageResponse {
+            cause: String::new(),
+            actions: Vec::new(),
             message_id: id.to_string(),
             state: "waiting".to_owned(),
             reason: "sent again by orders as attempt 2".to_owned(),
