@@ -1,6 +1,5 @@
 //! What the service tells about messages, over gRPC.
 
-use countersign_protocol::MessageId;
 use countersign_protocol::grpc::callback_server::{Callback, CallbackServer};
 use countersign_protocol::grpc::get_message_response::{Confirmation, Event, Report};
 use countersign_protocol::grpc::{
@@ -11,6 +10,8 @@ use countersign_protocol::grpc::{
     ListJobsResponse, ListOverdueRequest, ListOverdueResponse, ListUpstreamsRequest,
     ListUpstreamsResponse,
 };
+use countersign_protocol::{MessageId, Token};
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 use tracing::warn;
 
@@ -20,13 +21,24 @@ use crate::ledger::{Known, KnownConfirmation, KnownEvent, KnownReport, Ledger};
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
     ledger: Ledger,
+    token: Option<Token>,
 }
 
 impl Admin {
     /// The gRPC service over this ledger.
     #[must_use]
-    pub(crate) fn server(ledger: Ledger) -> CallbackServer<Self> {
-        CallbackServer::new(Self { ledger })
+    pub(crate) fn server(ledger: Ledger, token: Option<Token>) -> CallbackServer<Self> {
+        CallbackServer::new(Self { ledger, token })
+    }
+
+    /// To be passed before anything is changed.
+    fn may_change(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        match &self.token {
+            Some(token) => token.require(metadata),
+            None => Err(Status::failed_precondition(
+                "nothing can be changed without a token: set COUNTERSIGN_TOKEN or COUNTERSIGN_TOKEN_FILE of the callback service, and send the same one",
+            )),
+        }
     }
 }
 
@@ -83,8 +95,11 @@ impl Callback for Admin {
 
     async fn create_job(
         &self,
-        _: Request<CreateJobRequest>,
+        request: Request<CreateJobRequest>,
     ) -> Result<Response<CreateJobResponse>, Status> {
+        if !request.get_ref().dry_run {
+            self.may_change(request.metadata())?;
+        }
         Err(Status::unimplemented("not built yet"))
     }
 
@@ -108,8 +123,9 @@ impl Callback for Admin {
 
     async fn cancel_job(
         &self,
-        _: Request<CancelJobRequest>,
+        request: Request<CancelJobRequest>,
     ) -> Result<Response<CancelJobResponse>, Status> {
+        self.may_change(request.metadata())?;
         Err(Status::unimplemented("not built yet"))
     }
 }

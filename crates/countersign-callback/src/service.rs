@@ -6,7 +6,7 @@ use std::time::Duration;
 use countersign_amqp::{Connection, Consumer, Publisher, PublisherSettings, Subscription};
 use countersign_postgres::{PoolSettings, connect, migrate};
 use countersign_protocol::grpc::callback_server::{Callback, CallbackServer};
-use countersign_protocol::{Topology, topology};
+use countersign_protocol::{Token, Topology, topology};
 use sqlx::migrate::MigrateError;
 use thiserror::Error;
 use tokio::sync::Notify;
@@ -31,6 +31,7 @@ use crate::upstreams::Upstreams;
 #[derive(Debug)]
 pub struct Service {
     ledger: Ledger,
+    token: Option<Token>,
     consuming: Connection,
     publishing: Connection,
     publisher: Publisher,
@@ -97,8 +98,15 @@ impl Service {
                 ..PublisherSettings::default()
             },
         );
-        let mut service =
-            Self { ledger: ledger.clone(), consuming, publishing, publisher, tasks, shutdown };
+        let mut service = Self {
+            ledger: ledger.clone(),
+            token: config.token.clone(),
+            consuming,
+            publishing,
+            publisher,
+            tasks,
+            shutdown,
+        };
 
         let wake = Arc::new(Notify::new());
         for shard in 0..config.confirm_shards {
@@ -110,7 +118,7 @@ impl Service {
         service.take_in(checks, topology::CHECK_DUE.to_owned(), None, &horizons);
         let resender = Resender {
             ledger,
-            upstreams: Upstreams::new(&config.upstreams, config.timing.call),
+            upstreams: Upstreams::new(&config.upstreams, config.timing.call, config.token.clone()),
             policy: config.policy,
             timing: config.timing,
             wake,
@@ -126,7 +134,7 @@ impl Service {
     /// `countersign.v1.Callback`.
     #[must_use]
     pub fn admin(&self) -> CallbackServer<impl Callback> {
-        Admin::server(self.ledger.clone())
+        Admin::server(self.ledger.clone(), self.token.clone())
     }
 
     /// Returns when the broker is there, with everything declared.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use countersign_amqp::Address;
 use countersign_postgres::DatabaseUrl;
-use countersign_protocol::Tier;
-use countersign_runtime::{AMQP_URL, DATABASE_URL, Setting, Settings, listen};
+use countersign_protocol::{Tier, Token};
+use countersign_runtime::{AMQP_URL, DATABASE_URL, Setting, Settings, TOKEN, TOKEN_FILE, listen};
 
 use crate::overdue::Policy;
 use crate::resend::Timing;
@@ -79,6 +79,8 @@ pub const SETTINGS: &[Setting] = &[
     CHECK_TIERS,
     CONFIRM_SHARDS,
     RETENTION,
+    TOKEN,
+    TOKEN_FILE,
 ];
 
 /// The settings, read.
@@ -100,6 +102,8 @@ pub struct Config {
     pub confirm_shards: u16,
     /// How long what consumers said is known.
     pub retention: Duration,
+    /// What calls that change something have to show, and what upstreams are shown.
+    pub token: Option<Token>,
 }
 
 /// Shorter, and today's partition would be the only one.
@@ -118,6 +122,7 @@ impl Config {
         let tiers: Option<Vec<Tier>> = settings.list(CHECK_TIERS.name);
         let confirm_shards = settings.read(CONFIRM_SHARDS.name);
         let retention = settings.duration(RETENTION.name);
+        let token = settings.secret(TOKEN.name, TOKEN_FILE.name);
         if let Some(twice) = upstreams.as_deref().and_then(named_twice) {
             settings.mistake(UPSTREAMS.name, format!("{} is listed twice", twice.name));
         }
@@ -160,6 +165,7 @@ impl Config {
             tiers: tiers?,
             confirm_shards: confirm_shards?,
             retention: retention?,
+            token,
         })
     }
 }

@@ -11,7 +11,7 @@ use countersign_protocol::envelope::clean_reason;
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use countersign_protocol::grpc::upstream_client::UpstreamClient;
 use countersign_protocol::grpc::{RequestResendRequest, RequestResendResponse};
-use countersign_protocol::{Attempt, MessageId, Name};
+use countersign_protocol::{Attempt, MessageId, Name, Token};
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
@@ -53,6 +53,7 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Upstreams {
     by_name: Arc<BTreeMap<Name, Upstream>>,
     deadline: Duration,
+    token: Option<Token>,
 }
 
 #[derive(Debug)]
@@ -70,11 +71,15 @@ pub(crate) struct Permit {
 }
 
 impl Upstreams {
-    /// Connects to nobody yet. A call takes no longer than `deadline`.
+    /// Connects to nobody yet. A call takes no longer than `deadline`, and shows the token.
     ///
     /// To be called inside a runtime.
     #[must_use]
-    pub(crate) fn new(addresses: &[UpstreamAddress], deadline: Duration) -> Self {
+    pub(crate) fn new(
+        addresses: &[UpstreamAddress],
+        deadline: Duration,
+        token: Option<Token>,
+    ) -> Self {
         let upstream = |address: &UpstreamAddress| {
             let channel = address
                 .endpoint
@@ -90,7 +95,7 @@ impl Upstreams {
                 Upstream { client, calls: Arc::new(Semaphore::new(CALLS_AT_ONCE)) },
             )
         };
-        Self { by_name: Arc::new(addresses.iter().map(upstream).collect()), deadline }
+        Self { by_name: Arc::new(addresses.iter().map(upstream).collect()), deadline, token }
     }
 
     /// Whether there is an address for this one.
@@ -138,6 +143,9 @@ impl Upstreams {
         });
         // The channel's own timeout ends the call here; this one is told to the upstream.
         request.set_timeout(self.deadline);
+        if let Some(token) = &self.token {
+            token.show(request.metadata_mut());
+        }
         let mut client = permit.client.clone();
         let call = client.request_resend(request);
         match tokio::time::timeout(self.deadline, call).await {

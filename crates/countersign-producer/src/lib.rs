@@ -98,7 +98,7 @@ mod sql;
 pub use arm::{ArmError, Armed, Held, NotArmed, NotArmedReason};
 pub use committed::Committed;
 pub use countersign_amqp::{Address, LinkState};
-pub use countersign_protocol::{HeaderValue, MessageId, Name, Tier};
+pub use countersign_protocol::{HeaderValue, MessageId, Name, Tier, Token};
 pub use enlist::{BeginError, CommitError, Enlisted, Isolation};
 pub use message::{InvalidHeader, Message};
 pub use prepare::prepare;

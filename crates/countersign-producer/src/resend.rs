@@ -89,6 +89,9 @@ impl Upstream for UpstreamService {
         &self,
         request: Request<RequestResendRequest>,
     ) -> Result<Response<RequestResendResponse>, Status> {
+        if let Some(token) = &self.inner.publisher.inner.settings.token {
+            token.require(request.metadata())?;
+        }
         let asked = Asked::read(request.into_inner())?;
         let permit = Arc::clone(&self.inner.under_way).try_acquire_owned().map_err(|_| {
             Status::resource_exhausted(format!(

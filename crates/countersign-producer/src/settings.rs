@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use countersign_protocol::topology::ExchangeKind;
-use countersign_protocol::{Name, Tier, Topology};
+use countersign_protocol::{Name, Tier, Token, Topology};
 
 /// How a [`Publisher`](crate::Publisher) behaves.
 #[derive(Clone, Debug)]
@@ -45,6 +45,9 @@ pub struct ProducerSettings {
     /// [`StoredMessages`](crate::StoredMessages) can find it. It costs a round trip and a second copy
     /// of the data. Default: no.
     pub store_messages: bool,
+    /// What whoever calls `RequestResend` has to show. The callback service has to have the same in
+    /// its `COUNTERSIGN_TOKEN`. Default: nothing; anybody who can connect may ask.
+    pub token: Option<Token>,
 }
 
 impl ProducerSettings {
@@ -64,6 +67,7 @@ impl ProducerSettings {
             max_unconfirmed: 10_000,
             max_unconfirmed_bytes: 64 * 1024 * 1024,
             store_messages: false,
+            token: None,
         }
     }
 

@@ -26,6 +26,8 @@ pub mod topology;
 
 pub mod grpc;
 
+pub mod token;
+
 pub use attempt::Attempt;
 pub use check::Check;
 pub use confirm::{Confirm, Outcome};
@@ -35,4 +37,5 @@ pub use id::MessageId;
 pub use name::Name;
 pub use tier::Tier;
 pub use time::UnixMillis;
+pub use token::Token;
 pub use topology::Topology;

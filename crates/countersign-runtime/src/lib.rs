@@ -16,5 +16,7 @@ mod health;
 
 pub use process::Process;
 pub use program::{Program, run};
-pub use setting::{AMQP_URL, DATABASE_URL, DRAIN, LOG, LOG_FORMAT, Setting, listen};
+pub use setting::{
+    AMQP_URL, DATABASE_URL, DRAIN, LOG, LOG_FORMAT, Setting, TOKEN, TOKEN_FILE, listen,
+};
 pub use settings::Settings;

@@ -45,6 +45,22 @@ pub const LOG_FORMAT: Setting = Setting {
     secret: false,
 };
 
+/// The shared secret of calls that change something.
+pub const TOKEN: Setting = Setting {
+    name: "COUNTERSIGN_TOKEN",
+    help: "the shared secret that calls which change something have to carry, as `authorization: Bearer TOKEN`: visible ASCII without spaces. Without one the callback service refuses such calls, and upstreams answer RequestResend to anybody",
+    default: None,
+    secret: true,
+};
+
+/// A file with the shared secret.
+pub const TOKEN_FILE: Setting = Setting {
+    name: "COUNTERSIGN_TOKEN_FILE",
+    help: "a file with the shared secret, instead of COUNTERSIGN_TOKEN; a line end after it does not count. Read once, at the start",
+    default: None,
+    secret: false,
+};
+
 /// How long a process may take to finish what it has in hand.
 pub const DRAIN: Setting = Setting {
     name: "COUNTERSIGN_DRAIN",

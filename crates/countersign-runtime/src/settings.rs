@@ -75,6 +75,31 @@ impl Settings {
         }
     }
 
+    /// A secret that is given either in the setting `name` or in the file that the setting `file`
+    /// names; a line end at the file's end does not count. `None` if neither is given, or if there
+    /// is a mistake, which is then recorded.
+    pub fn secret<T>(&mut self, name: &str, file: &str) -> Option<T>
+    where
+        T: FromStr<Err: Display>,
+    {
+        match (self.is_set(name), self.is_set(file)) {
+            (false, false) => None,
+            (true, false) => self.read(name),
+            (true, true) => {
+                self.mistake(file, format!("{name} is set too: set one of them"));
+                None
+            }
+            (false, true) => self.parse(file, |path| {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| format!("cannot read {path}: {error}"))?;
+                let text = text.strip_suffix('\n').unwrap_or(&text);
+                let text = text.strip_suffix('\r').unwrap_or(text);
+                text.parse()
+                    .map_err(|why: T::Err| format!("what is in {path} cannot be used: {why}"))
+            }),
+        }
+    }
+
     /// Whether a setting has a value, its default included.
     #[must_use]
     pub fn is_set(&self, name: &str) -> bool {
@@ -105,11 +130,11 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::setting::{AMQP_URL, DATABASE_URL, DRAIN, LOG};
+    use crate::setting::{AMQP_URL, DATABASE_URL, DRAIN, LOG, TOKEN, TOKEN_FILE};
 
     fn settings(pairs: &[(&str, &str)]) -> Settings {
         let pairs = pairs.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
-        Settings::from_pairs(&[AMQP_URL, DATABASE_URL, DRAIN, LOG], pairs)
+        Settings::from_pairs(&[AMQP_URL, DATABASE_URL, DRAIN, LOG, TOKEN, TOKEN_FILE], pairs)
     }
 
     #[test]
@@ -135,6 +160,28 @@ mod tests {
     fn a_list_is_read_item_by_item() {
         let mut settings = settings(&[("COUNTERSIGN_LOG", "1, 2 ,3,")]);
         assert_eq!(settings.list::<u8>("COUNTERSIGN_LOG"), Some(vec![1, 2, 3]));
+    }
+
+    #[test]
+    fn a_secret_is_read_from_its_setting_or_its_file_but_not_both() {
+        let path = std::env::temp_dir().join(format!("countersign-token-{}", std::process::id()));
+        std::fs::write(&path, "7\r\n").unwrap();
+        let file = path.to_str().unwrap();
+        let (name, in_file) = ("COUNTERSIGN_TOKEN", "COUNTERSIGN_TOKEN_FILE");
+        let read = |pairs: &[(&str, &str)]| {
+            let mut settings = settings(pairs);
+            (settings.secret::<u16>(name, in_file), settings.mistakes().join("\n"))
+        };
+        assert_eq!(read(&[]), (None, String::new()));
+        assert_eq!(read(&[(name, "8")]), (Some(8), String::new()));
+        assert_eq!(read(&[(in_file, file)]), (Some(7), String::new()));
+        let (both, mistake) = read(&[(in_file, file), (name, "8")]);
+        assert_eq!(both, None);
+        assert!(mistake.contains("COUNTERSIGN_TOKEN is set too"), "{mistake}");
+        std::fs::remove_file(&path).unwrap();
+        let (missing, mistake) = read(&[(in_file, file)]);
+        assert_eq!(missing, None);
+        assert!(mistake.contains("cannot read"), "{mistake}");
     }
 
     #[test]

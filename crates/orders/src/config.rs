@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use countersign_amqp::Address;
 use countersign_postgres::DatabaseUrl;
-use countersign_producer::Tier;
-use countersign_runtime::{AMQP_URL, DATABASE_URL, Setting, Settings, listen};
+use countersign_producer::{Tier, Token};
+use countersign_runtime::{AMQP_URL, DATABASE_URL, Setting, Settings, TOKEN, TOKEN_FILE, listen};
 
 const CHECK_DELAY: Setting = Setting {
     name: "COUNTERSIGN_CHECK_DELAY",
@@ -22,8 +22,15 @@ const LONGEST_TRANSACTION: Setting = Setting {
 };
 
 /// Every setting of orders.
-pub const SETTINGS: &[Setting] =
-    &[AMQP_URL, DATABASE_URL, listen("127.0.0.1:50051"), CHECK_DELAY, LONGEST_TRANSACTION];
+pub const SETTINGS: &[Setting] = &[
+    AMQP_URL,
+    DATABASE_URL,
+    listen("127.0.0.1:50051"),
+    CHECK_DELAY,
+    LONGEST_TRANSACTION,
+    TOKEN,
+    TOKEN_FILE,
+];
 
 /// What orders is told.
 #[derive(Debug)]
@@ -32,6 +39,8 @@ pub struct Config {
     pub(crate) database: DatabaseUrl,
     pub(crate) check_delay: Tier,
     pub(crate) longest_transaction: Duration,
+    /// What whoever asks for a resend has to show.
+    pub(crate) token: Option<Token>,
 }
 
 impl Config {
@@ -41,11 +50,13 @@ impl Config {
         let database = settings.read(DATABASE_URL.name);
         let check_delay = settings.read(CHECK_DELAY.name);
         let longest_transaction = settings.duration(LONGEST_TRANSACTION.name);
+        let token = settings.secret(TOKEN.name, TOKEN_FILE.name);
         Some(Self {
             broker: broker?,
             database: database?,
             check_delay: check_delay?,
             longest_transaction: longest_transaction?,
+            token,
         })
     }
 }

@@ -45,6 +45,7 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<(Publisher, 
     let consumers = vec!["logistics".parse()?];
     let mut settings = ProducerSettings::new("orders".parse()?, config.check_delay, consumers)
         .with_exchange(EXCHANGE, ExchangeKind::Topic);
+    settings.token = config.token;
     settings.longest_transaction = config.longest_transaction;
     settings.armed_max_age = config.longest_transaction / 2;
     prepare(&pool, settings.retention, process.shutdown.clone())
