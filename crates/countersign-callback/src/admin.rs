@@ -15,20 +15,27 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 use tracing::warn;
 
+use crate::horizon::Horizons;
 use crate::ledger::{Known, KnownConfirmation, KnownEvent, KnownReport, Ledger};
+use crate::sweep::Question;
 
 /// `countersign.v1.Callback`.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
     ledger: Ledger,
     token: Option<Token>,
+    horizons: Horizons,
 }
 
 impl Admin {
     /// The gRPC service over this ledger.
     #[must_use]
-    pub(crate) fn server(ledger: Ledger, token: Option<Token>) -> CallbackServer<Self> {
-        CallbackServer::new(Self { ledger, token })
+    pub(crate) fn server(
+        ledger: Ledger,
+        horizons: Horizons,
+        token: Option<Token>,
+    ) -> CallbackServer<Self> {
+        CallbackServer::new(Self { ledger, horizons, token })
     }
 
     /// To be passed before anything is changed.
@@ -60,9 +67,15 @@ impl Callback for Admin {
 
     async fn find_unconfirmed(
         &self,
-        _: Request<FindUnconfirmedRequest>,
+        request: Request<FindUnconfirmedRequest>,
     ) -> Result<Response<FindUnconfirmedResponse>, Status> {
-        Err(Status::unimplemented("not built yet"))
+        let question = Question::read(request.into_inner(), self.horizons.now())?;
+        let forgotten = self.ledger.forgotten(&question.upstream, &question.known).await;
+        let forgotten = forgotten.map_err(|error| {
+            warn!(upstream = %question.upstream, %error, "cannot look messages up for a sweep");
+            Status::unavailable("the ledger's database does not answer: try again")
+        })?;
+        Ok(Response::new(question.answer(&forgotten)))
     }
 
     async fn list_overdue(

@@ -4,7 +4,8 @@
 //! To be read in the order of a message's life: `confirms` and `checks` are taken in from the broker
 //! (`intake`) and stored in the `ledger`; what is `overdue` is judged (`verdict`), its upstream asked
 //! (`resend`, `upstreams`), and the `answer` weighed. What cannot be read goes to `quarantine`, and
-//! `admin` tells a person what became of a message.
+//! `admin` tells a person what became of a message, and an upstream's `sweep` what
+//! nobody would ask for.
 
 mod settings;
 
@@ -31,6 +32,8 @@ mod upstreams;
 mod answer;
 
 mod admin;
+
+mod sweep;
 
 mod upkeep;
 

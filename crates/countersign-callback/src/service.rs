@@ -32,6 +32,7 @@ use crate::upstreams::Upstreams;
 pub struct Service {
     ledger: Ledger,
     token: Option<Token>,
+    horizons: Horizons,
     consuming: Connection,
     publishing: Connection,
     publisher: Publisher,
@@ -101,6 +102,7 @@ impl Service {
         let mut service = Self {
             ledger: ledger.clone(),
             token: config.token.clone(),
+            horizons: horizons.clone(),
             consuming,
             publishing,
             publisher,
@@ -134,7 +136,7 @@ impl Service {
     /// `countersign.v1.Callback`.
     #[must_use]
     pub fn admin(&self) -> CallbackServer<impl Callback> {
-        Admin::server(self.ledger.clone(), self.token.clone())
+        Admin::server(self.ledger.clone(), self.horizons.clone(), self.token.clone())
     }
 
     /// Returns when the broker is there, with everything declared.

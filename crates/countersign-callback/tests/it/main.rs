@@ -30,6 +30,8 @@ mod faults;
 
 mod telling;
 
+mod sweeping;
+
 mod constraints;
 
 mod process;

@@ -5,7 +5,10 @@ use std::time::Duration;
 use countersign_amqp::{Connection, Consumer, Subscription};
 use countersign_callback::{Config, SETTINGS, Service};
 use countersign_protocol::grpc::callback_client::CallbackClient;
-use countersign_protocol::grpc::{GetMessageRequest, GetMessageResponse};
+use countersign_protocol::grpc::{
+    FindUnconfirmedRequest, FindUnconfirmedResponse, GetMessageRequest, GetMessageResponse,
+    find_unconfirmed_request,
+};
 use countersign_protocol::{MessageId, Topology};
 use countersign_runtime::Settings;
 use countersign_testbed::{Database, Vhost, eventually};
@@ -244,6 +247,22 @@ impl Stage {
         let request = GetMessageRequest { message_id: id.to_owned() };
         let admin = self.replicas[0].service.admin();
         Ok(CallbackClient::new(admin).get_message(request).await?.into_inner())
+    }
+
+    /// What the service answers to an upstream's sweep.
+    pub(crate) async fn find_unconfirmed(
+        &self,
+        upstream: &str,
+        messages: &[(String, &[&str])],
+    ) -> Result<FindUnconfirmedResponse, tonic::Status> {
+        let message = |(id, consumers): &(String, &[&str])| find_unconfirmed_request::Message {
+            message_id: id.clone(),
+            consumers: consumers.iter().map(|&name| name.to_owned()).collect(),
+        };
+        let messages = messages.iter().map(message).collect();
+        let request = FindUnconfirmedRequest { upstream: upstream.to_owned(), messages };
+        let admin = self.replicas[0].service.admin();
+        Ok(CallbackClient::new(admin).find_unconfirmed(request).await?.into_inner())
     }
 
     /// Stops all replicas. What they had not acked would come before what is published now.

@@ -1,0 +1,57 @@
+//! What an upstream's sweep is told.
+
+use std::time::Duration;
+
+use countersign_protocol::MessageId;
+use countersign_protocol::grpc::request_resend_response::Outcome;
+use tonic::Code;
+
+use crate::stage::Stage;
+use crate::upstream::{Upstream, say};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_is_told_what_nobody_confirmed_and_nobody_would_ask_for() {
+    let upstream = Upstream::always(say(Outcome::Withdrawn)).await;
+    let stage = Stage::new(&upstream, &["max-resends=0"]).await;
+    let [confirmed, half, parked, closed, elsewhere, lost] =
+        std::array::from_fn(|_| MessageId::generate());
+    stage.confirm("logistics", &[confirmed, half]).await;
+    stage.confirm("billing", &[confirmed]).await;
+    stage.check(&[parked, closed], &["logistics"]).await;
+    stage.check_of("returns", &[elsewhere], &["logistics"]).await;
+    stage.state(parked, "parked").await;
+    stage.state(closed, "parked").await;
+    stage.state(elsewhere, "parked").await;
+    stage.confirm("logistics", &[closed]).await;
+    stage.state(closed, "confirmed").await;
+    stage.recorded("billing", confirmed).await;
+
+    let old =
+        MessageId::from_parts(lost.time().before(Duration::from_secs(40 * 24 * 60 * 60)), [0; 10]);
+    let both: &[&str] = &["logistics", "billing"];
+    let asked = [confirmed, half, parked, closed, elsewhere, lost, old];
+    let asked: Vec<_> = asked.iter().map(|id| (id.to_string(), both)).collect();
+    let answer = stage.find_unconfirmed("orders", &asked).await.unwrap();
+    let mut expected = [half, elsewhere, lost].map(|id| id.to_string());
+    expected.sort();
+    assert_eq!(answer.unconfirmed, expected);
+    assert_eq!(answer.too_old, [old.to_string()]);
+
+    // Who has to confirm it is the asker's word, and another upstream's rows are not its own.
+    let logistics: &[&str] = &["logistics"];
+    let asked = [(half.to_string(), logistics), (parked.to_string(), logistics)];
+    let answer = stage.find_unconfirmed("returns", &asked).await.unwrap();
+    assert_eq!(answer.unconfirmed, [parked.to_string()]);
+
+    assert_eq!(stage.row(lost).await, None, "it changes nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_that_asks_nonsense_is_told_what_to_do() {
+    let upstream = Upstream::always(say(Outcome::Withdrawn)).await;
+    let stage = Stage::new(&upstream, &[]).await;
+    let asked = [("nonsense".to_owned(), &["logistics"][..])];
+    let refused = stage.find_unconfirmed("orders", &asked).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("send it as a UUIDv7"), "{}", refused.message());
+}
