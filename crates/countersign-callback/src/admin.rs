@@ -5,10 +5,10 @@ use countersign_protocol::grpc::get_message_response::{Confirmation, Event, Repo
 use countersign_protocol::grpc::{
     CancelJobRequest, CancelJobResponse, CountOverdueRequest, CountOverdueResponse,
     CreateJobRequest, CreateJobResponse, FindUnconfirmedRequest, FindUnconfirmedResponse,
-    GetJobRequest, GetJobResponse, GetMessageRequest, GetMessageResponse, ListConsumersRequest,
-    ListConsumersResponse, ListJobItemsRequest, ListJobItemsResponse, ListJobsRequest,
-    ListJobsResponse, ListOverdueRequest, ListOverdueResponse, ListUpstreamsRequest,
-    ListUpstreamsResponse,
+    GetJobRequest, GetJobResponse, GetMessageRequest, GetMessageResponse, GetSettingsRequest,
+    GetSettingsResponse, ListConsumersRequest, ListConsumersResponse, ListJobItemsRequest,
+    ListJobItemsResponse, ListJobsRequest, ListJobsResponse, ListOverdueRequest,
+    ListOverdueResponse, ListUpstreamsRequest, ListUpstreamsResponse,
 };
 use countersign_protocol::{MessageId, Token};
 use tonic::metadata::MetadataMap;
@@ -25,17 +25,19 @@ pub(crate) struct Admin {
     ledger: Ledger,
     token: Option<Token>,
     horizons: Horizons,
+    settings: GetSettingsResponse,
 }
 
 impl Admin {
-    /// The gRPC service over this ledger.
+    /// The gRPC service over this ledger, with these settings to tell.
     #[must_use]
     pub(crate) fn server(
         ledger: Ledger,
         horizons: Horizons,
         token: Option<Token>,
+        settings: GetSettingsResponse,
     ) -> CallbackServer<Self> {
-        CallbackServer::new(Self { ledger, horizons, token })
+        CallbackServer::new(Self { ledger, horizons, token, settings })
     }
 
     /// To be passed before anything is changed.
@@ -63,6 +65,17 @@ impl Callback for Admin {
             Status::unavailable("the ledger's database does not answer: try again")
         })?;
         Ok(Response::new(answer(id, known)))
+    }
+
+    async fn get_settings(
+        &self,
+        _: Request<GetSettingsRequest>,
+    ) -> Result<Response<GetSettingsResponse>, Status> {
+        let now = self.ledger.now().await.map_err(|error| {
+            warn!(%error, "cannot read the database's clock");
+            Status::unavailable("the ledger's database does not answer: try again")
+        })?;
+        Ok(Response::new(GetSettingsResponse { now_ms: now.ms(), ..self.settings.clone() }))
     }
 
     async fn find_unconfirmed(

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use countersign_amqp::{Connection, Consumer, Publisher, PublisherSettings, Subscription};
 use countersign_postgres::{PoolSettings, connect, migrate};
+use countersign_protocol::grpc::GetSettingsResponse;
 use countersign_protocol::grpc::callback_server::{Callback, CallbackServer};
 use countersign_protocol::{Token, Topology, topology};
 use sqlx::migrate::MigrateError;
@@ -33,6 +34,7 @@ pub struct Service {
     ledger: Ledger,
     token: Option<Token>,
     horizons: Horizons,
+    settings: GetSettingsResponse,
     consuming: Connection,
     publishing: Connection,
     publisher: Publisher,
@@ -78,6 +80,7 @@ impl Service {
     /// # Cancel safety
     /// Can be dropped; nothing has been taken from the broker then that would not go back.
     pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Self, Error> {
+        let settings = config.told();
         let mut tasks = JoinSet::new();
         let prepared = prepare(&config, &shutdown, &mut tasks);
         let (ledger, horizons) =
@@ -103,6 +106,7 @@ impl Service {
             ledger: ledger.clone(),
             token: config.token.clone(),
             horizons: horizons.clone(),
+            settings,
             consuming,
             publishing,
             publisher,
@@ -136,7 +140,12 @@ impl Service {
     /// `countersign.v1.Callback`.
     #[must_use]
     pub fn admin(&self) -> CallbackServer<impl Callback> {
-        Admin::server(self.ledger.clone(), self.horizons.clone(), self.token.clone())
+        Admin::server(
+            self.ledger.clone(),
+            self.horizons.clone(),
+            self.token.clone(),
+            self.settings.clone(),
+        )
     }
 
     /// Returns when the broker is there, with everything declared.

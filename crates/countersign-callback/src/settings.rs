@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use countersign_amqp::Address;
 use countersign_postgres::DatabaseUrl;
+use countersign_protocol::grpc::GetSettingsResponse;
 use countersign_protocol::{Tier, Token};
 use countersign_runtime::{AMQP_URL, DATABASE_URL, Setting, Settings, TOKEN, TOKEN_FILE, listen};
 
@@ -168,6 +169,27 @@ impl Config {
             token,
         })
     }
+}
+
+impl Config {
+    /// What others have to fit, over gRPC; the clock is for whoever answers to add.
+    pub(crate) fn told(&self) -> GetSettingsResponse {
+        GetSettingsResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            check_tiers_ms: self.tiers.iter().map(|tier| ms(tier.delay())).collect(),
+            confirm_shards: self.confirm_shards.into(),
+            max_resends: self.policy.max_resends,
+            resend_delay_ms: ms(self.policy.resend_delay),
+            park_after_ms: ms(self.policy.park_after),
+            retention_ms: ms(self.retention),
+            upstreams: self.upstreams.iter().map(|upstream| upstream.name.to_string()).collect(),
+            now_ms: 0,
+        }
+    }
+}
+
+fn ms(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn named_twice(upstreams: &[UpstreamAddress]) -> Option<&UpstreamAddress> {

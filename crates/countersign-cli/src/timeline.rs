@@ -17,9 +17,13 @@ struct Line {
 /// The state, then everything that happened, in order.
 pub(crate) fn print(id: MessageId, message: &GetMessageResponse) -> String {
     let mut text = format!("{id}  {}", message.state);
+    if !message.cause.is_empty() && message.cause != message.state {
+        let _ = write!(text, "  [{}]", message.cause);
+    }
     if !message.reason.is_empty() {
         let _ = write!(text, "\n  {}", message.reason);
     }
+
     if !message.upstream.is_empty() {
         let consumers = message.consumers.join(", ");
         let _ = write!(text, "\n  sent by {}, to be confirmed by {consumers}", message.upstream);
@@ -68,10 +72,26 @@ fn lines(id: MessageId, message: &GetMessageResponse) -> Vec<Line> {
             ("asking", resends) => format!("asking for attempt {}", resends.saturating_add(1)),
             (state, _) => state.to_owned(),
         },
-        more: event.reason.clone(),
+        more: match event.cause.as_str() {
+            "" => event.reason.clone(),
+            cause if cause == event.to_state => event.reason.clone(),
+            cause => format!("[{cause}] {}", event.reason),
+        },
     });
-    let mut lines: Vec<Line> =
-        std::iter::once(made).chain(confirms).chain(reports).chain(history).collect();
+    let actions = message.actions.iter().map(|action| Line {
+        at_ms: action.at_ms,
+        what: format!("{} by {}", action.action, action.who),
+        more: match action.result.as_str() {
+            "" => format!("{} (job {})", action.why, action.job_id),
+            result => format!("{} (job {}: {result})", action.why, action.job_id),
+        },
+    });
+    let mut lines: Vec<Line> = std::iter::once(made)
+        .chain(confirms)
+        .chain(reports)
+        .chain(actions)
+        .chain(history)
+        .collect();
     lines.sort_by_key(|line| line.at_ms);
     lines
 }
@@ -101,7 +121,7 @@ fn since(ms: i64) -> String {
 #[cfg(test)]
 mod tests {
     use countersign_protocol::UnixMillis;
-    use countersign_protocol::grpc::get_message_response::{Confirmation, Event, Report};
+    use countersign_protocol::grpc::get_message_response::{Action, Confirmation, Event, Report};
 
     use super::*;
 
@@ -110,17 +130,25 @@ mod tests {
     #[test]
     fn a_life_is_told_in_order() {
         let id = MessageId::from_parts(UnixMillis::from_ms(MADE), [0; 10]);
-        let event = |at: i64, from: &str, to: &str, resends, reason: &str| Event {
+        let event = |at: i64, from: &str, to: &str, resends, cause: &str, reason: &str| Event {
             at_ms: MADE + at,
             from_state: from.to_owned(),
             to_state: to.to_owned(),
+            cause: cause.to_owned(),
             reason: reason.to_owned(),
             resends,
-            cause: String::new(),
         };
+        let not_confirmed = "not confirmed by logistics";
         let message = GetMessageResponse {
-            cause: String::new(),
-            actions: Vec::new(),
+            cause: "republished".to_owned(),
+            actions: vec![Action {
+                at_ms: MADE + 3_699_000,
+                action: "resend".to_owned(),
+                who: "ann".to_owned(),
+                why: "the lock is gone".to_owned(),
+                job_id: "7".to_owned(),
+                result: "begun".to_owned(),
+            }],
             message_id: id.to_string(),
             state: "waiting".to_owned(),
             reason: "sent again by orders as attempt 2".to_owned(),
@@ -141,13 +169,14 @@ mod tests {
                 recorded_at_ms: MADE + 1_000,
             }],
             history: vec![
-                event(300_000, "", "waiting", 0, "not confirmed by logistics"),
-                event(300_001, "waiting", "asking", 1, "not confirmed by logistics"),
-                event(3_700_000, "asking", "waiting", 1, "sent again by orders as attempt 2"),
+                event(300_000, "", "waiting", 0, "not_confirmed", not_confirmed),
+                event(300_001, "waiting", "asking", 1, "not_confirmed", not_confirmed),
+                event(3_700_000, "asking", "waiting", 1, "republished", "sent again by orders"),
+                event(3_700_100, "waiting", "confirmed", 1, "confirmed", "confirmed by logistics"),
             ],
         };
         let expected = "\
-01a1fc1e-ba07-7000-8000-000000000000  waiting
+01a1fc1e-ba07-7000-8000-000000000000  waiting  [republished]
   sent again by orders as attempt 2
   sent by orders, to be confirmed by billing, logistics
   judged again 2026-11-21 03:26:08.567Z
@@ -155,9 +184,11 @@ mod tests {
   2026-11-21 03:20:34.567Z    +0.000s  made                  says its id, on the upstream's clock
   2026-11-21 03:20:34.817Z    +0.250s  confirm               by billing of attempt 1
   2026-11-21 03:20:35.567Z    +1.000s  retrying              by logistics, until 2026-11-21 03:20:36.567Z: locked
-  2026-11-21 03:25:34.567Z    +5m 00s  waiting               not confirmed by logistics
-  2026-11-21 03:25:34.568Z    +5m 00s  asking for attempt 2  not confirmed by logistics
-  2026-11-21 04:22:14.567Z    +1h 01m  waiting               sent again by orders as attempt 2";
+  2026-11-21 03:25:34.567Z    +5m 00s  waiting               [not_confirmed] not confirmed by logistics
+  2026-11-21 03:25:34.568Z    +5m 00s  asking for attempt 2  [not_confirmed] not confirmed by logistics
+  2026-11-21 04:22:13.567Z    +1h 01m  resend by ann         the lock is gone (job 7: begun)
+  2026-11-21 04:22:14.567Z    +1h 01m  waiting               [republished] sent again by orders
+  2026-11-21 04:22:14.667Z    +1h 01m  confirmed             confirmed by logistics";
         assert_eq!(print(id, &message), expected);
     }
 

@@ -8,12 +8,7 @@ use countersign_protocol::grpc::callback_server::{Callback, CallbackServer};
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use countersign_protocol::grpc::upstream_server::{Upstream, UpstreamServer};
 use countersign_protocol::grpc::{
-    CancelJobRequest, CancelJobResponse, CountOverdueRequest, CountOverdueResponse,
-    CreateJobRequest, CreateJobResponse, FindUnconfirmedRequest, FindUnconfirmedResponse,
-    GetJobRequest, GetJobResponse, GetMessageRequest, GetMessageResponse, ListConsumersRequest,
-    ListConsumersResponse, ListJobItemsRequest, ListJobItemsResponse, ListJobsRequest,
-    ListJobsResponse, ListOverdueRequest, ListOverdueResponse, ListUpstreamsRequest,
-    ListUpstreamsResponse, RequestResendRequest, RequestResendResponse,
+    GetMessageRequest, GetMessageResponse, RequestResendRequest, RequestResendResponse,
 };
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -39,73 +34,6 @@ impl Callback for Double {
             reason: "rejected by logistics: no such article".to_owned(),
             ..GetMessageResponse::default()
         }))
-    }
-
-    async fn find_unconfirmed(
-        &self,
-        _: Request<FindUnconfirmedRequest>,
-    ) -> Result<Response<FindUnconfirmedResponse>, Status> {
-        unreachable!("no command here calls it")
-    }
-
-    async fn list_overdue(
-        &self,
-        _: Request<ListOverdueRequest>,
-    ) -> Result<Response<ListOverdueResponse>, Status> {
-        unreachable!("no command here calls it")
-    }
-
-    async fn count_overdue(
-        &self,
-        _: Request<CountOverdueRequest>,
-    ) -> Result<Response<CountOverdueResponse>, Status> {
-        unreachable!("no command here calls it")
-    }
-
-    async fn list_consumers(
-        &self,
-        _: Request<ListConsumersRequest>,
-    ) -> Result<Response<ListConsumersResponse>, Status> {
-        unreachable!("no command here calls it")
-    }
-
-    async fn list_upstreams(
-        &self,
-        _: Request<ListUpstreamsRequest>,
-    ) -> Result<Response<ListUpstreamsResponse>, Status> {
-        unreachable!("no command here calls it")
-    }
-
-    async fn create_job(
-        &self,
-        _: Request<CreateJobRequest>,
-    ) -> Result<Response<CreateJobResponse>, Status> {
-        unreachable!("no command here calls it")
-    }
-
-    async fn get_job(&self, _: Request<GetJobRequest>) -> Result<Response<GetJobResponse>, Status> {
-        unreachable!("no command here calls it")
-    }
-
-    async fn list_jobs(
-        &self,
-        _: Request<ListJobsRequest>,
-    ) -> Result<Response<ListJobsResponse>, Status> {
-        unreachable!("no command here calls it")
-    }
-
-    async fn list_job_items(
-        &self,
-        _: Request<ListJobItemsRequest>,
-    ) -> Result<Response<ListJobItemsResponse>, Status> {
-        unreachable!("no command here calls it")
-    }
-
-    async fn cancel_job(
-        &self,
-        _: Request<CancelJobRequest>,
-    ) -> Result<Response<CancelJobResponse>, Status> {
-        unreachable!("no command here calls it")
     }
 }
 
