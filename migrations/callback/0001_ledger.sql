@@ -83,7 +83,8 @@ COMMENT ON COLUMN overdue.consumers IS 'Who has to confirm it: one or more, each
 COMMENT ON COLUMN overdue.reason IS 'Why it is in this state, for a person.';
 
 CREATE INDEX overdue_due ON overdue (due_at) WHERE due_at IS NOT NULL;
-CREATE INDEX overdue_parked ON overdue (since) WHERE state = 'parked';
+-- Groups, and the rows of each in order: lists and counts are answered from it alone.
+CREATE INDEX overdue_groups ON overdue (state, upstream, cause, consumers, since, message_id);
 CREATE INDEX overdue_closed ON overdue (closed_at) WHERE closed_at IS NOT NULL;
 
 CREATE TABLE overdue_event (

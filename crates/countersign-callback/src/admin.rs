@@ -15,6 +15,8 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 use tracing::warn;
 
+use crate::browse::{By, Wanted, grouped};
+use crate::filter::Filter;
 use crate::horizon::Horizons;
 use crate::ledger::{Known, KnownConfirmation, KnownEvent, KnownReport, Ledger};
 use crate::sweep::Question;
@@ -93,16 +95,22 @@ impl Callback for Admin {
 
     async fn list_overdue(
         &self,
-        _: Request<ListOverdueRequest>,
+        request: Request<ListOverdueRequest>,
     ) -> Result<Response<ListOverdueResponse>, Status> {
-        Err(Status::unimplemented("not built yet"))
+        let wanted = Wanted::read(request.into_inner())?;
+        let rows =
+            self.ledger.list_overdue(&wanted.filter, wanted.after.as_ref(), wanted.limit()).await;
+        Ok(Response::new(wanted.answer(rows.map_err(|e| no_answer(&e))?)))
     }
 
     async fn count_overdue(
         &self,
-        _: Request<CountOverdueRequest>,
+        request: Request<CountOverdueRequest>,
     ) -> Result<Response<CountOverdueResponse>, Status> {
-        Err(Status::unimplemented("not built yet"))
+        let CountOverdueRequest { filter, group_by } = request.into_inner();
+        let (filter, by) = (Filter::read(filter)?, By::read(&group_by)?);
+        let counted = self.ledger.count_overdue(&filter).await.map_err(|e| no_answer(&e))?;
+        Ok(Response::new(grouped(&counted, &by)))
     }
 
     async fn list_consumers(
@@ -154,6 +162,12 @@ impl Callback for Admin {
         self.may_change(request.metadata())?;
         Err(Status::unimplemented("not built yet"))
     }
+}
+
+/// Nothing is known to the caller then but that it may try again; the log says more.
+fn no_answer(error: &sqlx::Error) -> Status {
+    warn!(%error, "the ledger's database does not answer a person");
+    Status::unavailable("the ledger's database does not answer: try again")
 }
 
 /// What a person is told about a message.

@@ -31,6 +31,12 @@ mod upstreams;
 
 mod answer;
 
+mod filter;
+
+mod page;
+
+mod browse;
+
 mod admin;
 
 mod sweep;

@@ -304,6 +304,26 @@ impl To {
 }
 
 impl Cause {
+    /// Every one.
+    pub(crate) const ALL: [Self; 16] = [
+        Self::NotConfirmed,
+        Self::Confirmed,
+        Self::ConsumerRetrying,
+        Self::Rejected,
+        Self::Republished,
+        Self::Unanswered,
+        Self::InProgress,
+        Self::NotPublished,
+        Self::UpstreamAway,
+        Self::NoAddress,
+        Self::UnknownToUpstream,
+        Self::ResendsUsedUp,
+        Self::OpenTooLong,
+        Self::NeverCommitted,
+        Self::Withdrawn,
+        Self::Conflict,
+    ];
+
     /// Its name.
     #[must_use]
     pub(crate) fn as_str(self) -> &'static str {
@@ -329,7 +349,12 @@ impl Cause {
 }
 
 impl State {
-    const ALL: [Self; 7] = [
+    /// Those that are not settled: open, or in need of a person.
+    pub(crate) const UNRESOLVED: [Self; 4] =
+        [Self::Waiting, Self::Asking, Self::Parked, Self::Conflict];
+
+    /// Every one.
+    pub(crate) const ALL: [Self; 7] = [
         Self::Waiting,
         Self::Asking,
         Self::Parked,

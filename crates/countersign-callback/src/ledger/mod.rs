@@ -4,6 +4,8 @@
 //! in a circle. Statements over partitioned tables carry the bounds of their ids: without them
 //! every partition is searched (4.6 ms instead of 0.3 for 500 ids over 30 partitions).
 
+mod browse;
+
 mod unconfirmed;
 
 use std::collections::BTreeMap;
@@ -17,6 +19,7 @@ use serde::Deserialize;
 use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
+pub(crate) use self::browse::{Counted, Listed, Place};
 use crate::overdue::{Cause, Change, Key, Overdue, Recorded, Report, Word};
 
 /// The ledger's migrations.

@@ -30,6 +30,8 @@ mod faults;
 
 mod telling;
 
+mod browsing;
+
 mod sweeping;
 
 mod constraints;

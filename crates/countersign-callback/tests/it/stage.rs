@@ -5,6 +5,7 @@ use std::time::Duration;
 use countersign_amqp::{Connection, Consumer, Subscription};
 use countersign_callback::{Config, SETTINGS, Service};
 use countersign_protocol::grpc::callback_client::CallbackClient;
+use countersign_protocol::grpc::callback_server::{Callback, CallbackServer};
 use countersign_protocol::grpc::{
     FindUnconfirmedRequest, FindUnconfirmedResponse, GetMessageRequest, GetMessageResponse,
     find_unconfirmed_request,
@@ -240,6 +241,11 @@ impl Stage {
 
     pub(crate) async fn count(&self, sql: &'static str) -> i64 {
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.unwrap()
+    }
+
+    /// The service, as people call it.
+    pub(crate) fn admin(&self) -> CallbackClient<CallbackServer<impl Callback>> {
+        CallbackClient::new(self.replicas[0].service.admin())
     }
 
     /// What the service says about a message.
