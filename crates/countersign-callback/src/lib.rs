@@ -29,6 +29,8 @@ mod resend;
 
 mod upstreams;
 
+mod breaker;
+
 mod answer;
 
 mod filter;

@@ -1,7 +1,9 @@
 //! One log line for each change that is worth a person's time.
 
+use countersign_protocol::Name;
 use tracing::{debug, error, info, warn};
 
+use crate::breaker;
 use crate::overdue::{Change, State};
 
 /// Logs what has just become of an overdue message.
@@ -24,6 +26,22 @@ pub(crate) fn change(change: &Change) {
         }
         state => {
             info!(%message_id, %upstream, resends, from_state = %from, reason, "{state}");
+        }
+    }
+}
+
+/// Logs that an upstream is left alone from now on, tried, or asked again.
+pub(crate) fn breaker(upstream: &Name, change: breaker::Change, why: &str) {
+    match change {
+        breaker::Change::Opened(pause) => warn!(
+            %upstream, breaker = "open", pause_ms = pause.as_millis(), why,
+            "the upstream does not answer: left alone for a while, no attempt is used"
+        ),
+        breaker::Change::HalfOpened => {
+            info!(%upstream, breaker = "half_open", "the upstream is tried with one call");
+        }
+        breaker::Change::Closed => {
+            info!(%upstream, breaker = "closed", "the upstream answers again");
         }
     }
 }

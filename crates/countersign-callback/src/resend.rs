@@ -51,7 +51,7 @@ impl Default for Timing {
     }
 }
 
-/// How many rows are judged at once.
+/// How many rows of one upstream are judged at once.
 const JUDGED_AT_ONCE: u16 = 100;
 
 /// How many answers are written at once.
@@ -131,14 +131,17 @@ impl Resender {
         calls: &TaskTracker,
         answers: &mpsc::Sender<Answered>,
     ) -> Result<Duration, sqlx::Error> {
-        let busy = self.upstreams.busy();
-        let until_due = self.ledger.next_due(&busy).await?.map_or(POLL, |wait| wait.min(POLL));
-        if !until_due.is_zero() {
-            return Ok(until_due);
+        let begun = Instant::now();
+        let left_alone = self.upstreams.left_alone(begun);
+        let park_after = self.policy.park_after;
+        let until_due = self.ledger.next_due(&left_alone, park_after).await?;
+        if until_due.is_none_or(|wait| !wait.is_zero()) {
+            let until_asked = self.upstreams.next_to_be_asked(begun).map(|at| at - begun);
+            return Ok([until_due, until_asked].into_iter().flatten().fold(POLL, Duration::min));
         }
         let lease = Uuid::new_v4();
-        let begun = Instant::now();
-        let Some(taken) = self.ledger.take_due(JUDGED_AT_ONCE, &busy).await? else {
+        let Some(taken) = self.ledger.take_due(JUDGED_AT_ONCE, &left_alone, park_after).await?
+        else {
             return Ok(OTHERS_WORK);
         };
         let mut changes = Vec::with_capacity(taken.rows.len());
@@ -154,7 +157,7 @@ impl Resender {
                 Verdict::Park { cause, why } => overdue.change(To::Parked, cause, why),
                 Verdict::Ask { attempt, missing } => {
                     // Without a permit the row stays as it is: due.
-                    let Some(permit) = self.upstreams.permit(&overdue.key.upstream) else {
+                    let Some(permit) = self.upstreams.permit(&overdue.key.upstream, begun) else {
                         continue;
                     };
                     let due = taken.now.after(self.timing.lease);
@@ -193,7 +196,7 @@ impl Resender {
         fail::fail_point!("callback.asked", |_| std::process::abort());
         info!(%message_id, upstream = %key.upstream, %attempt, consumer = list(&missing), ?answer, "asked for a resend");
         drop(permit);
-        if !self.upstreams.is_busy(&key.upstream) {
+        if !self.upstreams.is_left_alone(&key.upstream, Instant::now()) {
             self.wake.notify_one();
         }
         // The writer lives longer than any call.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use countersign_protocol::envelope::clean_reason;
@@ -14,10 +14,13 @@ use countersign_protocol::grpc::{RequestResendRequest, RequestResendResponse};
 use countersign_protocol::{Attempt, MessageId, Name, Token};
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, ConnectError, Request, Status};
 
 use crate::answer::Answer;
+use crate::breaker::{Breaker, Turn};
+use crate::log;
 
 /// Where an upstream is asked: `orders=http://orders:50051`.
 #[derive(Clone)]
@@ -51,23 +54,40 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Every upstream that has an address, each with a channel that connects when it is first used.
 #[derive(Clone, Debug)]
 pub(crate) struct Upstreams {
-    by_name: Arc<BTreeMap<Name, Upstream>>,
+    by_name: Arc<BTreeMap<Name, Arc<Upstream>>>,
     deadline: Duration,
     token: Option<Token>,
 }
 
 #[derive(Debug)]
 struct Upstream {
+    name: Name,
     client: UpstreamClient<Channel>,
     calls: Arc<Semaphore>,
+    asking: Mutex<Asking>,
+}
+
+/// Whether it is asked just now.
+#[derive(Debug)]
+struct Asking {
+    breaker: Breaker,
+    /// It has had as many resends as it may, until then.
+    enough_until: Option<Instant>,
 }
 
 /// The right to one call.
 #[derive(Debug)]
 #[must_use = "dropped, it is given back"]
 pub(crate) struct Permit {
-    client: UpstreamClient<Channel>,
+    upstream: Arc<Upstream>,
+    turn: Turn,
     _call: OwnedSemaphorePermit,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.upstream.asking().breaker.given_back(self.turn);
+    }
 }
 
 impl Upstreams {
@@ -90,10 +110,13 @@ impl Upstreams {
                 .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
                 .connect_lazy();
             let client = UpstreamClient::new(channel);
-            (
-                address.name.clone(),
-                Upstream { client, calls: Arc::new(Semaphore::new(CALLS_AT_ONCE)) },
-            )
+            let upstream = Upstream {
+                name: address.name.clone(),
+                client,
+                calls: Arc::new(Semaphore::new(CALLS_AT_ONCE)),
+                asking: Mutex::new(Asking { breaker: Breaker::new(), enough_until: None }),
+            };
+            (address.name.clone(), Arc::new(upstream))
         };
         Self { by_name: Arc::new(addresses.iter().map(upstream).collect()), deadline, token }
     }
@@ -104,26 +127,54 @@ impl Upstreams {
         self.by_name.contains_key(upstream)
     }
 
-    /// Those that had better answer some calls before they are asked for more: rows are not worth
-    /// looking at for a call or two.
+    /// Those that are left alone just now: they have enough to answer, or do not answer, or have had
+    /// as many resends as they may. Rows are not worth looking at for a call or two.
     #[must_use]
-    pub(crate) fn busy(&self) -> Vec<Name> {
-        let busy = |(_, upstream): &(&Name, &Upstream)| upstream.is_busy();
-        self.by_name.iter().filter(busy).map(|(name, _)| name.clone()).collect()
+    pub(crate) fn left_alone(&self, now: Instant) -> Vec<Name> {
+        let left_alone = |upstream: &&Arc<Upstream>| upstream.is_left_alone(now);
+        self.by_name.values().filter(left_alone).map(|upstream| upstream.name.clone()).collect()
     }
 
-    /// Whether this one is [busy](Self::busy).
+    /// Whether this one is [left alone](Self::left_alone).
     #[must_use]
-    pub(crate) fn is_busy(&self, upstream: &Name) -> bool {
-        self.by_name.get(upstream).is_some_and(Upstream::is_busy)
+    pub(crate) fn is_left_alone(&self, upstream: &Name, now: Instant) -> bool {
+        self.by_name.get(upstream).is_some_and(|upstream| upstream.is_left_alone(now))
     }
 
-    /// The right to one call, unless it is unknown or has as many as it may.
+    /// When the first of them can be asked again for which a time is known.
     #[must_use]
-    pub(crate) fn permit(&self, upstream: &Name) -> Option<Permit> {
-        let Upstream { client, calls } = self.by_name.get(upstream)?;
-        let call = Arc::clone(calls).try_acquire_owned().ok()?;
-        Some(Permit { client: client.clone(), _call: call })
+    pub(crate) fn next_to_be_asked(&self, now: Instant) -> Option<Instant> {
+        let times = |upstream: &Arc<Upstream>| {
+            let asking = upstream.asking();
+            [asking.breaker.until(), asking.enough_until]
+        };
+        self.by_name.values().flat_map(times).flatten().filter(|time| *time > now).min()
+    }
+
+    /// It has had enough resends until then.
+    pub(crate) fn enough(&self, upstream: &Name, until: Instant) {
+        if let Some(upstream) = self.by_name.get(upstream) {
+            upstream.asking().enough_until = Some(until);
+        }
+    }
+
+    /// It may have some more after all.
+    pub(crate) fn not_enough(&self, upstream: &Name) {
+        if let Some(upstream) = self.by_name.get(upstream) {
+            upstream.asking().enough_until = None;
+        }
+    }
+
+    /// The right to one call, unless it is unknown, does not answer, or has as many as it may.
+    #[must_use]
+    pub(crate) fn permit(&self, upstream: &Name, now: Instant) -> Option<Permit> {
+        let upstream = self.by_name.get(upstream)?;
+        let call = Arc::clone(&upstream.calls).try_acquire_owned().ok()?;
+        let (turn, change) = upstream.asking().breaker.turn(now)?;
+        if let Some(change) = change {
+            log::breaker(&upstream.name, change, "");
+        }
+        Some(Permit { upstream: Arc::clone(upstream), turn, _call: call })
     }
 
     /// Asks an upstream to send a message again.
@@ -146,19 +197,46 @@ impl Upstreams {
         if let Some(token) = &self.token {
             token.show(request.metadata_mut());
         }
-        let mut client = permit.client.clone();
+        let mut client = permit.upstream.client.clone();
         let call = client.request_resend(request);
-        match tokio::time::timeout(self.deadline, call).await {
+        let answer = match tokio::time::timeout(self.deadline, call).await {
             Ok(Ok(response)) => read(&response.into_inner()),
             Ok(Err(status)) => failed(&status),
             Err(_) => Answer::Unanswered { why: format!("nothing within {:?}", self.deadline) },
-        }
+        };
+        permit.heard(&answer);
+        answer
     }
 }
 
 impl Upstream {
-    fn is_busy(&self) -> bool {
+    fn is_left_alone(&self, now: Instant) -> bool {
+        let asking = self.asking();
         self.calls.available_permits() < CALLS_AT_ONCE / 2
+            || !asking.breaker.lets(now)
+            || asking.enough_until.is_some_and(|until| until > now)
+    }
+
+    /// Held for a look or a change, never across an await.
+    fn asking(&self) -> MutexGuard<'_, Asking> {
+        self.asking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Permit {
+    /// What came of the call.
+    fn heard(&self, answer: &Answer) {
+        let mut asking = self.upstream.asking();
+        let (change, why) = match answer {
+            Answer::NotAsked { why } | Answer::Unanswered { why } => {
+                (asking.breaker.silent(self.turn, Instant::now(), fastrand::f64()), why.as_str())
+            }
+            _ => (asking.breaker.answered(self.turn), ""),
+        };
+        drop(asking);
+        if let Some(change) = change {
+            log::breaker(&self.upstream.name, change, why);
+        }
     }
 }
 

@@ -22,6 +22,8 @@ mod looking_up;
 
 mod healing;
 
+mod pacing;
+
 mod replicas;
 
 mod quarantine;

@@ -1,0 +1,110 @@
+//! What is due: looked for upstream by upstream, so that those that are left alone cost nothing
+//! however much they have.
+
+use std::time::Duration;
+
+use countersign_postgres::Transaction;
+use countersign_protocol::Name;
+
+use super::{Ledger, OverdueRow, Taken, texts};
+
+impl Ledger {
+    /// How long until the next row is due, zero if one is. `None` if none will be.
+    ///
+    /// Rows of the upstreams that are `left_alone` count only when they are to be given up: when
+    /// their check came due `park_after` ago.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(crate) async fn next_due(
+        &self,
+        left_alone: &[Name],
+        park_after: Duration,
+    ) -> Result<Option<Duration>, sqlx::Error> {
+        let ms: Option<i64> = sqlx::query_scalar(
+            "-- next_due
+             WITH RECURSIVE open_upstream AS (
+                 (SELECT upstream FROM overdue
+                  WHERE due_at IS NOT NULL ORDER BY upstream LIMIT 1)
+                 UNION ALL
+                 SELECT (SELECT overdue.upstream FROM overdue
+                         WHERE due_at IS NOT NULL AND overdue.upstream > open_upstream.upstream
+                         ORDER BY overdue.upstream LIMIT 1)
+                 FROM open_upstream WHERE upstream IS NOT NULL
+             )
+             SELECT ceil(extract(epoch FROM least(
+                 (SELECT min(first.due_at)
+                  FROM open_upstream CROSS JOIN LATERAL (
+                      SELECT due_at FROM overdue
+                      WHERE overdue.upstream = open_upstream.upstream AND due_at IS NOT NULL
+                      ORDER BY due_at LIMIT 1
+                  ) AS first
+                  WHERE open_upstream.upstream <> ALL($1)),
+                 (SELECT greatest(due_at, since + make_interval(secs => $2)) FROM overdue
+                  WHERE due_at IS NOT NULL AND upstream = ANY($1)
+                  ORDER BY since LIMIT 1)
+             ) - now()) * 1000)::bigint",
+        )
+        .bind(texts(left_alone))
+        .bind(park_after.as_secs_f64())
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))))
+    }
+
+    /// Locks rows that are due and that nobody else has locked: of each upstream up to `limit`,
+    /// oldest first, and of those that are `left_alone` only the ones to be given up.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(crate) async fn take_due(
+        &self,
+        limit: u16,
+        left_alone: &[Name],
+        park_after: Duration,
+    ) -> Result<Option<Taken>, sqlx::Error> {
+        let mut transaction = Transaction::open(&self.pool, "").await?;
+        let rows: Vec<OverdueRow> = sqlx::query_as(
+            "-- take_due
+             WITH RECURSIVE open_upstream AS (
+                 (SELECT upstream FROM overdue
+                  WHERE due_at IS NOT NULL ORDER BY upstream LIMIT 1)
+                 UNION ALL
+                 SELECT (SELECT overdue.upstream FROM overdue
+                         WHERE due_at IS NOT NULL AND overdue.upstream > open_upstream.upstream
+                         ORDER BY overdue.upstream LIMIT 1)
+                 FROM open_upstream WHERE upstream IS NOT NULL
+             )
+             SELECT message_id, taken.upstream, consumers, state, reason, resends, returned, lease,
+                    floor(extract(epoch FROM since) * 1000)::bigint AS since_ms,
+                    floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
+             FROM open_upstream CROSS JOIN LATERAL (
+                 SELECT * FROM overdue
+                 WHERE overdue.upstream = open_upstream.upstream
+                   AND due_at IS NOT NULL AND due_at <= now()
+                 ORDER BY due_at
+                 LIMIT $2
+                 FOR UPDATE SKIP LOCKED
+             ) AS taken
+             WHERE open_upstream.upstream <> ALL($1)
+             UNION ALL
+             SELECT message_id, upstream, consumers, state, reason, resends, returned, lease,
+                    floor(extract(epoch FROM since) * 1000)::bigint,
+                    floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
+             FROM (
+                 SELECT * FROM overdue
+                 WHERE due_at IS NOT NULL AND since <= now() - make_interval(secs => $3)
+                   AND due_at <= now() AND upstream = ANY($1)
+                 ORDER BY since
+                 LIMIT $2
+                 FOR UPDATE SKIP LOCKED
+             ) AS given_up",
+        )
+        .bind(texts(left_alone))
+        .bind(i64::from(limit))
+        .bind(park_after.as_secs_f64())
+        .fetch_all(&mut *transaction)
+        .await?;
+        Taken::read(transaction, rows).await
+    }
+}
