@@ -24,4 +24,6 @@ mod stopping;
 
 mod outages;
 
+mod sweeping;
+
 mod strangers;

@@ -240,8 +240,7 @@ async fn enlist(
             }
         }
     } else {
-        let ids = batch.messages.iter().map(Message::id);
-        Transaction::open(pool, &sql::enlist_ids(isolation, ids)).await
+        Transaction::open(pool, &sql::enlist_ids(isolation, &batch.messages)).await
     }
 }
 

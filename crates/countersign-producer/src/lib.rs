@@ -62,6 +62,7 @@
 //!
 //! The other half is [`upstream`] (or [`upstream_without_store`]): the gRPC service that the callback
 //! service asks to send again, with a [`MessageSource`] that finds the message in your own data.
+//! Beside it runs a [`Sweeper`], for the day when the broker loses what it had promised to keep.
 
 mod clock;
 
@@ -91,11 +92,20 @@ mod repeats;
 
 mod resend;
 
+mod sweep;
+
+mod callback;
+
+mod put_back;
+
+mod watched;
+
 mod prepare;
 
 mod sql;
 
 pub use arm::{ArmError, Armed, Held, NotArmed, NotArmedReason};
+pub use callback::{CallbackAddress, InvalidCallback};
 pub use committed::Committed;
 pub use countersign_amqp::{Address, LinkState};
 pub use countersign_protocol::{HeaderValue, MessageId, Name, Tier, Token};
@@ -107,3 +117,4 @@ pub use resend::{UpstreamServer, UpstreamService, upstream, upstream_without_sto
 pub use settings::ProducerSettings;
 pub use source::{Found, MessageSource, SourceError};
 pub use stored::StoredMessages;
+pub use sweep::{SweepSettings, Sweeper};

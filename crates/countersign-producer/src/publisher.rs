@@ -99,7 +99,12 @@ impl Inner {
     /// Hands over a message's check.
     pub(crate) fn check(&self, message: &Message) -> Result<Pending, NotTaken> {
         let consumers = message.consumers.clone();
-        self.checks.submit(CheckedMessage { id: message.id, consumers })
+        self.arm_check(CheckedMessage { id: message.id, consumers })
+    }
+
+    /// Hands over a check.
+    pub(crate) fn arm_check(&self, checked: CheckedMessage) -> Result<Pending, NotTaken> {
+        self.checks.submit(checked)
     }
 
     /// Hands over the message itself.

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use countersign_amqp::{NotTaken, Verdict};
-use countersign_protocol::check::MAX_CONSUMERS;
+use countersign_amqp::Verdict;
+use countersign_protocol::check::{CheckedMessage, MAX_CONSUMERS};
 use countersign_protocol::envelope::{MAX_AHEAD, clean_reason};
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use countersign_protocol::grpc::upstream_server::Upstream;
@@ -42,7 +42,8 @@ struct Inner {
     under_way: Arc<Semaphore>,
 }
 
-type LookUp =
+/// Finds out what to do about an id.
+pub(crate) type LookUp =
     Box<dyn Fn(MessageId) -> BoxFuture<'static, Result<Answer, Unanswered>> + Send + Sync>;
 
 /// More requests than this at once are refused.
@@ -57,12 +58,21 @@ const SHOWN: usize = 64;
 /// `pool` leads to the primary of the database that the transactions are in.
 #[must_use]
 pub fn upstream(publisher: Publisher, pool: PgPool, source: impl MessageSource) -> UpstreamServer {
+    let look_up = by_enlistment(&publisher, pool, source);
+    UpstreamServer::new(UpstreamService::new(publisher, look_up))
+}
+
+/// Looks an id up in `countersign.enlisted` and with the source.
+pub(crate) fn by_enlistment(
+    publisher: &Publisher,
+    pool: PgPool,
+    source: impl MessageSource,
+) -> LookUp {
     let (policy, source) = (publisher.policy(), Arc::new(source));
-    let look_up = move |id| -> BoxFuture<'static, _> {
+    Box::new(move |id| -> BoxFuture<'static, _> {
         let (pool, source) = (pool.clone(), Arc::clone(&source));
         Box::pin(async move { records::by_enlistment(&pool, &*source, policy, id).await })
-    };
-    UpstreamServer::new(UpstreamService::new(publisher, Box::new(look_up)))
+    })
 }
 
 /// The service for an upstream that keeps its data elsewhere.
@@ -243,7 +253,7 @@ fn unanswered(id: MessageId, why: &Unanswered) -> Status {
 
 /// What became of a republish.
 #[derive(Debug, PartialEq, Eq)]
-enum Resent {
+pub(crate) enum Resent {
     /// The broker confirmed and routed it.
     Done(Republished),
     /// It surely was not sent.
@@ -261,30 +271,36 @@ impl Publisher {
         attempt: Attempt,
         missing: Vec<Name>,
     ) -> Resent {
-        let inner = &self.inner;
         if !missing.is_empty() {
             message = message.with_consumers(missing);
         }
-        inner.complete(&mut message);
+        self.inner.complete(&mut message);
         if let Some(why) = message.problem() {
             return Resent::Not(why);
         }
-        let Some(_share) = inner.budget.take([message.body.len()].into_iter()) else {
+        let Some(_share) = self.inner.budget.take([message.body.len()].into_iter()) else {
             return Resent::Not("overloaded: too much is unconfirmed by the broker".to_owned());
         };
-        let mut arming = match inner.check(&message) {
-            Ok(pending) => Arming::UnderWay(vec![pending]),
-            Err(why) => return Resent::Not(format!("its check was not sent: {why}")),
-        };
-        if let Err(why) = arming.wait(inner).await {
-            return Resent::Not(format!("not armed: {why}"));
+        if let Err(why) = self.rearm(message.id, message.consumers.clone()).await {
+            return Resent::Not(why);
         }
+        self.send(&message, attempt).await
+    }
+
+    /// A fresh check for a message that is committed. The error says why the broker does not hold
+    /// it.
+    pub(crate) async fn rearm(&self, id: MessageId, consumers: Vec<Name>) -> Result<(), String> {
+        let pending = self.inner.arm_check(CheckedMessage { id, consumers });
+        let pending = pending.map_err(|why| format!("its check was not sent: {why}"))?;
+        let mut arming = Arming::UnderWay(vec![pending]);
+        arming.wait(&self.inner).await.map_err(|why| format!("not armed: {why}"))
+    }
+
+    /// Publishes a message whose check the broker holds, and waits for the broker's word.
+    pub(crate) async fn send(&self, message: &Message, attempt: Attempt) -> Resent {
         let published_at = clock::now();
-        match inner.publish(&message, attempt, published_at) {
+        match self.inner.publish(message, attempt, published_at) {
             Ok(pending) => judge(pending.await, Republished { attempt, published_at }),
-            Err(why @ (NotTaken::Overloaded | NotTaken::Away { .. } | NotTaken::Closed)) => {
-                Resent::Not(why.to_string())
-            }
             Err(why) => Resent::Not(why.to_string()),
         }
     }

@@ -1,7 +1,10 @@
 //! All SQL of this crate.
 
-use countersign_protocol::{MessageId, UnixMillis};
-use sqlx::{PgConnection, Row as _};
+use std::time::Duration;
+
+use countersign_protocol::{MessageId, Name, UnixMillis};
+use sqlx::{PgConnection, PgPool, Row as _};
+use uuid::Uuid;
 
 use crate::enlist::Isolation;
 use crate::judge::Row;
@@ -23,13 +26,14 @@ pub(crate) fn set_isolation(isolation: Isolation) -> &'static str {
 }
 
 /// Text, not parameters, so that it travels with the `BEGIN`; an id is hexadecimal digits and
-/// hyphens. Sorted, since two transactions that insert the same keys in opposite orders deadlock.
-pub(crate) fn enlist_ids(isolation: Isolation, ids: impl Iterator<Item = MessageId>) -> String {
-    let mut ids: Vec<MessageId> = ids.collect();
-    ids.sort();
-    let rows: Vec<String> = ids.iter().map(|id| format!("('{id}')")).collect();
+/// hyphens, and no name holds a quote. Sorted, since two transactions that insert the same keys in opposite orders deadlock.
+pub(crate) fn enlist_ids(isolation: Isolation, messages: &[Message]) -> String {
+    let mut messages: Vec<&Message> = messages.iter().collect();
+    messages.sort_by_key(|message| message.id);
+    let row = |message: &&Message| format!("('{}', '{}')", message.id, joined(&message.consumers));
+    let rows: Vec<String> = messages.iter().map(row).collect();
     format!(
-        "{}; INSERT INTO countersign.enlisted (message_id) VALUES {}",
+        "{}; INSERT INTO countersign.enlisted (message_id, consumers) VALUES {}",
         set_isolation(isolation),
         rows.join(", ")
     )
@@ -45,14 +49,17 @@ pub(crate) async fn enlist_messages(
     let envelopes: Vec<_> =
         messages.iter().map(|message| sqlx::types::Json(Envelope::of(message))).collect();
     let bodies: Vec<&[u8]> = messages.iter().map(|message| message.body.as_ref()).collect();
+    let consumers: Vec<String> =
+        messages.iter().map(|message| joined(&message.consumers)).collect();
     sqlx::query(
         "-- enlist_messages
-         INSERT INTO countersign.enlisted (message_id, envelope, body)
-         SELECT * FROM UNNEST($1::uuid[], $2::jsonb[], $3::bytea[])",
+         INSERT INTO countersign.enlisted (message_id, envelope, body, consumers)
+         SELECT * FROM UNNEST($1::uuid[], $2::jsonb[], $3::bytea[], $4::text[])",
     )
     .bind(ids)
     .bind(envelopes)
     .bind(bodies)
+    .bind(consumers)
     .execute(connection)
     .await?;
     Ok(())
@@ -117,6 +124,126 @@ pub(crate) async fn stored_message(
     let Some(stored) = stored else { return Ok(None) };
     let sqlx::types::Json(envelope) = stored.try_get(0)?;
     Ok(Some((envelope, stored.try_get(1)?)))
+}
+
+/// A committed message, as the sweep looks at it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EnlistedMessage {
+    pub(crate) id: MessageId,
+    /// Who had to confirm it. Empty if that was not written down.
+    pub(crate) consumers: Vec<Name>,
+}
+
+/// Where a walk of the sweep goes on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    /// The last id that was looked at.
+    pub(crate) position: Option<MessageId>,
+    /// The database's clock.
+    pub(crate) now: UnixMillis,
+}
+
+/// Takes the sweep's turn for `lease`, unless another process has it. After `anew` it begins with the
+/// oldest id again.
+///
+/// A single statement, like all of the sweep's: it may be cut off at any time.
+pub(crate) async fn take_turn(
+    pool: &PgPool,
+    holder: Uuid,
+    lease: Duration,
+    anew: Duration,
+) -> Result<Option<Turn>, sqlx::Error> {
+    let taken = sqlx::query(
+        "-- take_turn
+         INSERT INTO countersign.sweep AS sweep (holder, until)
+         VALUES ($1, now() + $2::bigint * interval '1 millisecond')
+         ON CONFLICT (only_row) DO UPDATE
+         SET holder = excluded.holder, until = excluded.until,
+             position = CASE WHEN sweep.begun_at > now() - $3::bigint * interval '1 millisecond'
+                             THEN sweep.position END,
+             begun_at = CASE WHEN sweep.begun_at > now() - $3::bigint * interval '1 millisecond'
+                              AND sweep.position IS NOT NULL
+                             THEN sweep.begun_at ELSE now() END
+         WHERE sweep.holder = excluded.holder OR sweep.until <= now()
+         RETURNING position, (extract(epoch FROM now()) * 1000)::bigint",
+    )
+    .bind(holder)
+    .bind(whole_ms(lease))
+    .bind(whole_ms(anew))
+    .fetch_optional(pool)
+    .await?;
+    let Some(taken) = taken else { return Ok(None) };
+    let position: Option<Uuid> = taken.try_get(0)?;
+    Ok(Some(Turn {
+        position: position.map(message_id).transpose()?,
+        now: UnixMillis::from_ms(taken.try_get(1)?),
+    }))
+}
+
+/// Moves on from `from` to `to`, and keeps the turn for `lease`; `false` when it is another's, or
+/// somebody has set the position otherwise.
+pub(crate) async fn advance(
+    pool: &PgPool,
+    holder: Uuid,
+    from: Option<MessageId>,
+    to: Option<MessageId>,
+    lease: Duration,
+) -> Result<bool, sqlx::Error> {
+    let moved = sqlx::query(
+        "-- advance
+         UPDATE countersign.sweep
+         SET position = $3, until = now() + $4::bigint * interval '1 millisecond'
+         WHERE holder = $1 AND position IS NOT DISTINCT FROM $2",
+    )
+    .bind(holder)
+    .bind(from.map(MessageId::uuid))
+    .bind(to.map(MessageId::uuid))
+    .bind(whole_ms(lease))
+    .execute(pool)
+    .await?;
+    Ok(moved.rows_affected() > 0)
+}
+
+/// Up to `limit` committed messages after `position` whose ids were made before `newest`, oldest
+/// first. Both bounds are given, so that only their partitions are read.
+pub(crate) async fn enlisted_after(
+    pool: &PgPool,
+    position: Option<MessageId>,
+    newest: UnixMillis,
+    limit: u16,
+) -> Result<Vec<EnlistedMessage>, sqlx::Error> {
+    let rows: Vec<(Uuid, Option<String>)> = sqlx::query_as(
+        "-- enlisted_after
+         SELECT message_id, consumers FROM countersign.enlisted
+         WHERE message_id > $1 AND message_id < $2 AND state = 'enlisted'
+         ORDER BY message_id LIMIT $3",
+    )
+    .bind(position.map_or(Uuid::nil(), MessageId::uuid))
+    .bind(MessageId::from_parts(newest, [0; 10]).uuid())
+    .bind(i64::from(limit))
+    .fetch_all(pool)
+    .await?;
+    let read = |(id, consumers): (Uuid, Option<String>)| {
+        let names = consumers.iter().flat_map(|names| names.split(','));
+        let consumers = names.map(str::parse).collect::<Result<Vec<Name>, _>>();
+        let consumers = consumers.map_err(|error| sqlx::Error::Decode(error.into()))?;
+        Ok(EnlistedMessage { id: message_id(id)?, consumers })
+    };
+    rows.into_iter().map(read).collect()
+}
+
+fn message_id(id: Uuid) -> Result<MessageId, sqlx::Error> {
+    MessageId::try_from(id).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+fn joined(names: &[Name]) -> String {
+    names.iter().map(Name::as_str).collect::<Vec<_>>().join(",")
+}
+
+fn whole_ms(duration: Duration) -> i64 {
+    // A longer one would be no moment that Postgres knows.
+    const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+    i64::try_from(duration.min(LONGEST).as_millis()).unwrap_or(i64::MAX)
 }
 
 fn row(state: Option<&str>) -> Result<Row, sqlx::Error> {

@@ -18,6 +18,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(60);
 /// Ports can be taken between choosing and using them.
 const STARTS: usize = 4;
 const USER: &str = "testbed";
+/// Where it keeps what it must not lose.
+const DATA: &str = "data";
 const FRESH_FIGURES: &str = "\
 collect_statistics_interval = 200
 management.sample_retention_policies.global.minute = 1
@@ -26,8 +28,8 @@ management.sample_retention_policies.detailed.minute = 1";
 
 /// A RabbitMQ node of our own: ports, data and cookie in a temporary folder, management API on.
 ///
-/// Dropping it kills it and removes its data. It can be killed, stopped, frozen and started again
-/// on the same ports and data.
+/// Dropping it kills it and removes its data. It can be killed, stopped, frozen, wiped and started
+/// again on the same ports.
 #[derive(Debug)]
 pub struct Broker {
     // Killed before the folder goes.
@@ -224,6 +226,19 @@ impl Broker {
         }
     }
 
+    /// Kills it, deletes all of its data, and starts it again: as a broker that lost its disks. Users
+    /// but for the administrator, vhosts, queues and messages are gone.
+    ///
+    /// # Errors
+    /// If the data cannot be deleted, or it does not start.
+    pub async fn wipe(&mut self) -> Result<()> {
+        self.kill();
+        let data = self.folder.path().join(DATA);
+        std::fs::remove_dir_all(&data)
+            .with_context(|| format!("{} cannot be deleted", data.display()))?;
+        self.restart().await
+    }
+
     /// Runs `rabbitmqctl` against it: 1 to 2 s.
     ///
     /// # Errors
@@ -298,7 +313,7 @@ impl Broker {
             ("RABBITMQ_NODENAME", format!("countersign{}@localhost", self.ports.amqp)),
             ("RABBITMQ_DIST_PORT", self.ports.distribution.to_string()),
             ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", loopback.to_owned()),
-            ("RABBITMQ_MNESIA_BASE", at("data")),
+            ("RABBITMQ_MNESIA_BASE", at(DATA)),
             ("RABBITMQ_LOG_BASE", at("log")),
             // To standard output, which goes to `rabbitmq.log`.
             ("RABBITMQ_LOGS", "-".to_owned()),

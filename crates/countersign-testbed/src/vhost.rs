@@ -92,13 +92,21 @@ impl Vhost {
     pub async fn create(broker: &BrokerAddress) -> Result<Self> {
         let name = format!("test-{:012x}", fastrand::u64(..1 << 48));
         let vhost = Self { url: broker.url(&name), management: broker.management(), name };
-        vhost.management.call(Method::PUT, &["vhosts", &vhost.name], Some(json!({}))).await?;
-        let all = json!({ "configure": ".*", "write": ".*", "read": ".*" });
-        vhost
-            .management
-            .call(Method::PUT, &["permissions", &vhost.name, &broker.user], Some(all))
-            .await?;
+        vhost.make(broker).await?;
         Ok(vhost)
+    }
+
+    /// Makes it, empty, on a broker that lost it.
+    ///
+    /// # Errors
+    /// If the broker does not answer or refuses.
+    pub async fn make(&self, broker: &BrokerAddress) -> Result<()> {
+        self.management.call(Method::PUT, &["vhosts", &self.name], Some(json!({}))).await?;
+        let all = json!({ "configure": ".*", "write": ".*", "read": ".*" });
+        self.management
+            .call(Method::PUT, &["permissions", &self.name, &broker.user], Some(all))
+            .await?;
+        Ok(())
     }
 
     /// Its AMQP URL.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use countersign_amqp::Address;
 use countersign_postgres::DatabaseUrl;
-use countersign_producer::{Tier, Token};
+use countersign_producer::{CallbackAddress, Name, SweepSettings, Tier, Token};
+use countersign_protocol::check::MAX_CONSUMERS;
 use countersign_runtime::{AMQP_URL, DATABASE_URL, Setting, Settings, TOKEN, TOKEN_FILE, listen};
 
 const CHECK_DELAY: Setting = Setting {
@@ -21,6 +22,27 @@ const LONGEST_TRANSACTION: Setting = Setting {
     secret: false,
 };
 
+const CONSUMERS: Setting = Setting {
+    name: "COUNTERSIGN_CONSUMERS",
+    help: "who has to confirm an order, comma-separated: 1 to 16 names, such as logistics,billing. An order is done when all of them have. One that does not exist: every order is parked in the end",
+    default: Some("logistics"),
+    secret: false,
+};
+
+const CALLBACK: Setting = Setting {
+    name: "COUNTERSIGN_CALLBACK",
+    help: "the callback service, such as http://callback:50052: asked by the sweep, which finds and sends again what the broker lost together with its check. Empty: no sweep, and a broker that loses its disks loses messages",
+    default: Some(""),
+    secret: false,
+};
+
+const SWEEP_EVERY: Setting = Setting {
+    name: "COUNTERSIGN_SWEEP_EVERY",
+    help: "the pause between two walks of the sweep; each goes on where the last ended. An order is looked at when it is older than the check delay, the longest transaction and this (at most a minute) together. Too short: orders are announced again whose checks have just come due. Too long: what the broker lost is found late",
+    default: Some("10m"),
+    secret: false,
+};
+
 /// Every setting of orders.
 pub const SETTINGS: &[Setting] = &[
     AMQP_URL,
@@ -28,6 +50,9 @@ pub const SETTINGS: &[Setting] = &[
     listen("127.0.0.1:50051"),
     CHECK_DELAY,
     LONGEST_TRANSACTION,
+    CONSUMERS,
+    CALLBACK,
+    SWEEP_EVERY,
     TOKEN,
     TOKEN_FILE,
 ];
@@ -39,6 +64,9 @@ pub struct Config {
     pub(crate) database: DatabaseUrl,
     pub(crate) check_delay: Tier,
     pub(crate) longest_transaction: Duration,
+    pub(crate) consumers: Vec<Name>,
+    /// How the sweep is done; `None` if there is none.
+    pub(crate) sweep: Option<SweepSettings>,
     /// What whoever asks for a resend has to show.
     pub(crate) token: Option<Token>,
 }
@@ -50,12 +78,35 @@ impl Config {
         let database = settings.read(DATABASE_URL.name);
         let check_delay = settings.read(CHECK_DELAY.name);
         let longest_transaction = settings.duration(LONGEST_TRANSACTION.name);
+        let consumers: Option<Vec<Name>> = settings.list(CONSUMERS.name);
+        if consumers.as_ref().is_some_and(|names| !(1..=MAX_CONSUMERS).contains(&names.len())) {
+            settings.mistake(CONSUMERS.name, format!("give 1 to {MAX_CONSUMERS} names"));
+        }
+        let callback: Option<Vec<CallbackAddress>> = settings.list(CALLBACK.name);
+        let sweep_every = settings.duration(SWEEP_EVERY.name);
+        if callback.as_ref().is_some_and(|addresses| addresses.len() > 1) {
+            settings.mistake(CALLBACK.name, "give one address");
+        }
+        if sweep_every == Some(Duration::ZERO) {
+            settings.mistake(SWEEP_EVERY.name, "a pause is needed, such as 10m");
+        }
         let token = settings.secret(TOKEN.name, TOKEN_FILE.name);
+        if !settings.mistakes().is_empty() {
+            return None;
+        }
+        let sweep = callback?.pop().zip(sweep_every).map(|(callback, every)| {
+            let mut sweep = SweepSettings::new(callback);
+            sweep.every = every;
+            sweep.slack = sweep.slack.min(every);
+            sweep
+        });
         Some(Self {
             broker: broker?,
             database: database?,
             check_delay: check_delay?,
             longest_transaction: longest_transaction?,
+            consumers: consumers?,
+            sweep,
             token,
         })
     }

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use countersign_postgres::{PoolSettings, connect, migrate};
-use countersign_producer::{ProducerSettings, Publisher, prepare, upstream};
+use countersign_producer::{ProducerSettings, Publisher, Sweeper, prepare, upstream};
 use countersign_protocol::topology::ExchangeKind;
 use countersign_runtime::Process;
 use sqlx::PgPool;
@@ -20,10 +20,15 @@ use crate::place::Counter;
 pub async fn serve(config: Config, process: Process) -> anyhow::Result<()> {
     let shutdown = process.shutdown.clone();
     // `None`: it has to stop while it still waits for its servers, with nothing in hand.
+    let sweep = config.sweep.clone();
     let Some(started) = shutdown.run_until_cancelled(start(config, &process)).await else {
         return Ok(());
     };
     let (publisher, pool) = started?;
+    let sweeping = sweep.map(|settings| {
+        let sweeper = Sweeper::new(publisher.clone(), pool.clone(), Orders, settings);
+        tokio::spawn(sweeper.run(shutdown.clone()))
+    });
     let routes = Routes::new(OrdersServer::new(Counter {
         publisher: publisher.clone(),
         pool: pool.clone(),
@@ -33,6 +38,10 @@ pub async fn serve(config: Config, process: Process) -> anyhow::Result<()> {
     let descriptors = [crate::grpc::DESCRIPTOR, countersign_protocol::grpc::DESCRIPTOR];
     process.serve_grpc(routes, &descriptors).await?;
     publisher.close(process.drain / 2).await;
+    if let Some(sweeping) = sweeping {
+        // The publisher is closed: there is nothing that it could wait for.
+        sweeping.await.context("the sweep failed")?;
+    }
     Ok(())
 }
 
@@ -42,9 +51,9 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<(Publisher, 
     let pool = connect(&config.database, connections).await;
     migrate(&pool, &order::migrator()).await.context("cannot migrate the orders")?;
 
-    let consumers = vec!["logistics".parse()?];
-    let mut settings = ProducerSettings::new("orders".parse()?, config.check_delay, consumers)
-        .with_exchange(EXCHANGE, ExchangeKind::Topic);
+    let mut settings =
+        ProducerSettings::new("orders".parse()?, config.check_delay, config.consumers)
+            .with_exchange(EXCHANGE, ExchangeKind::Topic);
     settings.token = config.token;
     settings.longest_transaction = config.longest_transaction;
     settings.armed_max_age = config.longest_transaction / 2;

@@ -1,0 +1,156 @@
+//! The callback service, as the sweep asks it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use countersign_protocol::envelope::clean_reason;
+use countersign_protocol::grpc::callback_client::CallbackClient;
+use countersign_protocol::grpc::find_unconfirmed_request::Message;
+use countersign_protocol::grpc::{FindUnconfirmedRequest, FindUnconfirmedResponse};
+use countersign_protocol::{MessageId, Name};
+use thiserror::Error;
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic::{Code, Request, Status};
+
+use crate::sql::EnlistedMessage;
+
+/// Where the callback service is: `http://callback:50052`, or `https://…`.
+#[derive(Clone)]
+pub struct CallbackAddress(Endpoint);
+
+/// Why a text is not a [`CallbackAddress`].
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "{text:?} is not the callback service's address: {why}; write http://HOST:PORT or https://HOST:PORT"
+)]
+pub struct InvalidCallback {
+    text: String,
+    why: String,
+}
+
+/// A connection that takes longer than this to make is not made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// An answer that takes longer than this is not waited for: the question is asked again.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Asks the callback service.
+#[derive(Clone, Debug)]
+pub(crate) struct Callback {
+    client: CallbackClient<Channel>,
+}
+
+/// What it says about some messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// Somebody has not confirmed them, and nobody would ask for them.
+    pub(crate) unconfirmed: BTreeSet<MessageId>,
+    /// How many are too old for it to know.
+    pub(crate) too_old: usize,
+}
+
+impl Callback {
+    /// Connects when it is first asked. To be called within a Tokio runtime.
+    pub(crate) fn new(address: &CallbackAddress) -> Self {
+        let endpoint = address.0.clone().connect_timeout(CONNECT_TIMEOUT).timeout(DEADLINE);
+        Self { client: CallbackClient::new(endpoint.connect_lazy()) }
+    }
+
+    /// Which of these messages of `upstream` nobody has confirmed and nobody would ask for. Who did
+    /// not write down who has to confirm it counts as having written `consumers`.
+    ///
+    /// # Errors
+    /// When it does not answer: why, for a person.
+    pub(crate) async fn find_unconfirmed(
+        &self,
+        upstream: &Name,
+        messages: &[EnlistedMessage],
+    ) -> Result<Told, String> {
+        let message = |message: &EnlistedMessage| Message {
+            message_id: message.id.to_string(),
+            consumers: message.consumers.iter().map(Name::to_string).collect(),
+        };
+        let mut request = Request::new(FindUnconfirmedRequest {
+            upstream: upstream.to_string(),
+            messages: messages.iter().map(message).collect(),
+        });
+        request.set_timeout(DEADLINE);
+        let mut client = self.client.clone();
+        let response = client.find_unconfirmed(request).await.map_err(|status| why(&status))?;
+        Ok(read(&response.into_inner(), messages))
+    }
+}
+
+/// Only ids that were asked about count: nothing else is known to be this upstream's.
+fn read(response: &FindUnconfirmedResponse, asked: &[EnlistedMessage]) -> Told {
+    let asked: BTreeSet<MessageId> = asked.iter().map(|message| message.id).collect();
+    let ids = response.unconfirmed.iter().filter_map(|id| id.parse().ok());
+    Told {
+        unconfirmed: ids.filter(|id| asked.contains(id)).collect(),
+        too_old: response.too_old.len(),
+    }
+}
+
+fn why(status: &Status) -> String {
+    let said = clean_reason(status.message());
+    match status.code() {
+        Code::Unimplemented => {
+            "the callback service does not know FindUnconfirmed: is it older than this program, or is this the address of something else?".to_owned()
+        }
+        Code::InvalidArgument => format!("the callback service refuses the question: {said}"),
+        code => format!("the callback service does not answer: {code:?}, {said}"),
+    }
+}
+
+impl FromStr for CallbackAddress {
+    type Err = InvalidCallback;
+
+    fn from_str(text: &str) -> Result<Self, InvalidCallback> {
+        let invalid = |why: String| InvalidCallback { text: text.to_owned(), why };
+        let endpoint =
+            Endpoint::from_shared(text.trim().to_owned()).map_err(|e| invalid(e.to_string()))?;
+        let endpoint = match (endpoint.uri().scheme_str(), endpoint.uri().host()) {
+            (Some("http"), Some(_)) => endpoint,
+            (Some("https"), Some(_)) => endpoint
+                .tls_config(ClientTlsConfig::new().with_native_roots())
+                .map_err(|e| invalid(e.to_string()))?,
+            _ => return Err(invalid("it begins with neither http:// nor https://".to_owned())),
+        };
+        Ok(Self(endpoint))
+    }
+}
+
+impl fmt::Debug for CallbackAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self.0.uri(), f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_http_or_https_and_the_error_says_so() {
+        for good in ["http://callback:50052", " https://callback ", "http://127.0.0.1:1"] {
+            good.parse::<CallbackAddress>().unwrap();
+        }
+        for bad in ["", "callback", "callback:50052", "amqp://callback", "http://"] {
+            let error = bad.parse::<CallbackAddress>().unwrap_err().to_string();
+            assert!(error.contains("write http://HOST:PORT"), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn only_what_was_asked_about_is_believed() {
+        let message = |id| EnlistedMessage { id, consumers: Vec::new() };
+        let [asked, other] = [MessageId::generate(), MessageId::generate()];
+        let response = FindUnconfirmedResponse {
+            unconfirmed: vec![other.to_string(), "nonsense".to_owned(), asked.to_string()],
+            too_old: vec![other.to_string()],
+        };
+        let told = read(&response, &[message(asked)]);
+        assert_eq!(told, Told { unconfirmed: [asked].into(), too_old: 1 });
+    }
+}

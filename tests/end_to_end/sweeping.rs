@@ -1,0 +1,108 @@
+//! What the broker lost together with its check: nobody would ever ask for it, but for the sweep.
+
+use countersign_testbed::{Broker, BrokerSettings, Postgres, PostgresSettings, eventually};
+
+use crate::world::{HEALED, ORDERS_QUEUE, Placed, World};
+
+/// A world in which orders sweeps every second, with checks that come due late enough not to mix
+/// themselves in.
+async fn sweeping(broker: &Broker, postgres: &Postgres) -> World {
+    let mut world = World::on(broker.address(), postgres.address()).await;
+    let callback = world.callback.url();
+    world
+        .orders
+        .set("COUNTERSIGN_CHECK_DELAY", "5s")
+        .set("COUNTERSIGN_LONGEST_TRANSACTION", "2s")
+        .set("COUNTERSIGN_CALLBACK", callback)
+        .set("COUNTERSIGN_SWEEP_EVERY", "1s");
+    world
+}
+
+#[tokio::test]
+async fn a_broker_that_lost_everything_with_2000_orders_under_way_is_healed_by_the_sweep() {
+    const ORDERS: usize = 2_000;
+    const SHIPPED: usize = 300;
+    let mut broker = Broker::start(BrokerSettings::default()).await.unwrap();
+    let postgres = Postgres::start(PostgresSettings::default()).await.unwrap();
+    let mut world = sweeping(&broker, &postgres).await;
+    world.start().await;
+
+    // So that nothing is looked up or recorded before the broker is gone.
+    world.callback.kill();
+    let mut orders = world.place_many(SHIPPED).await;
+    for order in &orders {
+        world.shipped(order).await;
+    }
+    world.logistics.kill();
+    orders.extend(world.place_many(ORDERS - SHIPPED).await);
+    broker.wipe().await.unwrap();
+    world.vhost.make(broker.address()).await.unwrap();
+    world.callback.start().unwrap();
+    world.logistics.start().unwrap();
+
+    are_confirmed(&world, &orders).await;
+    let duplicates = world.duplicates().await;
+    assert!(duplicates >= 300, "those shipped before were sent again, too: {duplicates}");
+    world.audit().await;
+}
+
+#[tokio::test]
+async fn an_order_that_was_cancelled_is_not_swept_up_and_one_that_cannot_be_found_is_parked() {
+    let mut broker = Broker::start(BrokerSettings::default()).await.unwrap();
+    let postgres = Postgres::start(PostgresSettings::default()).await.unwrap();
+    let mut world = sweeping(&broker, &postgres).await;
+    world.start().await;
+    world.callback.kill();
+    world.logistics.kill();
+    let orders = world.place_many(3).await;
+    let [cancelled, vanished, _] = orders[..] else { panic!("three orders") };
+    for (sql, order) in [
+        ("UPDATE orders SET cancelled_at = now() WHERE order_id = $1", cancelled),
+        ("DELETE FROM orders WHERE order_id = $1", vanished),
+    ] {
+        sqlx::query(sql).bind(order.order_id).execute(&world.databases.orders).await.unwrap();
+    }
+    broker.wipe().await.unwrap();
+    world.vhost.make(broker.address()).await.unwrap();
+    world.callback.start().unwrap();
+    world.logistics.start().unwrap();
+
+    are_confirmed(&world, &orders[2..]).await;
+    let parked = world.is_in_state(&vanished, "parked").await;
+    assert!(parked.reason.contains("does not find it"), "{}", parked.reason);
+    world.is_empty(ORDERS_QUEUE).await;
+    assert_eq!(world.shipments(&cancelled).await, 0);
+    assert_eq!(world.message(cancelled.message_id).await.unwrap().state, "unknown");
+    // The audit asks for every committed order.
+    sqlx::query("DELETE FROM orders WHERE order_id = $1")
+        .bind(cancelled.order_id)
+        .execute(&world.databases.orders)
+        .await
+        .unwrap();
+    world.audit().await;
+}
+
+#[tokio::test]
+async fn a_sweep_that_asks_the_wrong_service_says_so_once_and_harms_nothing() {
+    let mut world = World::new().await;
+    let itself = world.orders.url();
+    world
+        .orders
+        .set("COUNTERSIGN_CALLBACK", itself)
+        .set("COUNTERSIGN_CHECK_DELAY", "1s")
+        .set("COUNTERSIGN_LONGEST_TRANSACTION", "100ms")
+        .set("COUNTERSIGN_SWEEP_EVERY", "100ms");
+    world.start().await;
+    let order = world.place("an order").await;
+    world.is_in_state(&order, "confirmed").await;
+    let said = || world.orders.log().matches("does not know FindUnconfirmed").count();
+    eventually("the sweep complains", HEALED, async || said() > 0).await;
+    assert_eq!(said(), 1);
+    world.audit().await;
+}
+
+async fn are_confirmed(world: &World, orders: &[Placed]) {
+    let ids = orders.iter().map(|order| order.message_id.to_string()).collect();
+    let query = "SELECT message_id::text FROM confirmation WHERE consumer = 'logistics'";
+    world.callback_finds("every order is confirmed", query, &ids).await;
+}
