@@ -205,6 +205,8 @@ mod tests {
             reason: "not confirmed by logistics".to_owned(),
             resends,
             returned,
+            granted: 0,
+            granted_at: None,
             since: now(),
             lease: None,
         }
@@ -330,6 +332,7 @@ mod tests {
             State::NeverCommitted,
             State::Withdrawn,
             State::Conflict,
+            State::ClosedByHand,
         ] {
             for (answer, _) in answers() {
                 let row = Overdue { state, ..asking(1, 0) };

@@ -34,6 +34,10 @@ pub(crate) struct Overdue {
     pub(crate) resends: u32,
     /// How many calls in a row surely did not happen, and used up no resend.
     pub(crate) returned: u32,
+    /// Up to how many resends a person has granted; 0 if nobody has.
+    pub(crate) granted: u32,
+    /// When a person last asked for a resend, on the database's clock.
+    pub(crate) granted_at: Option<UnixMillis>,
     /// When its check came due, on the database's clock.
     pub(crate) since: UnixMillis,
     /// The token of who is asking for it; only while [`State::Asking`].
@@ -66,6 +70,8 @@ pub(crate) enum State {
     Withdrawn,
     /// Closed: its upstream said "never committed", and a consumer confirmed it.
     Conflict,
+    /// Closed by a person, and stays so: a late confirm is recorded and told, and changes nothing.
+    ClosedByHand,
 }
 
 /// What the ledger holds about one message: what its consumers have said.
@@ -155,6 +161,10 @@ pub(crate) enum Cause {
     Withdrawn,
     /// Its upstream said "never committed", and a consumer confirmed it.
     Conflict,
+    /// A person asked for one more resend.
+    AskedByHand,
+    /// A person closed it.
+    ClosedByHand,
 }
 
 /// A state together with what belongs to it.
@@ -189,6 +199,8 @@ pub(crate) enum Closed {
     Withdrawn,
     /// See [`State::Conflict`].
     Conflict,
+    /// See [`State::ClosedByHand`].
+    ByHand,
 }
 
 impl Overdue {
@@ -213,7 +225,20 @@ impl Overdue {
     /// When it is parked, whatever happens.
     #[must_use]
     pub(crate) fn gives_up(&self, policy: &Policy) -> UnixMillis {
-        self.since.after(policy.park_after)
+        self.watched_since().after(policy.park_after)
+    }
+
+    /// Since when it is tried to have it confirmed: since its check came due, or since a person last
+    /// asked for a resend.
+    #[must_use]
+    pub(crate) fn watched_since(&self) -> UnixMillis {
+        self.granted_at.map_or(self.since, |granted| granted.max(self.since))
+    }
+
+    /// The most resends that it gets.
+    #[must_use]
+    pub(crate) fn max_resends(&self, policy: &Policy) -> u32 {
+        policy.max_resends.max(self.granted)
     }
 
     /// Where the row goes, with its counts as they are.
@@ -299,13 +324,14 @@ impl To {
             Self::Closed(Closed::NeverCommitted) => State::NeverCommitted,
             Self::Closed(Closed::Withdrawn) => State::Withdrawn,
             Self::Closed(Closed::Conflict) => State::Conflict,
+            Self::Closed(Closed::ByHand) => State::ClosedByHand,
         }
     }
 }
 
 impl Cause {
     /// Every one.
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::NotConfirmed,
         Self::Confirmed,
         Self::ConsumerRetrying,
@@ -322,6 +348,8 @@ impl Cause {
         Self::NeverCommitted,
         Self::Withdrawn,
         Self::Conflict,
+        Self::AskedByHand,
+        Self::ClosedByHand,
     ];
 
     /// Its name.
@@ -344,6 +372,8 @@ impl Cause {
             Self::NeverCommitted => "never_committed",
             Self::Withdrawn => "withdrawn",
             Self::Conflict => "conflict",
+            Self::AskedByHand => "asked_by_hand",
+            Self::ClosedByHand => "closed_by_hand",
         }
     }
 }
@@ -354,7 +384,7 @@ impl State {
         [Self::Waiting, Self::Asking, Self::Parked, Self::Conflict];
 
     /// Every one.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Waiting,
         Self::Asking,
         Self::Parked,
@@ -362,6 +392,7 @@ impl State {
         Self::NeverCommitted,
         Self::Withdrawn,
         Self::Conflict,
+        Self::ClosedByHand,
     ];
 
     /// Its name.
@@ -375,6 +406,7 @@ impl State {
             Self::NeverCommitted => "never_committed",
             Self::Withdrawn => "withdrawn",
             Self::Conflict => "conflict",
+            Self::ClosedByHand => "closed",
         }
     }
 }

@@ -82,7 +82,7 @@ fn rejected(case: &Case<'_>, _: &Policy, _: UnixMillis) -> Option<Verdict> {
 }
 
 fn open_too_long(case: &Case<'_>, policy: &Policy, now: UnixMillis) -> Option<Verdict> {
-    let open = now.since(case.overdue.since);
+    let open = now.since(case.overdue.watched_since());
     (open >= policy.park_after).then(|| Verdict::Park {
         cause: Cause::OpenTooLong,
         why: format!("unresolved for {}; last: {}", in_words(open), case.overdue.reason),
@@ -107,13 +107,13 @@ fn tried_again(case: &Case<'_>, policy: &Policy, now: UnixMillis) -> Option<Verd
 
 fn resends_used_up(case: &Case<'_>, policy: &Policy, _: UnixMillis) -> Option<Verdict> {
     let overdue = case.overdue;
-    (overdue.resends >= policy.max_resends).then(|| Verdict::Park {
+    let most = overdue.max_resends(policy);
+    (overdue.resends >= most).then(|| Verdict::Park {
         cause: Cause::ResendsUsedUp,
         why: format!(
-            "not confirmed by {} after {} of {} resends; last: {}",
+            "not confirmed by {} after {} of {most} resends; last: {}",
             list(&overdue.missing(case.recorded)),
             overdue.resends,
-            policy.max_resends,
             overdue.reason
         ),
     })
@@ -146,7 +146,8 @@ pub(crate) fn hear(overdue: &Overdue, recorded: &Recorded) -> Option<Change> {
         | State::NeverCommitted
         | State::Confirmed
         | State::Withdrawn
-        | State::Conflict => None,
+        | State::Conflict
+        | State::ClosedByHand => None,
     }
 }
 
@@ -223,6 +224,8 @@ mod tests {
             reason: "what was last".to_owned(),
             resends,
             returned: 0,
+            granted: 0,
+            granted_at: None,
             since: in_s(-open_for_s),
             lease: None,
         }
@@ -347,6 +350,7 @@ mod tests {
             (State::Confirmed, [None; 4]),
             (State::Withdrawn, [None; 4]),
             (State::Conflict, [None; 4]),
+            (State::ClosedByHand, [None; 4]),
             (State::NeverCommitted, [None, conflict, None, conflict]),
         ] {
             for ((what, recorded), expected) in word.iter().zip(expected) {

@@ -12,7 +12,7 @@ impl Ledger {
     /// How long until the next row is due, zero if one is. `None` if none will be.
     ///
     /// Rows of the upstreams that are `left_alone` count only when they are to be given up: when
-    /// their check came due `park_after` ago.
+    /// their check came due, or a person asked for them, `park_after` ago.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -40,9 +40,10 @@ impl Ledger {
                       ORDER BY due_at LIMIT 1
                   ) AS first
                   WHERE open_upstream.upstream <> ALL($1)),
-                 (SELECT greatest(due_at, since + make_interval(secs => $2)) FROM overdue
+                 (SELECT greatest(due_at, greatest(since, granted_at) + make_interval(secs => $2))
+                  FROM overdue
                   WHERE due_at IS NOT NULL AND upstream = ANY($1)
-                  ORDER BY since LIMIT 1)
+                  ORDER BY greatest(since, granted_at) LIMIT 1)
              ) - now()) * 1000)::bigint",
         )
         .bind(texts(left_alone))
@@ -76,6 +77,7 @@ impl Ledger {
                  FROM open_upstream WHERE upstream IS NOT NULL
              )
              SELECT message_id, taken.upstream, consumers, state, reason, resends, returned, lease,
+                    granted, floor(extract(epoch FROM granted_at) * 1000)::bigint AS granted_at_ms,
                     floor(extract(epoch FROM since) * 1000)::bigint AS since_ms,
                     floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
              FROM open_upstream CROSS JOIN LATERAL (
@@ -89,13 +91,15 @@ impl Ledger {
              WHERE open_upstream.upstream <> ALL($1)
              UNION ALL
              SELECT message_id, upstream, consumers, state, reason, resends, returned, lease,
+                    granted, floor(extract(epoch FROM granted_at) * 1000)::bigint,
                     floor(extract(epoch FROM since) * 1000)::bigint,
                     floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
              FROM (
                  SELECT * FROM overdue
-                 WHERE due_at IS NOT NULL AND since <= now() - make_interval(secs => $3)
+                 WHERE due_at IS NOT NULL
+                   AND greatest(since, granted_at) <= now() - make_interval(secs => $3)
                    AND due_at <= now() AND upstream = ANY($1)
-                 ORDER BY since
+                 ORDER BY greatest(since, granted_at)
                  LIMIT $2
                  FOR UPDATE SKIP LOCKED
              ) AS given_up",

@@ -269,22 +269,7 @@ impl Ledger {
     /// When the database does not answer.
     pub(crate) async fn take(&self, keys: &[Key]) -> Result<Option<Taken>, sqlx::Error> {
         let mut transaction = Transaction::open(&self.pool, "").await?;
-        let ids: Vec<Uuid> = keys.iter().map(|key| key.message_id.uuid()).collect();
-        let upstreams: Vec<&str> = keys.iter().map(|key| key.upstream.as_str()).collect();
-        let rows: Vec<OverdueRow> = sqlx::query_as(
-            "-- take
-             SELECT message_id, upstream, consumers, state, reason, resends, returned, lease,
-                    floor(extract(epoch FROM since) * 1000)::bigint AS since_ms,
-                    floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
-             FROM overdue
-             WHERE (message_id, upstream) IN (SELECT * FROM UNNEST($1::uuid[], $2::text[]))
-             ORDER BY message_id, upstream
-             FOR UPDATE",
-        )
-        .bind(ids)
-        .bind(upstreams)
-        .fetch_all(&mut *transaction)
-        .await?;
+        let rows = lock(&mut transaction, keys).await?;
         Taken::read(transaction, rows).await
     }
 
@@ -385,7 +370,8 @@ impl Taken {
         };
         let overdue: Vec<Overdue> =
             rows.into_iter().map(OverdueRow::read).collect::<Result<_, _>>()?;
-        let recorded = recorded(&mut transaction, &overdue).await?;
+        let ids = overdue.iter().map(|overdue| overdue.key.message_id);
+        let recorded = recorded(&mut transaction, ids).await?;
         let with_recorded = |overdue: Overdue| {
             let recorded = recorded.get(&overdue.key.message_id).cloned().unwrap_or_default();
             (overdue, recorded)
@@ -400,61 +386,8 @@ impl Taken {
     /// When nothing was written, or nobody knows whether it was: the connection was lost during the
     /// commit. To be done again from the taking on, which then sees what is there.
     pub(crate) async fn write(mut self, changes: &[Change]) -> Result<(), sqlx::Error> {
-        let ids: Vec<Uuid> = changes.iter().map(|c| c.key.message_id.uuid()).collect();
-        let upstreams: Vec<&str> = changes.iter().map(|c| c.key.upstream.as_str()).collect();
-        let from: Vec<&str> = changes.iter().map(|c| c.from.as_str()).collect();
-        let to: Vec<&str> = changes.iter().map(|c| c.to.state().as_str()).collect();
-        let reasons: Vec<&str> = changes.iter().map(|c| c.reason.as_str()).collect();
-        let resends: Vec<i32> = changes.iter().map(|c| stored_count(c.resends)).collect();
-        let returned: Vec<i32> = changes.iter().map(|c| stored_count(c.returned)).collect();
-        let due: Vec<Option<i64>> =
-            changes.iter().map(|c| c.to.due().map(UnixMillis::ms)).collect();
-        let leases: Vec<Option<Uuid>> = changes.iter().map(|c| c.to.lease()).collect();
-        let causes: Vec<&str> = changes.iter().map(|c| c.cause.as_str()).collect();
-        sqlx::query(
-            "-- write
-             WITH change AS (
-                 SELECT * FROM UNNEST(
-                     $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::integer[],
-                     $7::integer[], $8::bigint[], $9::uuid[], $10::text[]
-                 ) AS change (
-                     message_id, upstream, from_state, to_state, reason, resends,
-                     returned, due_ms, lease, cause
-                 )
-             ), changed AS (
-                 UPDATE overdue
-                 SET state = change.to_state, cause = change.cause, reason = change.reason,
-                     resends = change.resends, returned = change.returned, lease = change.lease,
-                     due_at = to_timestamp(change.due_ms / 1000.0),
-                     closed_at = CASE
-                         WHEN change.to_state IN
-                             ('confirmed', 'never_committed', 'withdrawn', 'conflict')
-                         THEN now()
-                     END
-                 FROM change
-                 WHERE overdue.message_id = change.message_id
-                   AND overdue.upstream = change.upstream
-             )
-             INSERT INTO overdue_event
-                 (message_id, upstream, from_state, to_state, cause, reason, resends)
-             SELECT message_id, upstream, from_state, to_state, cause, reason, resends FROM change
-             WHERE from_state <> to_state OR to_state = 'asking'",
-        )
-        .bind(ids)
-        .bind(upstreams)
-        .bind(from)
-        .bind(to)
-        .bind(reasons)
-        .bind(resends)
-        .bind(returned)
-        .bind(due)
-        .bind(leases)
-        .bind(causes)
-        .execute(&mut *self.transaction)
-        .await?;
-        self.transaction.commit().await.map_err(|error| match error {
-            CommitError::NotCommitted(cause) | CommitError::Unknown(cause) => cause,
-        })
+        write(&mut self.transaction, changes).await?;
+        committed(self.transaction).await
     }
 }
 
@@ -523,11 +456,106 @@ pub(crate) fn lacks_partition(error: &sqlx::Error) -> bool {
         && error.as_database_error().is_some_and(|error| error.constraint().is_none())
 }
 
+/// Writes the changes of locked rows with their history. The items of jobs that wait for these rows
+/// end with them.
+async fn write(transaction: &mut Transaction, changes: &[Change]) -> Result<(), sqlx::Error> {
+    let ids: Vec<Uuid> = changes.iter().map(|c| c.key.message_id.uuid()).collect();
+    let upstreams: Vec<&str> = changes.iter().map(|c| c.key.upstream.as_str()).collect();
+    let from: Vec<&str> = changes.iter().map(|c| c.from.as_str()).collect();
+    let to: Vec<&str> = changes.iter().map(|c| c.to.state().as_str()).collect();
+    let reasons: Vec<&str> = changes.iter().map(|c| c.reason.as_str()).collect();
+    let resends: Vec<i32> = changes.iter().map(|c| stored_count(c.resends)).collect();
+    let returned: Vec<i32> = changes.iter().map(|c| stored_count(c.returned)).collect();
+    let due: Vec<Option<i64>> = changes.iter().map(|c| c.to.due().map(UnixMillis::ms)).collect();
+    let leases: Vec<Option<Uuid>> = changes.iter().map(|c| c.to.lease()).collect();
+    let causes: Vec<&str> = changes.iter().map(|c| c.cause.as_str()).collect();
+    sqlx::query(
+        "-- write
+         WITH change AS (
+             SELECT * FROM UNNEST(
+                 $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::integer[],
+                 $7::integer[], $8::bigint[], $9::uuid[], $10::text[]
+             ) AS change (
+                 message_id, upstream, from_state, to_state, reason, resends,
+                 returned, due_ms, lease, cause
+             )
+         ), changed AS (
+             UPDATE overdue
+             SET state = change.to_state, cause = change.cause, reason = change.reason,
+                 resends = change.resends, returned = change.returned, lease = change.lease,
+                 due_at = to_timestamp(change.due_ms / 1000.0),
+                 closed_at = CASE
+                     WHEN change.to_state IN
+                         ('confirmed', 'never_committed', 'withdrawn', 'conflict', 'closed')
+                     THEN now()
+                 END
+             FROM change
+             WHERE overdue.message_id = change.message_id
+               AND overdue.upstream = change.upstream
+         ), item AS (
+             UPDATE job_item
+             SET state = CASE change.to_state WHEN 'confirmed' THEN 'succeeded' ELSE 'failed' END,
+                 result = CASE change.to_state WHEN 'confirmed' THEN '' ELSE change.to_state || ': '
+                     END || change.reason,
+                 ended_at = now()
+             FROM change
+             WHERE job_item.message_id = change.message_id
+               AND job_item.upstream = change.upstream
+               AND job_item.state = 'begun'
+               AND change.to_state NOT IN ('waiting', 'asking')
+         )
+         INSERT INTO overdue_event
+             (message_id, upstream, from_state, to_state, cause, reason, resends)
+         SELECT message_id, upstream, from_state, to_state, cause, reason, resends FROM change
+         WHERE from_state <> to_state OR to_state = 'asking'",
+    )
+    .bind(ids)
+    .bind(upstreams)
+    .bind(from)
+    .bind(to)
+    .bind(reasons)
+    .bind(resends)
+    .bind(returned)
+    .bind(due)
+    .bind(leases)
+    .bind(causes)
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
+}
+
+async fn committed(transaction: Transaction) -> Result<(), sqlx::Error> {
+    transaction.commit().await.map_err(|error| match error {
+        CommitError::NotCommitted(cause) | CommitError::Unknown(cause) => cause,
+    })
+}
+
+/// Locks these rows, waiting for whoever has them.
+async fn lock(transaction: &mut Transaction, keys: &[Key]) -> Result<Vec<OverdueRow>, sqlx::Error> {
+    let ids: Vec<Uuid> = keys.iter().map(|key| key.message_id.uuid()).collect();
+    let upstreams: Vec<&str> = keys.iter().map(|key| key.upstream.as_str()).collect();
+    sqlx::query_as(
+        "-- take
+         SELECT message_id, upstream, consumers, state, reason, resends, returned, lease,
+                granted, floor(extract(epoch FROM granted_at) * 1000)::bigint AS granted_at_ms,
+                floor(extract(epoch FROM since) * 1000)::bigint AS since_ms,
+                floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
+         FROM overdue
+         WHERE (message_id, upstream) IN (SELECT * FROM UNNEST($1::uuid[], $2::text[]))
+         ORDER BY message_id, upstream
+         FOR UPDATE",
+    )
+    .bind(ids)
+    .bind(upstreams)
+    .fetch_all(&mut **transaction)
+    .await
+}
+
 async fn recorded(
     transaction: &mut Transaction,
-    overdue: &[Overdue],
+    ids: impl Iterator<Item = MessageId>,
 ) -> Result<BTreeMap<MessageId, Recorded>, sqlx::Error> {
-    let Some(ids) = Ids::of(overdue.iter().map(|overdue| overdue.key.message_id)) else {
+    let Some(ids) = Ids::of(ids) else {
         return Ok(BTreeMap::new());
     };
     let rows: Vec<RecordedRow> = sqlx::query_as(
@@ -596,6 +624,8 @@ struct OverdueRow {
     resends: i32,
     returned: i32,
     lease: Option<Uuid>,
+    granted: i32,
+    granted_at_ms: Option<i64>,
     since_ms: i64,
     now_ms: i64,
 }
@@ -629,6 +659,8 @@ impl OverdueRow {
             reason: self.reason,
             resends: u32::try_from(self.resends).unwrap_or(0),
             returned: u32::try_from(self.returned).unwrap_or(0),
+            granted: u32::try_from(self.granted).unwrap_or(0),
+            granted_at: self.granted_at_ms.map(UnixMillis::from_ms),
             since: UnixMillis::from_ms(self.since_ms),
             lease: self.lease,
         })

@@ -8,9 +8,17 @@ use crate::stage::Stage;
 
 /// In which states each column has a value.
 const OPEN: &[&str] = &["waiting", "asking"];
-const CLOSED: &[&str] = &["confirmed", "never_committed", "withdrawn", "conflict"];
-const STATES: [&str; 7] =
-    ["waiting", "asking", "parked", "confirmed", "never_committed", "withdrawn", "conflict"];
+const CLOSED: &[&str] = &["confirmed", "never_committed", "withdrawn", "conflict", "closed"];
+const STATES: [&str; 8] = [
+    "waiting",
+    "asking",
+    "parked",
+    "confirmed",
+    "never_committed",
+    "withdrawn",
+    "conflict",
+    "closed",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_has_exactly_what_belongs_to_its_state() {
@@ -60,6 +68,14 @@ async fn a_closed_message_cannot_be_opened_again() {
         ("conflict", "confirmed", false),
         ("waiting", "waiting", false),
         ("waiting", "never_committed", false),
+        ("parked", "waiting", true),
+        ("waiting", "closed", true),
+        ("asking", "closed", true),
+        ("parked", "closed", true),
+        ("conflict", "closed", true),
+        ("closed", "confirmed", false),
+        ("closed", "waiting", false),
+        ("confirmed", "closed", false),
     ] {
         let event = sqlx::query(
             "INSERT INTO overdue_event
@@ -82,7 +98,8 @@ async fn every_column_says_what_it_is() {
     let bare: Vec<String> = sqlx::query_scalar(
         "SELECT attrelid::regclass || '.' || attname FROM pg_attribute
          WHERE attrelid IN ('confirmation'::regclass, 'consumer_report'::regclass,
-                            'overdue'::regclass, 'overdue_event'::regclass)
+                            'overdue'::regclass, 'overdue_event'::regclass,
+                            'job'::regclass, 'job_item'::regclass)
            AND attnum > 0 AND NOT attisdropped AND col_description(attrelid, attnum) IS NULL",
     )
     .fetch_all(&stage.pool)
