@@ -1,6 +1,5 @@
 //! Acknowledging deliveries, many in one frame where that is possible.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -17,8 +16,6 @@ struct Inner {
     open: Mutex<Option<(Subscribed, AckWindow)>>,
     given: Notify,
 }
-
-static SUBSCRIPTIONS: AtomicU64 = AtomicU64::new(0);
 
 impl Acks {
     /// Acks a delivery, soon: the broker may forget the message. Never waits, and what is given
@@ -38,7 +35,7 @@ impl Acks {
 
     /// Begins anew; from now on only tags of this subscription count.
     pub(crate) fn begin(&self) -> Subscribed {
-        let subscribed = Subscribed(SUBSCRIPTIONS.fetch_add(1, Ordering::Relaxed));
+        let subscribed = Subscribed::next();
         *self.open() = Some((subscribed, AckWindow::default()));
         subscribed
     }

@@ -28,6 +28,12 @@ const HEARTBEAT_S: u16 = 10;
 const SMALLEST_FRAME_MAX: u32 = 8_192;
 
 impl Address {
+    /// The vhost that it names.
+    #[must_use]
+    pub fn vhost(&self) -> &str {
+        &self.0.vhost
+    }
+
     pub(crate) fn uri(&self) -> AMQPUri {
         self.0.clone()
     }
@@ -109,7 +115,7 @@ mod tests {
     fn what_is_not_given_has_the_usual_value() {
         let address: Address = "amqp://rabbit".parse().unwrap();
         assert_eq!(address.to_string(), "amqp://guest:***@rabbit:5672");
-        assert_eq!(address.uri().vhost, "/");
+        assert_eq!(address.vhost(), "/");
         assert_eq!(address.uri().query.heartbeat, Some(10));
         assert_eq!(address.uri().authority.userinfo.password, "guest");
         assert_eq!(shown("amqps://rabbit"), "amqps://guest:***@rabbit:5671");

@@ -1,5 +1,7 @@
 //! A message as it comes out of a queue.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use bytes::Bytes;
 
 use crate::message::{Properties, read_properties};
@@ -32,6 +34,15 @@ pub struct DeliveryTag {
 /// A consumer in one epoch; no two in a process are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Subscribed(pub(crate) u64);
+
+static SUBSCRIPTIONS: AtomicU64 = AtomicU64::new(0);
+
+impl Subscribed {
+    /// A new one.
+    pub(crate) fn next() -> Self {
+        Self(SUBSCRIPTIONS.fetch_add(1, Ordering::Relaxed))
+    }
+}
 
 impl Delivery {
     pub(crate) fn read(subscribed: Subscribed, received: lapin::message::Delivery) -> Self {

@@ -67,6 +67,8 @@ mod batcher;
 
 mod consumer;
 
+mod browser;
+
 mod delivery;
 
 mod acks;
@@ -78,6 +80,7 @@ mod error;
 pub use acks::Acks;
 pub use address::{Address, InvalidAddress};
 pub use batcher::{Batcher, BatcherSettings, OnFailure};
+pub use browser::{BrowseError, Browsed, Browser, DeadLetter};
 pub use connection::Connection;
 pub use consumer::{Consumer, Subscription};
 pub use delivery::{Delivery, DeliveryTag};

@@ -6,7 +6,8 @@ use countersign_protocol::grpc::upstream_client::UpstreamClient;
 use serde_json::json;
 
 use crate::address::{Address, refused};
-use crate::timeline::clock;
+use crate::clock::clock;
+use crate::told::Told;
 
 /// Asked by hand: done whatever was asked before.
 const BY_HAND: u32 = 0;
@@ -20,7 +21,7 @@ pub(crate) async fn ask(
     upstream: &Address,
     reason: &str,
     as_json: bool,
-) -> anyhow::Result<String> {
+) -> anyhow::Result<Told> {
     let request = RequestResendRequest {
         message_id: id.to_string(),
         attempt: BY_HAND,
@@ -34,7 +35,7 @@ pub(crate) async fn ask(
         let answer = json!({ "message_id": id.to_string(), "outcome": outcome,
             "reason": answer.reason, "retry_after_ms": answer.retry_after_ms,
             "published_at_ms": answer.published_at_ms, "attempt": answer.attempt });
-        return Ok(answer.to_string());
+        return Ok(Told::good(answer.to_string()));
     }
     let mut text = outcome.to_owned();
     if !answer.reason.is_empty() {
@@ -47,5 +48,5 @@ pub(crate) async fn ask(
         let at = clock(answer.published_at_ms);
         text = format!("{text}\n  published {at}, as attempt {}", answer.attempt);
     }
-    Ok(text)
+    Ok(Told::good(text))
 }

@@ -1,12 +1,24 @@
-//! `countersign`: what became of a message, and asking for it by hand.
+//! `countersign`: what became of messages, and what a person can do about it.
 
 mod status;
 
 mod timeline;
 
+mod quarantine;
+
 mod ask;
 
 mod address;
+
+mod broker;
+
+mod person;
+
+mod table;
+
+mod clock;
+
+mod told;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -15,10 +27,13 @@ use clap::{Parser, Subcommand};
 use countersign_protocol::MessageId;
 
 use crate::address::Address;
+use crate::quarantine::Quarantine;
+use crate::told::{Told, Usage};
 
 /// Looks at messages that Countersign watches over, and asks for them to be sent again.
 ///
-/// Exit codes: 0 answered, 1 not answered, 64 the command line is wrong.
+/// Exit codes: 0 done and nothing to report, 1 not done or something to report, 64 the command line
+/// is wrong.
 #[derive(Debug, Parser)]
 #[command(name = "countersign", version, after_help = EXAMPLES)]
 struct Arguments {
@@ -73,6 +88,9 @@ enum Command {
         #[arg(long, default_value = "asked by hand", value_name = "TEXT")]
         reason: String,
     },
+    /// Shows, replays or throws away what could not be read or stored
+    #[command(subcommand)]
+    Quarantine(Quarantine),
 }
 
 const STATES: &str = "\
@@ -103,6 +121,8 @@ Example:
 
 /// Wrong flags: `EX_USAGE` of sysexits.h.
 const EXIT_USAGE: u8 = 64;
+/// Not done, or something to report.
+const EXIT_FAILURE: u8 = 1;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -114,21 +134,23 @@ async fn main() -> ExitCode {
             return ExitCode::from(if asked.use_stderr() { EXIT_USAGE } else { 0 });
         }
     };
-    let answered = match &arguments.command {
-        Command::Status { id, callback } => status::status(*id, callback, arguments.json).await,
-        Command::Ask { id, upstream, reason } => {
-            ask::ask(*id, upstream, reason, arguments.json).await
-        }
-    };
-    match answered {
-        Ok(text) => {
+    match run(arguments).await {
+        Ok(Told { text, good }) => {
             // As above.
             let _ = writeln!(std::io::stdout(), "{text}");
-            ExitCode::SUCCESS
+            if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(why) => {
             let _ = writeln!(std::io::stderr(), "countersign: {why:#}");
-            ExitCode::FAILURE
+            ExitCode::from(if why.is::<Usage>() { EXIT_USAGE } else { EXIT_FAILURE })
         }
+    }
+}
+
+async fn run(Arguments { command, json }: Arguments) -> anyhow::Result<Told> {
+    match command {
+        Command::Status { id, callback } => status::status(id, &callback, json).await,
+        Command::Ask { id, upstream, reason } => ask::ask(id, &upstream, &reason, json).await,
+        Command::Quarantine(command) => command.run(json).await,
     }
 }

@@ -6,6 +6,7 @@ use countersign_protocol::grpc::callback_client::CallbackClient;
 
 use crate::address::{Address, refused};
 use crate::timeline;
+use crate::told::Told;
 
 /// What is printed.
 ///
@@ -15,9 +16,9 @@ pub(crate) async fn status(
     id: MessageId,
     callback: &Address,
     as_json: bool,
-) -> anyhow::Result<String> {
+) -> anyhow::Result<Told> {
     let request = GetMessageRequest { message_id: id.to_string() };
     let mut client = CallbackClient::new(callback.connect().await?);
     let message = client.get_message(request).await.map_err(|e| refused(&e))?.into_inner();
-    Ok(if as_json { serde_json::to_string(&message)? } else { timeline::print(id, &message) })
+    Told::either(as_json, &message, || timeline::print(id, &message))
 }

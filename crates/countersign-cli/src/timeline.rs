@@ -2,10 +2,9 @@
 
 use std::fmt::Write as _;
 
+use crate::clock::{clock, span};
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::GetMessageResponse;
-use time::OffsetDateTime;
-use time::macros::format_description;
 
 /// A line of it: when, in milliseconds since 1970, and what.
 struct Line {
@@ -96,26 +95,10 @@ fn lines(id: MessageId, message: &GetMessageResponse) -> Vec<Line> {
     lines
 }
 
-/// A moment in UTC, to the millisecond.
-pub(crate) fn clock(ms: i64) -> String {
-    let format =
-        format_description!("[year]-[month]-[day] [hour]:[minute]:[second].[subsecond digits:3]Z");
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000)
-        .ok()
-        .and_then(|moment| moment.format(format).ok())
-        .unwrap_or_else(|| format!("{ms} ms"))
-}
-
 /// How long after the first line; the clocks are not all the same, so it can be before.
 fn since(ms: i64) -> String {
     let sign = if ms < 0 { '-' } else { '+' };
-    let ms = ms.unsigned_abs();
-    let (seconds, minutes, hours) = (ms / 1_000, ms / 60_000, ms / 3_600_000);
-    match ms {
-        0..60_000 => format!("{sign}{seconds}.{:03}s", ms % 1_000),
-        60_000..3_600_000 => format!("{sign}{minutes}m {:02}s", seconds % 60),
-        _ => format!("{sign}{hours}h {:02}m", minutes % 60),
-    }
+    format!("{sign}{}", span(ms.unsigned_abs()))
 }
 
 #[cfg(test)]
@@ -197,6 +180,5 @@ mod tests {
         assert_eq!(since(-1), "-0.001s");
         assert_eq!(since(-61_000), "-1m 01s");
         assert_eq!(since(59_999), "+59.999s");
-        assert_eq!(clock(i64::MAX), format!("{} ms", i64::MAX));
     }
 }

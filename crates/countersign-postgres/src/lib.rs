@@ -18,7 +18,7 @@ mod partitions;
 
 pub use migrate::{migrate, sdk_migrator};
 pub use partitions::{Partitions, Span};
-pub use pool::{PoolSettings, connect};
+pub use pool::{PoolSettings, connect, connect_once};
 pub use transaction::{CommitError, Transaction};
 pub use trouble::{Trouble, is_duplicate_key, sqlstate, trouble};
 pub use url::{DatabaseUrl, InvalidDatabaseUrl};

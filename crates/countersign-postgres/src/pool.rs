@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection};
 use tracing::{info, warn};
 
@@ -61,6 +61,28 @@ pub async fn connect(url: &DatabaseUrl, settings: PoolSettings) -> PgPool {
             )
         })
         .connect_lazy_with(options)
+}
+
+/// Opens one connection at the first try, for a person who waits for the answer. No statement on it
+/// takes longer than 10 s.
+///
+/// # Errors
+/// When the server does not answer within 10 s, or lets nobody in.
+///
+/// # Cancel safety
+/// Can be dropped at any time.
+pub async fn connect_once(
+    url: &DatabaseUrl,
+    application_name: &str,
+) -> Result<PgConnection, sqlx::Error> {
+    let timeout = CONNECT_TIMEOUT.as_millis().to_string();
+    let options =
+        url.options().application_name(application_name).options([("statement_timeout", timeout)]);
+    // Dropping a connection that is being opened leaves nothing behind.
+    match tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await {
+        Ok(opened) => opened,
+        Err(_) => Err(sqlx::Error::PoolTimedOut),
+    }
 }
 
 fn options(url: &DatabaseUrl, settings: &PoolSettings) -> PgConnectOptions {

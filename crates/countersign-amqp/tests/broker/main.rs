@@ -21,4 +21,6 @@ mod batches;
 
 mod consuming;
 
+mod browsing;
+
 mod encryption;

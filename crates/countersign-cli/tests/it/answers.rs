@@ -1,9 +1,5 @@
 //! The commands as they are typed, against a server that knows one message.
 
-#![expect(clippy::unwrap_used, reason = "a test stops where something is not what it must be")]
-
-use std::process::Output;
-
 use countersign_protocol::grpc::callback_server::{Callback, CallbackServer};
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use countersign_protocol::grpc::upstream_server::{Upstream, UpstreamServer};
@@ -12,9 +8,10 @@ use countersign_protocol::grpc::{
 };
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::process::Command;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
+
+use crate::program::countersign;
 
 const ID: &str = "01936f4e-8c1a-7c3e-9b5e-3f2d1c0b9a88";
 
@@ -66,18 +63,6 @@ async fn serve() -> String {
         .serve_with_incoming(TcpListenerStream::new(listener));
     tokio::spawn(serving);
     url
-}
-
-async fn countersign(arguments: &[&str]) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_countersign"))
-        .args(arguments)
-        .env_clear()
-        .kill_on_drop(true)
-        .output()
-        .await
-        .unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (status.code(), text(stdout), text(stderr))
 }
 
 #[tokio::test]

@@ -1,0 +1,65 @@
+//! Tables for people.
+
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use console::Term;
+
+/// A table that grows by rows.
+pub(crate) struct Rows(Table);
+
+/// A column's title; a number's stand on the right.
+#[derive(Clone, Copy)]
+pub(crate) enum Column {
+    Text(&'static str),
+    Number(&'static str),
+}
+
+impl Rows {
+    /// An empty one.
+    pub(crate) fn new(columns: &[Column]) -> Self {
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_FULL_CONDENSED.with_rounded_corners());
+        // As wide as the terminal; a file or a pipe gets every line whole.
+        match Term::stdout().size_checked() {
+            Some((_, width)) => {
+                table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+            }
+            None => {
+                table.set_content_arrangement(ContentArrangement::Disabled);
+            }
+        }
+        table.set_header(columns.iter().map(|column| match column {
+            Column::Text(title) | Column::Number(title) => Cell::new(title),
+        }));
+        for (n, column) in columns.iter().enumerate() {
+            if let (Column::Number(_), Some(column)) = (column, table.column_mut(n)) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        Self(table)
+    }
+
+    /// Adds a row.
+    pub(crate) fn add<T: Into<String>>(&mut self, cells: impl IntoIterator<Item = T>) {
+        self.0.add_row(cells.into_iter().map(Into::into).collect::<Vec<String>>());
+    }
+
+    /// As printed.
+    pub(crate) fn print(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// A count with its thousands set apart.
+pub(crate) fn count(n: impl TryInto<u64>) -> String {
+    indicatif::HumanCount(n.try_into().unwrap_or(u64::MAX)).to_string()
+}
+
+/// The end of a list that is not whole.
+pub(crate) fn first_of(shown: usize, all: Option<u64>) -> String {
+    let all = all.map_or_else(|| "more".to_owned(), count);
+    format!("first {} of {all}; --all, or --limit N", count(shown_count(shown)))
+}
+
+fn shown_count(shown: usize) -> u64 {
+    u64::try_from(shown).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,157 @@
+//! `countersign quarantine` against a real broker.
+
+use countersign_amqp::{Connection, Consumer, Delivery, Subscription};
+use countersign_protocol::{MessageId, Tier, Topology};
+use countersign_testbed::{Vhost, eventually};
+use serde_json::{Value, json};
+use tokio::time::Duration;
+
+use crate::program::{countersign, json};
+
+const QUARANTINE: &str = "countersign.quarantine";
+const CONFIRMS: &str = "countersign.confirm.0";
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A vhost with all that the callback service declares, and no callback service.
+async fn vhost() -> Vhost {
+    let vhost = countersign_testbed::vhost().await;
+    let tier: Tier = "5s".parse().unwrap();
+    let topology = Topology::callback(&[tier], 1);
+    let connection = Connection::start(vhost.url().parse().unwrap(), "declaring", topology);
+    tokio::time::timeout(DEADLINE, connection.ready()).await.unwrap();
+    connection.close().await;
+    vhost
+}
+
+async fn put_aside(vhost: &Vhost, source: &str, app_id: &str, reason: &str, body: &str) -> String {
+    let id = MessageId::generate().to_string();
+    let properties = json!({ "message_id": id, "app_id": app_id, "delivery_mode": 2,
+        "headers": { "countersign-source": source, "countersign-reason": reason } });
+    assert!(vhost.publish(QUARANTINE, "", properties, body.as_bytes()).await);
+    id
+}
+
+async fn holds(vhost: &Vhost, queue: &str, messages: u64) {
+    eventually(&format!("{queue} holds {messages}"), DEADLINE, async || {
+        match vhost.depth(queue).await {
+            Some(depth) if depth.ready == messages && depth.unacked == 0 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+}
+
+/// The management API cannot read a queue with a single active consumer.
+async fn first(vhost: &Vhost, queue: &str) -> Delivery {
+    let address = vhost.url().parse().unwrap();
+    let connection = Connection::start(address, "looking", Topology::default());
+    let subscription = Subscription { queue: queue.to_owned(), prefetch: 1, priority: None };
+    let mut consumer = Consumer::start(&connection, subscription);
+    tokio::time::timeout(DEADLINE, consumer.next()).await.unwrap().unwrap()
+}
+
+fn ids(told: &Value) -> Vec<&str> {
+    told["messages"].as_array().unwrap().iter().map(|m| m["message_id"].as_str().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lies_in_quarantine_is_listed_and_stays_as_it_was() {
+    let vhost = vhost().await;
+    let at = ["--amqp-url", vhost.url()];
+    let list = async |more: &[&str]| json(&[&["quarantine", "list"], &at[..], more].concat()).await;
+
+    let (code, told) = list(&[]).await;
+    assert_eq!((code, &told), (Some(0), &json!({ "messages": [], "matching": 0 })));
+
+    let one = put_aside(&vhost, CONFIRMS, "logistics", "version 2 is not known here", "{}").await;
+    let two = put_aside(&vhost, CONFIRMS, "billing", "id: not a UUID", "[1]").await;
+    let three = put_aside(&vhost, "elsewhere", "billing", "no idea", "{").await;
+    for _ in 0..25 {
+        let (code, told) = list(&[]).await;
+        assert_eq!((code, ids(&told)), (Some(0), vec![&*one, &two, &three]), "in their order");
+    }
+    let (_, told) = list(&["--app-id", "billing", "--reason", "UUID"]).await;
+    assert_eq!(ids(&told), [&*two]);
+    let message = &told["messages"][0];
+    assert_eq!(message["body"], json!("[1]"));
+    assert_eq!(
+        message["replay_to"],
+        json!({ "exchange": "countersign.confirm", "routing_key": "0" })
+    );
+    let (_, told) = list(&["--limit", "1"]).await;
+    assert_eq!((ids(&told), &told["matching"]), (vec![&*one], &json!(3)));
+
+    let (code, text, _) =
+        countersign(&[&["quarantine", "list", "--limit", "2"], &at[..]].concat()).await;
+    assert_eq!(code, Some(0));
+    assert!(text.contains(&one) && text.contains("version 2 is not known here"), "{text}");
+    assert!(text.ends_with("first 2 of 3; --all, or --limit N\n"), "{text}");
+    holds(&vhost, QUARANTINE, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_goes_to_where_it_came_from_and_leaves_what_it_cannot_replay() {
+    let vhost = vhost().await;
+    let at = ["--amqp-url", vhost.url()];
+    let one = put_aside(&vhost, CONFIRMS, "logistics", "the database refuses it", "{1}").await;
+    put_aside(&vhost, "countersign.check.due", "orders", "the database refuses it", "{2}").await;
+    let stays = put_aside(&vhost, "elsewhere", "orders", "the database refuses it", "{3}").await;
+    let other = put_aside(&vhost, CONFIRMS, "logistics", "version 2", "{4}").await;
+    let replay = [&["quarantine", "replay", "--reason", "database"], &at[..]].concat();
+
+    let (code, told) = json(&[&replay[..], &["--dry-run"]].concat()).await;
+    assert_eq!((code, &told["matching"]), (Some(0), &json!(3)));
+    holds(&vhost, CONFIRMS, 0).await;
+
+    let (code, told) = json(&replay).await;
+    assert_eq!((code, &told["done"]), (Some(1), &json!(2)), "{told}");
+    assert_eq!(told["not_done"][0][0], json!(stays));
+    holds(&vhost, QUARANTINE, 2).await;
+    holds(&vhost, CONFIRMS, 1).await;
+    let replayed = first(&vhost, CONFIRMS).await;
+    assert_eq!((&*replayed.body, replayed.properties.message_id), (&b"{1}"[..], Some(one)));
+    assert_eq!(replayed.properties.headers.iter().count(), 0);
+    assert_eq!(vhost.take("countersign.check.due", 10).await[0].body, b"{2}");
+
+    let (code, told) = json(&[&["quarantine", "list"], &at[..]].concat()).await;
+    assert_eq!((code, ids(&told)), (Some(0), vec![&*stays, &other]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_was_chosen_is_dropped_and_a_script_has_to_say_yes() {
+    let vhost = vhost().await;
+    let at = ["--amqp-url", vhost.url()];
+    let one = put_aside(&vhost, CONFIRMS, "load-test", "no idea", "{1}").await;
+    let two = put_aside(&vhost, CONFIRMS, "logistics", "no idea", "{2}").await;
+    let drop = [&["quarantine", "drop"], &at[..]].concat();
+
+    let (code, _, why) = countersign(&drop).await;
+    assert_eq!(code, Some(64));
+    assert!(why.contains("say which ones"), "{why}");
+    let chosen = [&drop[..], &["--app-id", "load-test"]].concat();
+    let (code, _, why) = countersign(&chosen).await;
+    assert_eq!(code, Some(64), "nobody is at the terminal");
+    assert!(why.contains(&one) && why.contains("--yes"), "{why}");
+    let (code, text, _) = countersign(&[&chosen[..], &["--dry-run"]].concat()).await;
+    assert_eq!(code, Some(0));
+    assert!(text.contains(&one) && text.ends_with("1 would be dropped\n"), "{text}");
+    holds(&vhost, QUARANTINE, 2).await;
+
+    let (code, told) = json(&[&chosen[..], &["--yes"]].concat()).await;
+    assert_eq!((code, &told["done"]), (Some(0), &json!(1)));
+    let (_, told) = json(&[&["quarantine", "list"], &at[..]].concat()).await;
+    assert_eq!(ids(&told), [&*two]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_away_or_knows_no_quarantine_says_what_to_do() {
+    let at = ["--amqp-url", "amqp://guest:s3cret@127.0.0.1:1"];
+    let (code, _, why) = countersign(&[&["quarantine", "list"], &at[..]].concat()).await;
+    assert_eq!(code, Some(1));
+    assert!(why.contains("cannot be reached") && !why.contains("s3cret"), "{why}");
+    let vhost = countersign_testbed::vhost().await;
+    let at = ["--amqp-url", vhost.url()];
+    let (code, _, why) = countersign(&[&["quarantine", "list"], &at[..]].concat()).await;
+    assert_eq!(code, Some(1));
+    assert!(why.contains("the callback service makes it"), "{why}");
+}
