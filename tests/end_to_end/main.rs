@@ -27,3 +27,5 @@ mod outages;
 mod sweeping;
 
 mod strangers;
+
+mod chaos;

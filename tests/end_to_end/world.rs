@@ -32,7 +32,8 @@ use countersign_protocol::grpc::{
     GetMessageRequest, GetMessageResponse, RequestResendRequest, RequestResendResponse,
 };
 use countersign_testbed::{
-    BrokerAddress, Database, Folder, Peeked, PostgresAddress, Servers, Service, Vhost, eventually,
+    BrokerAddress, Database, Folder, Peeked, PostgresAddress, Proxy, Servers, Service, Vhost,
+    eventually,
 };
 use sqlx::PgPool;
 use tokio::task::{JoinHandle, JoinSet};
@@ -41,7 +42,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use self::proto::orders_client::OrdersClient;
+pub(crate) use self::proto::orders_client::OrdersClient;
 use self::proto::{PlaceOrderRequest, PlaceOrderResponse};
 
 /// How long anything may take that should happen at once, on a machine that is busy.
@@ -229,6 +230,11 @@ impl World {
             .expect("the number of shipments")
     }
 
+    /// Somebody who places orders, over a connection of their own.
+    pub(crate) fn caller(&self) -> OrdersClient<Channel> {
+        OrdersClient::new(channel(&self.orders))
+    }
+
     /// Starts to place an order that may be refused.
     pub(crate) fn placing(&self, name: &str) -> JoinHandle<Result<PlaceOrderResponse, Status>> {
         let mut orders = OrdersClient::new(channel(&self.orders));
@@ -242,6 +248,27 @@ impl World {
             self.try_place("after the outage").await.map(drop).map_err(|status| status.to_string())
         })
         .await;
+    }
+
+    /// Puts a proxy between a service and its database, from its next start on.
+    pub(crate) async fn database_through_proxy(&mut self, name: &str) -> Proxy {
+        let url = match name {
+            "orders" => self.databases.orders_database.url(),
+            "logistics" => self.databases.logistics_database.url(),
+            "callback" => self.databases.callback_database.url(),
+            other => panic!("no service {other}"),
+        };
+        let (proxy, url) = through_proxy(url).await;
+        self.service(name).set("COUNTERSIGN_DATABASE_URL", url);
+        proxy
+    }
+
+    /// Puts a proxy between a service and the broker, from its next start on. A silent broker is
+    /// noticed after some seconds.
+    pub(crate) async fn broker_through_proxy(&mut self, name: &str) -> Proxy {
+        let (proxy, url) = through_proxy(self.vhost.url()).await;
+        self.service(name).set("COUNTERSIGN_AMQP_URL", format!("{url}?heartbeat=1"));
+        proxy
     }
 
     /// One of the three services, by its name.
@@ -370,7 +397,7 @@ impl World {
 
     /// Waits until no check is left that waits, or has come due and is not looked up yet.
     pub(crate) async fn checks_have_come_due(&self) {
-        self.are_quiet(|queue| queue.starts_with(WAIT_QUEUES) || queue == DUE_QUEUE).await;
+        self.are_quiet(HEALED, |queue| queue.starts_with(WAIT_QUEUES) || queue == DUE_QUEUE).await;
     }
 
     /// Destroys what lies in a queue, when there is something.
@@ -404,11 +431,11 @@ impl World {
     }
 
     /// Waits until nothing is in these queues, nor on its way from one to another.
-    async fn are_quiet(&self, which: impl Fn(&str) -> bool) {
+    async fn are_quiet(&self, deadline: Duration, which: impl Fn(&str) -> bool) {
         let mut queues = self.vhost.queues().await;
         queues.retain(|queue| which(queue));
         let mut was_quiet = false;
-        eventually(&format!("nothing is left in {queues:?}"), HEALED, async || {
+        eventually(&format!("nothing is left in {queues:?}"), deadline, async || {
             // Twice, each time of after the last look: what was on its way has arrived by then.
             tokio::time::sleep(Vhost::FIGURES_AGE).await;
             let mut left = Vec::new();
@@ -426,26 +453,29 @@ impl World {
 
     /// Ends the world: waits until nothing is under way any more, looks for what counts as a failure,
     /// and stops what runs.
-    pub(crate) async fn audit(mut self) {
-        self.are_quiet(|queue| queue != QUARANTINE && !queue.ends_with(".dead")).await;
+    pub(crate) async fn audit(self) {
+        self.balances(HEALED).await;
+        self.ends().await;
+    }
+
+    /// Waits until nothing is under way any more, and looks for what counts as a failure.
+    pub(crate) async fn balances(&self, deadline: Duration) {
+        self.are_quiet(deadline, |queue| queue != QUARANTINE && !queue.ends_with(".dead")).await;
         eventually(
             "every committed order is shipped once or parked with a reason",
-            HEALED,
+            deadline,
             async || {
                 let wrong = self.books().await.wrong();
                 if wrong.is_empty() { Ok(()) } else { Err(wrong) }
             },
         )
         .await;
+    }
+
+    /// Stops what runs; each ends in time, in good order and without having panicked before.
+    pub(crate) async fn ends(mut self) {
         for service in [&mut self.orders, &mut self.logistics, &mut self.callback] {
-            if service.is_meant_to_run() {
-                assert_eq!(service.ended(), None, "{} ended by itself", service.name());
-                let status = service.terminate(GRACE).await.expect("an end in time");
-                assert!(status.success(), "{} ended with {status}", service.name());
-            }
-            let log = service.log();
-            let panic = log.lines().find(|line| line.contains("panicked at"));
-            assert_eq!(panic, None, "{} panicked", service.name());
+            ends(service).await;
         }
     }
 
@@ -564,8 +594,21 @@ pub(crate) fn crash_at(point: &str) -> String {
     format!("{point}=return")
 }
 
+/// Stops a service, if it is meant to run; it ends in time, in good order and without having panicked
+/// before.
+pub(crate) async fn ends(service: &mut Service) {
+    if service.is_meant_to_run() {
+        assert_eq!(service.ended(), None, "{} ended by itself", service.name());
+        let status = service.terminate(GRACE).await.expect("an end in time");
+        assert!(status.success(), "{} ended with {status}", service.name());
+    }
+    let log = service.log();
+    let panic = log.lines().find(|line| line.contains("panicked at"));
+    assert_eq!(panic, None, "{} panicked", service.name());
+}
+
 /// `SIGABRT`, by which a process ends at its crash point.
-const ABORTED: i32 = 6;
+pub(crate) const ABORTED: i32 = 6;
 
 async fn place(mut orders: OrdersClient<Channel>, name: &str) -> Placed {
     let end = Instant::now() + SOON;
@@ -580,11 +623,23 @@ async fn place(mut orders: OrdersClient<Channel>, name: &str) -> Placed {
     }
 }
 
-async fn try_place(orders: &mut OrdersClient<Channel>, name: &str) -> Result<Placed, Status> {
+pub(crate) async fn try_place(
+    orders: &mut OrdersClient<Channel>,
+    name: &str,
+) -> Result<Placed, Status> {
     let request = PlaceOrderRequest { name: name.to_owned() };
     let placed = orders.place_order(request).await?.into_inner();
     let id = |text: &str| text.parse().unwrap_or_else(|_| panic!("not a UUID: {text:?}"));
     Ok(Placed { order_id: id(&placed.order_id), message_id: id(&placed.message_id) })
+}
+
+/// A proxy in front of the server that a URL names, and the URL by way of it.
+async fn through_proxy(url: &str) -> (Proxy, String) {
+    let (before, rest) = url.split_once('@').expect("a URL with a user");
+    let (address, after) = rest.split_once('/').expect("a URL with a path");
+    let proxy = Proxy::start(address.parse().expect("an address")).await.expect("a proxy");
+    let url = format!("{before}@{}/{after}", proxy.address());
+    (proxy, url)
 }
 
 /// Connects when first used, and again when the service was started again.

@@ -1,6 +1,8 @@
 //! A TCP proxy that misbehaves on demand.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -16,6 +18,7 @@ const CHUNK: usize = 16 * 1024;
 pub struct Proxy {
     address: SocketAddr,
     conduct: watch::Sender<Conduct>,
+    carried: Arc<AtomicU64>,
     task: AbortHandle,
 }
 
@@ -43,14 +46,21 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("the proxy cannot listen")?;
         let address = listener.local_addr()?;
         let (conduct, seen) = watch::channel(Conduct::Forward { after: Duration::ZERO });
-        let task = tokio::spawn(serve(listener, target, seen)).abort_handle();
-        Ok(Self { address, conduct, task })
+        let carried = Arc::new(AtomicU64::new(0));
+        let task = tokio::spawn(serve(listener, target, seen, Arc::clone(&carried))).abort_handle();
+        Ok(Self { address, conduct, carried, task })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How many connections it has carried through to its target, in all its life.
+    #[must_use]
+    pub fn carried(&self) -> u64 {
+        self.carried.load(Ordering::Relaxed)
     }
 
     /// From now on, for connections old and new.
@@ -65,26 +75,37 @@ impl Drop for Proxy {
     }
 }
 
-async fn serve(listener: TcpListener, target: SocketAddr, conduct: watch::Receiver<Conduct>) {
+async fn serve(
+    listener: TcpListener,
+    target: SocketAddr,
+    conduct: watch::Receiver<Conduct>,
+    carried: Arc<AtomicU64>,
+) {
     // Ends every connection when it is dropped.
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             Ok((client, _)) = listener.accept() => {
-                connections.spawn(connect(client, target, conduct.clone()));
+                connections.spawn(connect(client, target, conduct.clone(), Arc::clone(&carried)));
             }
             Some(_) = connections.join_next() => {}
         }
     }
 }
 
-async fn connect(mut client: TcpStream, target: SocketAddr, mut conduct: watch::Receiver<Conduct>) {
+async fn connect(
+    mut client: TcpStream,
+    target: SocketAddr,
+    mut conduct: watch::Receiver<Conduct>,
+    carried: Arc<AtomicU64>,
+) {
     let mut cut = conduct.clone();
     let both = async {
         if pass(&mut conduct).await.is_none() {
             return;
         }
         let Ok(mut server) = TcpStream::connect(target).await else { return };
+        carried.fetch_add(1, Ordering::Relaxed);
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
         tokio::join!(
@@ -164,6 +185,7 @@ mod tests {
         proxy.conduct(Conduct::Forward { after: Duration::ZERO });
         let mut client = TcpStream::connect(proxy.address()).await.unwrap();
         assert_eq!(say(&mut client, b"ten").await.unwrap(), *b"ten");
+        assert_eq!(proxy.carried(), 2, "the one that was cut at once did not get through");
     }
 
     async fn say(client: &mut TcpStream, what: &[u8; 3]) -> std::io::Result<[u8; 3]> {

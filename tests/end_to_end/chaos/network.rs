@@ -1,0 +1,119 @@
+//! The way to the broker or to the database is cut, half open, or slow, through a proxy.
+
+use std::time::Duration;
+
+use countersign_testbed::{Conduct, Proxy, eventually};
+
+use super::schedule::{Plan, Strike};
+use super::trial::Trial;
+use crate::world::HEALED;
+
+/// How long connections are cut at least: long enough that the proxy's tasks, on this same thread, see
+/// it.
+const SEEN: Duration = Duration::from_millis(100);
+const OPEN: Conduct = Conduct::Forward { after: Duration::ZERO };
+
+#[tokio::test]
+async fn a_consumer_with_a_bad_way_to_the_broker_loses_and_doubles_nothing() {
+    to_the_broker("network::logistics_broker", "logistics").await;
+}
+
+#[tokio::test]
+async fn a_callback_service_with_a_bad_way_to_the_broker_loses_and_doubles_nothing() {
+    to_the_broker("network::callback_broker", "callback").await;
+}
+
+#[tokio::test]
+async fn an_upstream_with_a_bad_way_to_the_broker_loses_and_doubles_nothing() {
+    to_the_broker("network::orders_broker", "orders").await;
+}
+
+#[tokio::test]
+async fn a_consumer_with_a_bad_way_to_its_database_loses_and_doubles_nothing() {
+    to_the_database("network::logistics_database", "logistics").await;
+}
+
+#[tokio::test]
+async fn a_callback_service_with_a_bad_way_to_its_database_loses_and_doubles_nothing() {
+    to_the_database("network::callback_database", "callback").await;
+}
+
+#[tokio::test]
+async fn an_upstream_with_a_bad_way_to_its_database_loses_and_doubles_nothing() {
+    to_the_database("network::orders_database", "orders").await;
+}
+
+async fn to_the_broker(test: &'static str, name: &str) {
+    let mut trial = Trial::new(test).await;
+    let proxy = trial.world.broker_through_proxy(name).await;
+    misbehave(trial, name, &proxy).await;
+}
+
+async fn to_the_database(test: &'static str, name: &str) {
+    let mut trial = Trial::new(test).await;
+    let proxy = trial.world.database_through_proxy(name).await;
+    misbehave(trial, name, &proxy).await;
+}
+
+async fn misbehave(mut trial: Trial, name: &str, proxy: &Proxy) {
+    trial.start().await;
+    assert!(proxy.carried() > 0, "{name} goes through the proxy");
+    let plan = Plan { victims: 1, at_once: 1, after_ms: 100..1_000, lasts_ms: 500..4_000 };
+    let mut harms: [fn(&Strike, &Proxy) -> After; 3] = [cut, half_open, slow];
+    trial.random.shuffle(&mut harms);
+    for (n, strike) in trial.draw(&plan).iter().enumerate() {
+        if name == "callback" {
+            trial.destroy_messages().await;
+        }
+        tokio::time::sleep(strike.after).await;
+        let carried = proxy.carried();
+        let after = harms[n % harms.len()](strike, proxy);
+        trial.harms += 1;
+        tokio::time::sleep(strike.lasts).await;
+        if after == After::ClosedAndOpen {
+            proxy.conduct(Conduct::Cut);
+            tokio::time::sleep(SEEN).await;
+        }
+        proxy.conduct(OPEN);
+        if after != After::Open {
+            eventually(&format!("{name} connects again"), HEALED, async || {
+                proxy.carried() > carried
+            })
+            .await;
+        }
+    }
+    let counted = trial.audit().await;
+    if name == "orders" {
+        assert!(counted.refused > 0, "who called it meanwhile was refused, or waited too long");
+    }
+}
+
+/// How it goes on when the time is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    /// The connections are still there, and go on.
+    Open,
+    /// They are closed already.
+    Closed,
+    /// They are closed now.
+    ClosedAndOpen,
+}
+
+/// Connections are closed, and new ones at once.
+fn cut(_: &Strike, proxy: &Proxy) -> After {
+    proxy.conduct(Conduct::Cut);
+    After::Closed
+}
+
+/// Nothing comes through, and nobody is told. Then they break, or what was held back arrives late.
+fn half_open(strike: &Strike, proxy: &Proxy) -> After {
+    proxy.conduct(Conduct::Silence);
+    if strike.choice < 50 { After::ClosedAndOpen } else { After::Open }
+}
+
+/// Everything comes through, late.
+fn slow(strike: &Strike, proxy: &Proxy) -> After {
+    const SLOWEST: Duration = Duration::from_millis(150);
+    proxy.conduct(Conduct::Forward { after: SLOWEST * u32::from(strike.choice) / 100 });
+    After::Open
+}
