@@ -17,8 +17,6 @@ CREATE TABLE job (
     failed bigint NOT NULL DEFAULT 0,
     skipped bigint NOT NULL DEFAULT 0,
     step bigint NOT NULL,
-    step_succeeded bigint NOT NULL DEFAULT 0,
-    step_failed bigint NOT NULL DEFAULT 0,
     rate double precision,
     action text COLLATE "C" NOT NULL,
     state text COLLATE "C" NOT NULL,
@@ -33,7 +31,7 @@ CREATE TABLE job (
     CONSTRAINT job_running_has_not_ended CHECK (state <> 'running' OR ended_at IS NULL),
     CONSTRAINT job_cancelled_at_if_cancelled CHECK ((cancelled_at IS NOT NULL) = (state = 'cancelled')),
     CONSTRAINT job_counts_from_0 CHECK (
-        least(items, begun, succeeded, failed, skipped, step, step_succeeded, step_failed) >= 0
+        least(items, begun, succeeded, failed, skipped, step) >= 0
     ),
     CONSTRAINT job_counts_no_item_twice CHECK (begun + succeeded + failed + skipped <= items),
     CONSTRAINT job_ended_has_ended_items CHECK (
@@ -55,8 +53,6 @@ COMMENT ON COLUMN job.succeeded IS 'How many of its items ended well, a number f
 COMMENT ON COLUMN job.failed IS 'How many of its items ended otherwise, a number from 0.';
 COMMENT ON COLUMN job.skipped IS 'How many of its items were left out, a number from 0. Items begin in the order of their position: those above begun + succeeded + failed + skipped are pending.';
 COMMENT ON COLUMN job.step IS 'How many items may be begun in all at this step, those left out not counted. 0: all.';
-COMMENT ON COLUMN job.step_succeeded IS 'How many of the items of this step ended well, a number from 0.';
-COMMENT ON COLUMN job.step_failed IS 'How many of the items of this step ended otherwise, a number from 0.';
 COMMENT ON COLUMN job.rate IS 'The most items begun in a second. NULL: as many as there are.';
 COMMENT ON COLUMN job.action IS 'resend, close or note.';
 COMMENT ON COLUMN job.state IS 'running; done; cancelled by somebody; stopped by itself, see reason. The latter two begin nothing more, and what is begun comes to its end.';

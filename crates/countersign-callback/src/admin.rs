@@ -1,9 +1,11 @@
-//! What the service tells about messages, over gRPC.
+//! What the service tells about messages, and is asked to do about them, over gRPC.
+
+use std::sync::Arc;
 
 use countersign_protocol::grpc::callback_server::{Callback, CallbackServer};
 use countersign_protocol::grpc::get_message_response::{Confirmation, Event, Report};
 use countersign_protocol::grpc::{
-    CancelJobRequest, CancelJobResponse, CountOverdueRequest, CountOverdueResponse,
+    self, CancelJobRequest, CancelJobResponse, CountOverdueRequest, CountOverdueResponse,
     CreateJobRequest, CreateJobResponse, FindUnconfirmedRequest, FindUnconfirmedResponse,
     GetJobRequest, GetJobResponse, GetMessageRequest, GetMessageResponse, GetSettingsRequest,
     GetSettingsResponse, ListConsumersRequest, ListConsumersResponse, ListJobItemsRequest,
@@ -11,14 +13,19 @@ use countersign_protocol::grpc::{
     ListOverdueResponse, ListUpstreamsRequest, ListUpstreamsResponse,
 };
 use countersign_protocol::{MessageId, Token};
+use tokio::sync::Notify;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 use tracing::warn;
+use uuid::Uuid;
 
 use crate::browse::{By, Wanted, grouped};
 use crate::filter::Filter;
 use crate::horizon::Horizons;
-use crate::ledger::{Known, KnownConfirmation, KnownEvent, KnownReport, Ledger};
+use crate::job_request::{self, NewJob, Selection, WantedItems, WantedJobs};
+use crate::ledger::{
+    Counted, Known, KnownAction, KnownConfirmation, KnownEvent, KnownReport, Ledger,
+};
 use crate::sweep::Question;
 
 /// `countersign.v1.Callback`.
@@ -26,6 +33,7 @@ use crate::sweep::Question;
 pub(crate) struct Admin {
     ledger: Ledger,
     token: Option<Token>,
+    job_created: Arc<Notify>,
     horizons: Horizons,
     settings: GetSettingsResponse,
 }
@@ -37,9 +45,23 @@ impl Admin {
         ledger: Ledger,
         horizons: Horizons,
         token: Option<Token>,
+        job_created: Arc<Notify>,
         settings: GetSettingsResponse,
     ) -> CallbackServer<Self> {
-        CallbackServer::new(Self { ledger, horizons, token, settings })
+        CallbackServer::new(Self { ledger, horizons, token, job_created, settings })
+    }
+
+    async fn told_job(&self, id: Uuid) -> Result<grpc::Job, Status> {
+        let job = self.ledger.job(id).await.map_err(|e| no_answer(&e))?;
+        Ok(job.ok_or_else(|| job_request::no_such_job(id))?.into())
+    }
+
+    async fn would_concern(&self, selection: &Selection) -> Result<Vec<Counted>, Status> {
+        let counted = match selection {
+            Selection::Ids(ids) => self.ledger.count_ids(ids).await,
+            Selection::Matching(filter) => self.ledger.count_overdue(filter).await,
+        };
+        counted.map_err(|e| no_answer(&e))
     }
 
     /// To be passed before anything is changed.
@@ -134,25 +156,49 @@ impl Callback for Admin {
         if !request.get_ref().dry_run {
             self.may_change(request.metadata())?;
         }
-        Err(Status::unimplemented("not built yet"))
+        let new = NewJob::read(request.into_inner())?;
+        if new.dry_run {
+            return Ok(Response::new(new.would_do(&self.would_concern(&new.selection).await?)));
+        }
+        let (id, ledger, created) = (new.id, self.ledger.clone(), Arc::clone(&self.job_created));
+        // In a task: a caller that hangs up does not leave half of it done.
+        let creating = tokio::spawn(async move {
+            let result = ledger.create_job(&new).await;
+            created.notify_one();
+            result
+        });
+        creating
+            .await
+            .map_err(|_| Status::internal("creating the job panicked: see the log"))?
+            .map_err(|e| no_answer(&e))?;
+        Ok(Response::new(CreateJobResponse { job: Some(self.told_job(id).await?), groups: vec![] }))
     }
 
-    async fn get_job(&self, _: Request<GetJobRequest>) -> Result<Response<GetJobResponse>, Status> {
-        Err(Status::unimplemented("not built yet"))
+    async fn get_job(
+        &self,
+        request: Request<GetJobRequest>,
+    ) -> Result<Response<GetJobResponse>, Status> {
+        let id = job_request::job_id(&request.into_inner().job_id)?;
+        Ok(Response::new(GetJobResponse { job: Some(self.told_job(id).await?) }))
     }
 
     async fn list_jobs(
         &self,
-        _: Request<ListJobsRequest>,
+        request: Request<ListJobsRequest>,
     ) -> Result<Response<ListJobsResponse>, Status> {
-        Err(Status::unimplemented("not built yet"))
+        let wanted = WantedJobs::read(&request.into_inner())?;
+        let rows = self.ledger.list_jobs(wanted.after, wanted.size.saturating_add(1)).await;
+        Ok(Response::new(wanted.answer(rows.map_err(|e| no_answer(&e))?)))
     }
 
     async fn list_job_items(
         &self,
-        _: Request<ListJobItemsRequest>,
+        request: Request<ListJobItemsRequest>,
     ) -> Result<Response<ListJobItemsResponse>, Status> {
-        Err(Status::unimplemented("not built yet"))
+        let wanted = WantedItems::read(&request.into_inner())?;
+        self.told_job(wanted.job).await?;
+        let rows = self.ledger.list_items(&wanted, wanted.size.saturating_add(1)).await;
+        Ok(Response::new(wanted.answer(rows.map_err(|e| no_answer(&e))?)))
     }
 
     async fn cancel_job(
@@ -160,7 +206,10 @@ impl Callback for Admin {
         request: Request<CancelJobRequest>,
     ) -> Result<Response<CancelJobResponse>, Status> {
         self.may_change(request.metadata())?;
-        Err(Status::unimplemented("not built yet"))
+        let (id, reason) = job_request::cancelling(&request.into_inner())?;
+        self.ledger.cancel_job(id, &reason).await.map_err(|e| no_answer(&e))?;
+        self.job_created.notify_one();
+        Ok(Response::new(CancelJobResponse { job: Some(self.told_job(id).await?) }))
     }
 }
 
@@ -172,7 +221,7 @@ fn no_answer(error: &sqlx::Error) -> Status {
 
 /// What a person is told about a message.
 fn answer(id: MessageId, known: Known) -> GetMessageResponse {
-    let Known { overdue, events, confirmations, reports } = known;
+    let Known { overdue, events, confirmations, reports, actions } = known;
     let has_confirmed = |report: &KnownReport| {
         confirmations.iter().any(|confirmation| confirmation.consumer == report.consumer)
     };
@@ -190,14 +239,20 @@ fn answer(id: MessageId, known: Known) -> GetMessageResponse {
             response.next_at_ms = row.due_at_ms.unwrap_or(0);
         }
         let of_this_row = |event: &KnownEvent| event.upstream == response.upstream;
+        let of_it = |action: &KnownAction| {
+            action.upstream.is_empty() || action.upstream == response.upstream
+        };
+        response.actions = actions.into_iter().filter(of_it).map(Into::into).collect();
         response.history = events.into_iter().filter(of_this_row).map(Event::from).collect();
     } else if confirmations.is_empty() {
+        response.actions = actions.into_iter().map(Into::into).collect();
         response.state = "unknown".to_owned();
         response.reason = match reports.first() {
             Some(report) => format!("not confirmed, but {} by {}", report.outcome, report.consumer),
             None => String::new(),
         };
     } else {
+        response.actions = actions.into_iter().map(Into::into).collect();
         response.state = "confirmed".to_owned();
     }
     response.reports = reports;

@@ -39,6 +39,12 @@ mod page;
 
 mod browse;
 
+mod job;
+
+mod job_request;
+
+mod jobs;
+
 mod admin;
 
 mod sweep;

@@ -20,6 +20,7 @@ use crate::checks::Checks;
 use crate::confirms::Confirms;
 use crate::horizon::Horizons;
 use crate::intake::{Intake, Kind, PREFETCH};
+use crate::jobs::Jobs;
 use crate::ledger::{Ledger, MIGRATIONS};
 use crate::patience::Stopped;
 use crate::quarantine::Quarantine;
@@ -33,6 +34,7 @@ use crate::upstreams::Upstreams;
 pub struct Service {
     ledger: Ledger,
     token: Option<Token>,
+    job_created: Arc<Notify>,
     horizons: Horizons,
     settings: GetSettingsResponse,
     consuming: Connection,
@@ -60,8 +62,8 @@ pub enum Error {
 const APPLICATION_NAME: &str = "countersign-callback";
 
 /// Connections to the database beyond one for each confirm shard: for checks, judging, writing
-/// answers, upkeep, and a few for whoever asks about messages.
-const OTHER_CONNECTIONS: u32 = 8;
+/// answers, jobs, upkeep, and a few for whoever asks about messages.
+const OTHER_CONNECTIONS: u32 = 9;
 
 /// How much may be on its way to quarantine at once, in bytes.
 const QUARANTINE_BYTES: usize = 16 * 1024 * 1024;
@@ -105,6 +107,7 @@ impl Service {
         let mut service = Self {
             ledger: ledger.clone(),
             token: config.token.clone(),
+            job_created: Arc::default(),
             horizons: horizons.clone(),
             settings,
             consuming,
@@ -122,6 +125,11 @@ impl Service {
         }
         let checks = Checks { ledger: ledger.clone(), wake: Arc::clone(&wake) };
         service.take_in(checks, topology::CHECK_DUE.to_owned(), None, &horizons);
+        let jobs = Jobs {
+            ledger: ledger.clone(),
+            created: Arc::clone(&service.job_created),
+            wake: Arc::clone(&wake),
+        };
         let resender = Resender {
             ledger,
             upstreams: Upstreams::new(&config.upstreams, config.timing.call, config.token.clone()),
@@ -134,6 +142,11 @@ impl Service {
             resender.run(stop).await;
             "healing"
         });
+        let stop = service.shutdown.clone();
+        service.tasks.spawn(async move {
+            jobs.run(stop).await;
+            "jobs"
+        });
         Ok(service)
     }
 
@@ -144,6 +157,7 @@ impl Service {
             self.ledger.clone(),
             self.horizons.clone(),
             self.token.clone(),
+            Arc::clone(&self.job_created),
             self.settings.clone(),
         )
     }

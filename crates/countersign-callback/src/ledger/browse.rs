@@ -55,6 +55,8 @@ macro_rules! with_groups {
     };
 }
 
+pub(super) use with_groups;
+
 /// Where a page begins: after this row, which may be gone or changed by now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -170,10 +172,10 @@ impl Ledger {
     }
 }
 
-type Query<'q, T> = QueryAs<'q, sqlx::Postgres, T, PgArguments>;
+pub(super) type Query<'q, T> = QueryAs<'q, sqlx::Postgres, T, PgArguments>;
 
 /// `$1` to `$6`.
-fn bound<'q, T>(query: Query<'q, T>, filter: &'q Filter) -> Query<'q, T> {
+pub(super) fn bound<'q, T>(query: Query<'q, T>, filter: &'q Filter) -> Query<'q, T> {
     let causes = texts(&filter.causes, Cause::as_str);
     query
         .bind(texts(&filter.states, State::as_str))

@@ -8,6 +8,8 @@ mod due;
 
 mod browse;
 
+mod jobs;
+
 mod unconfirmed;
 
 use std::collections::BTreeMap;
@@ -22,6 +24,7 @@ use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
 pub(crate) use self::browse::{Counted, Listed, Place};
+pub(crate) use self::jobs::{Began, KnownAction, ListedItem, Turn};
 use crate::overdue::{Cause, Change, Key, Overdue, Recorded, Report, Word};
 
 /// The ledger's migrations.
@@ -307,7 +310,14 @@ impl Ledger {
                          'until_ms', floor(extract(epoch FROM until) * 1000)::bigint,
                          'recorded_at_ms', floor(extract(epoch FROM recorded_at) * 1000)::bigint
                      ) ORDER BY recorded_at, consumer)
-                     FROM consumer_report WHERE message_id = $1), '[]')
+                     FROM consumer_report WHERE message_id = $1), '[]'),
+                 'actions', coalesce((
+                     SELECT json_agg(json_build_object(
+                         'at_ms', floor(extract(epoch FROM created_at) * 1000)::bigint,
+                         'upstream', upstream, 'action', action, 'who', who, 'why', why,
+                         'job_id', job_id, 'state', job_item.state, 'result', result
+                     ) ORDER BY created_at, job_id)
+                     FROM job_item JOIN job USING (job_id) WHERE message_id = $1), '[]')
              )",
         )
         .bind(id.uuid())
@@ -402,6 +412,8 @@ pub(crate) struct Known {
     pub(crate) confirmations: Vec<KnownConfirmation>,
     /// What was said instead, oldest first.
     pub(crate) reports: Vec<KnownReport>,
+    /// What people did about it, oldest first.
+    pub(crate) actions: Vec<KnownAction>,
 }
 
 /// A row of `overdue`, as a person sees it. Times are in milliseconds since 1970.

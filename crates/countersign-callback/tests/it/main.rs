@@ -34,6 +34,8 @@ mod telling;
 
 mod browsing;
 
+mod jobs;
+
 mod sweeping;
 
 mod constraints;
