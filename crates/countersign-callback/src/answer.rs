@@ -45,6 +45,25 @@ pub(crate) enum Answer {
     },
 }
 
+impl Answer {
+    /// Whether the message had not arrived, as far as the upstream can tell. `None` if it does not
+    /// say.
+    #[must_use]
+    pub(crate) fn says_missing(&self) -> Option<bool> {
+        match self {
+            Self::Republished | Self::Unknown { .. } => Some(true),
+            Self::NeverCommitted | Self::InProgress { .. } | Self::Withdrawn { .. } => Some(false),
+            Self::NotPublished { .. } | Self::NotAsked { .. } | Self::Unanswered { .. } => None,
+        }
+    }
+
+    /// Whether the message may have been sent again.
+    #[must_use]
+    pub(crate) fn may_have_sent(&self) -> bool {
+        matches!(self, Self::Republished | Self::Unanswered { .. })
+    }
+}
+
 /// The longest wait after a resend, however often the delay has doubled.
 pub(crate) const LONGEST_RESEND_DELAY: Duration = Duration::from_secs(60 * 60);
 

@@ -8,8 +8,10 @@ use tokio::sync::Notify;
 use tracing::{debug, info};
 
 use crate::intake::{Kind, Read};
-use crate::ledger::{Due, Ledger};
+use crate::ledger::{Due, Ledger, Tallies, merge};
 use crate::overdue::{Key, list};
+use crate::pace::Tally;
+use crate::tallies::NotWritten;
 
 /// Looks checks up.
 #[derive(Clone, Debug)]
@@ -18,6 +20,8 @@ pub(crate) struct Checks {
     pub(crate) ledger: Ledger,
     /// Whom to wake when there is something to judge.
     pub(crate) wake: Arc<Notify>,
+    /// How many came due.
+    pub(crate) not_written: NotWritten,
 }
 
 impl Kind for Checks {
@@ -65,7 +69,9 @@ impl Kind for Checks {
     /// stays closed: its upstream gave its last word, or it has been confirmed.
     async fn store(&self, entries: &[Checked]) -> Result<(), sqlx::Error> {
         let unconfirmed = self.ledger.unconfirmed(entries.iter().map(|entry| &entry.due)).await?;
+        let looked_up = count(entries);
         if unconfirmed.is_empty() {
+            self.not_written.add(looked_up);
             return Ok(());
         }
         let late: Vec<(Due, String)> = entries
@@ -81,7 +87,16 @@ impl Kind for Checks {
                 (!missing.is_empty()).then(|| (due.clone(), reason))
             })
             .collect();
-        let noted = self.ledger.note_overdue(&late).await?;
+        let before = self.not_written.take();
+        let mut tallies = before.clone();
+        merge(&mut tallies, looked_up);
+        let noted = match self.ledger.note_overdue(&late, &tallies).await {
+            Ok(noted) => noted,
+            Err(error) => {
+                self.not_written.add(before);
+                return Err(error);
+            }
+        };
         if let Some(first) = noted.first() {
             self.wake.notify_one();
             let (message_id, upstream) = (first.message_id, &first.upstream);
@@ -92,6 +107,21 @@ impl Kind for Checks {
         }
         Ok(())
     }
+}
+
+/// How many checks of each upstream came due.
+fn count(entries: &[Checked]) -> Tallies {
+    let mut tallies = Tallies::new();
+    for Checked { due, .. } in entries {
+        match tallies.get_mut(&due.key.upstream) {
+            Some(tally) => tally.looked_up += 1,
+            None => {
+                let first = Tally { looked_up: 1, ..Tally::default() };
+                tallies.insert(due.key.upstream.clone(), first);
+            }
+        }
+    }
+    tallies
 }
 
 /// A message whose check came due, as its check said.

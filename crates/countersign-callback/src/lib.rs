@@ -31,6 +31,10 @@ mod upstreams;
 
 mod breaker;
 
+mod pace;
+
+mod tallies;
+
 mod answer;
 
 mod filter;
@@ -58,6 +62,7 @@ mod patience;
 mod log;
 
 pub use overdue::Policy;
+pub use pace::Pacing;
 pub use resend::Timing;
 pub use service::{Error as ServiceError, Service};
 pub use settings::{Config, SETTINGS};

@@ -5,6 +5,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::breaker;
 use crate::overdue::{Change, State};
+use crate::pace;
 
 /// Logs what has just become of an overdue message.
 pub(crate) fn change(change: &Change) {
@@ -42,6 +43,19 @@ pub(crate) fn breaker(upstream: &Name, change: breaker::Change, why: &str) {
         }
         breaker::Change::Closed => {
             info!(%upstream, breaker = "closed", "the upstream answers again");
+        }
+    }
+}
+
+/// Logs that a storm begins or ends.
+pub(crate) fn storm(upstream: &Name, change: pace::Change) {
+    match change {
+        pace::Change::Begun { share } => warn!(
+            %upstream, missing_percent = (share * 100.0).round(),
+            "much is missing: only canaries are asked for until they are confirmed"
+        ),
+        pace::Change::Over { canaries } => {
+            info!(%upstream, canaries, "the storm is over: no resend is held back any more");
         }
     }
 }

@@ -13,9 +13,10 @@ use tracing::info;
 use uuid::Uuid;
 
 use crate::answer::{self, Answer};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Taken, Tallies};
 use crate::log;
 use crate::overdue::{Cause, Change, Key, Overdue, Policy, Recorded, State, To, list};
+use crate::pace::{self, Pacing, Scene};
 use crate::patience::Patience;
 use crate::upstreams::{Permit, Upstreams};
 use crate::verdict::{Case, Verdict, judge};
@@ -29,6 +30,8 @@ pub(crate) struct Resender {
     pub(crate) upstreams: Upstreams,
     /// When it is given up.
     pub(crate) policy: Policy,
+    /// How fast upstreams are asked.
+    pub(crate) pacing: Pacing,
     /// How long a call may take, and the lease it is made under.
     pub(crate) timing: Timing,
     /// Woken when there may be something to judge.
@@ -140,12 +143,12 @@ impl Resender {
             return Ok([until_due, until_asked].into_iter().flatten().fold(POLL, Duration::min));
         }
         let lease = Uuid::new_v4();
-        let Some(taken) = self.ledger.take_due(JUDGED_AT_ONCE, &left_alone, park_after).await?
+        let Some(mut taken) = self.ledger.take_due(JUDGED_AT_ONCE, &left_alone, park_after).await?
         else {
             return Ok(OTHERS_WORK);
         };
         let mut changes = Vec::with_capacity(taken.rows.len());
-        let mut asked = Vec::new();
+        let mut asks = Vec::new();
         for (overdue, recorded) in &taken.rows {
             let address_known = self.upstreams.know(&overdue.key.upstream);
             let case = Case { overdue, recorded, address_known };
@@ -162,7 +165,7 @@ impl Resender {
                     };
                     let due = taken.now.after(self.timing.lease);
                     let change = asking(overdue, &missing, To::Asking { lease, due });
-                    asked.push(Asked {
+                    let asked = Asked {
                         key: overdue.key.clone(),
                         lease,
                         taken: begun,
@@ -170,18 +173,64 @@ impl Resender {
                         missing,
                         reason: change.reason.clone(),
                         permit,
-                    });
-                    change
+                    };
+                    asks.push((asked, change));
+                    continue;
                 }
             });
         }
+        let storms = self.pace(&mut taken, &mut asks).await?;
+        let (asked, askings): (Vec<_>, Vec<_>) = asks.into_iter().unzip();
+        changes.extend(askings);
         taken.write(&changes).await?;
         changes.iter().for_each(log::change);
+        storms.iter().for_each(|(upstream, change)| log::storm(upstream, *change));
         fail::fail_point!("callback.asking", |_| std::process::abort());
         for asked in asked {
             calls.spawn(self.clone().ask(asked, answers.clone()));
         }
         Ok(Duration::ZERO)
+    }
+
+    /// Keeps of what is to be asked for as much as each upstream may be asked for now. The other rows
+    /// stay as they are: due. Says where a storm begins or ends.
+    async fn pace(
+        &self,
+        taken: &mut Taken,
+        asks: &mut Vec<(Asked, Change)>,
+    ) -> Result<Vec<(Name, pace::Change)>, sqlx::Error> {
+        let mut wanted: BTreeMap<Name, u32> = BTreeMap::new();
+        for (asked, _) in asks.iter() {
+            *wanted.entry(asked.key.upstream.clone()).or_default() += 1;
+        }
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let upstreams: Vec<Name> = wanted.keys().cloned().collect();
+        let mut paces = taken.paces(&upstreams, &self.pacing).await?;
+        let mut may_ask: BTreeMap<Name, u32> = BTreeMap::new();
+        let mut storms = Vec::new();
+        for (upstream, paced) in &mut paces {
+            let wanted = wanted.get(upstream).copied().unwrap_or(0);
+            let scene = Scene { wanted, ..paced.scene };
+            let decision = pace::decide(paced.pace, &scene, &self.pacing);
+            let asking = decision.may_ask.min(wanted);
+            paced.pace = decision.pace.spend(asking);
+            may_ask.insert(upstream.clone(), asking);
+            storms.extend(decision.change.map(|change| (upstream.clone(), change)));
+            if asking < wanted {
+                self.upstreams.enough(upstream, Instant::now() + decision.pause);
+            }
+        }
+        taken.store_paces(&paces).await?;
+        asks.retain(|(asked, _)| match may_ask.get_mut(&asked.key.upstream) {
+            Some(left) if *left > 0 => {
+                *left -= 1;
+                true
+            }
+            _ => false,
+        });
+        Ok(storms)
     }
 
     async fn ask(self, asked: Asked, answers: mpsc::Sender<Answered>) {
@@ -228,7 +277,7 @@ impl Resender {
         let by_key: BTreeMap<&Key, &Answer> =
             answered.iter().map(|a| (&a.key, &a.answer)).collect();
         let keys: Vec<Key> = by_key.keys().copied().cloned().collect();
-        let Some(taken) = self.ledger.take(&keys).await? else { return Ok(()) };
+        let Some(mut taken) = self.ledger.take(&keys).await? else { return Ok(()) };
         let hear = |(overdue, recorded): &(Overdue, Recorded)| {
             let answer = match overdue.lease {
                 // While somebody asks, only who holds the lease is heard.
@@ -238,10 +287,32 @@ impl Resender {
             answer::hear(overdue, recorded, answer?, &self.policy, taken.now, fastrand::f64())
         };
         let changes: Vec<Change> = taken.rows.iter().filter_map(hear).collect();
+        let (tallies, unused) = count(answered);
+        taken.heard(&tallies, &unused, &self.pacing).await?;
         taken.write(&changes).await?;
         changes.iter().for_each(log::change);
+        for upstream in unused.keys() {
+            self.upstreams.not_enough(upstream);
+            self.wake.notify_one();
+        }
         Ok(())
     }
+}
+
+/// What upstreams said of whether messages were missing, and how many calls no resend came of.
+fn count(answered: &[Answered]) -> (Tallies, BTreeMap<Name, u32>) {
+    let (mut tallies, mut unused) = (Tallies::new(), BTreeMap::new());
+    for Answered { key, answer, .. } in answered {
+        if let Some(missing) = answer.says_missing() {
+            let tally = tallies.entry(key.upstream.clone()).or_default();
+            tally.missing += u64::from(missing);
+            tally.not_missing += u64::from(!missing);
+        }
+        if !answer.may_have_sent() {
+            *unused.entry(key.upstream.clone()).or_default() += 1;
+        }
+    }
+    (tallies, unused)
 }
 
 /// Takes an attempt, in the same step as the lease.

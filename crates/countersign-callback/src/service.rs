@@ -26,6 +26,7 @@ use crate::patience::Stopped;
 use crate::quarantine::Quarantine;
 use crate::resend::Resender;
 use crate::settings::Config;
+use crate::tallies::{self, NotWritten};
 use crate::upkeep;
 use crate::upstreams::Upstreams;
 
@@ -123,7 +124,18 @@ impl Service {
             let queue = topology::confirm_queue(shard);
             service.take_in(Confirms { ledger: ledger.clone() }, queue, priority, &horizons);
         }
-        let checks = Checks { ledger: ledger.clone(), wake: Arc::clone(&wake) };
+        let not_written = NotWritten::default();
+        let keeping = tallies::keep(
+            not_written.clone(),
+            ledger.clone(),
+            config.pacing,
+            service.shutdown.clone(),
+        );
+        service.tasks.spawn(async move {
+            keeping.await;
+            "counting"
+        });
+        let checks = Checks { ledger: ledger.clone(), wake: Arc::clone(&wake), not_written };
         service.take_in(checks, topology::CHECK_DUE.to_owned(), None, &horizons);
         let jobs = Jobs {
             ledger: ledger.clone(),
@@ -134,6 +146,7 @@ impl Service {
             ledger,
             upstreams: Upstreams::new(&config.upstreams, config.timing.call, config.token.clone()),
             policy: config.policy,
+            pacing: config.pacing,
             timing: config.timing,
             wake,
         };

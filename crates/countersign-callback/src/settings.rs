@@ -9,6 +9,7 @@ use countersign_protocol::{Tier, Token};
 use countersign_runtime::{AMQP_URL, DATABASE_URL, Setting, Settings, TOKEN, TOKEN_FILE, listen};
 
 use crate::overdue::Policy;
+use crate::pace::{MISSING_SHARE, Pacing};
 use crate::resend::Timing;
 use crate::upstreams::UpstreamAddress;
 
@@ -44,6 +45,14 @@ pub(crate) const PARK_AFTER: Setting = Setting {
     secret: false,
 };
 
+/// How many resends a second an upstream is asked for.
+pub(crate) const RESEND_RATE: Setting = Setting {
+    name: "COUNTERSIGN_RESEND_RATE",
+    help: "how many resends a second each upstream is asked for at most, by all replicas together, 1 to 100000. Too low: a large loss is healed slowly. Too high: resends crowd out what consumers have to do anyway",
+    default: Some("100"),
+    secret: false,
+};
+
 /// Which check delays there are.
 pub(crate) const CHECK_TIERS: Setting = Setting {
     name: "COUNTERSIGN_CHECK_TIERS",
@@ -76,6 +85,7 @@ pub const SETTINGS: &[Setting] = &[
     UPSTREAMS,
     MAX_RESENDS,
     RESEND_DELAY,
+    RESEND_RATE,
     PARK_AFTER,
     CHECK_TIERS,
     CONFIRM_SHARDS,
@@ -95,6 +105,8 @@ pub struct Config {
     pub upstreams: Vec<UpstreamAddress>,
     /// What is done about overdue messages.
     pub policy: Policy,
+    /// How fast upstreams are asked.
+    pub pacing: Pacing,
     /// How long asking takes at most. Not a setting.
     pub timing: Timing,
     /// Which check delays there are.
@@ -110,6 +122,8 @@ pub struct Config {
 /// Shorter, and today's partition would be the only one.
 const SHORTEST_RETENTION: Duration = Duration::from_secs(2 * 24 * 60 * 60);
 const MOST_SHARDS: u16 = 64;
+/// As fast as a broker takes them.
+const HIGHEST_RATE: u32 = 100_000;
 
 impl Config {
     /// Reads the settings; what is wrong with them is recorded there.
@@ -119,6 +133,7 @@ impl Config {
         let upstreams: Option<Vec<UpstreamAddress>> = settings.list(UPSTREAMS.name);
         let max_resends = settings.read(MAX_RESENDS.name);
         let resend_delay = settings.duration(RESEND_DELAY.name);
+        let resend_rate = settings.read(RESEND_RATE.name);
         let park_after = settings.duration(PARK_AFTER.name);
         let tiers: Option<Vec<Tier>> = settings.list(CHECK_TIERS.name);
         let confirm_shards = settings.read(CONFIRM_SHARDS.name);
@@ -132,6 +147,9 @@ impl Config {
         }
         if confirm_shards.is_some_and(|shards| !(1..=MOST_SHARDS).contains(&shards)) {
             settings.mistake(CONFIRM_SHARDS.name, format!("use 1 to {MOST_SHARDS}"));
+        }
+        if resend_rate.is_some_and(|rate| !(1..=HIGHEST_RATE).contains(&rate)) {
+            settings.mistake(RESEND_RATE.name, format!("use 1 to {HIGHEST_RATE}"));
         }
         if resend_delay == Some(Duration::ZERO) {
             settings.mistake(RESEND_DELAY.name, "a resend needs time to be confirmed");
@@ -162,6 +180,7 @@ impl Config {
                 resend_delay: resend_delay?,
                 park_after: park_after?,
             },
+            pacing: Pacing { per_second: resend_rate?, missing_share: MISSING_SHARE },
             timing: Timing::default(),
             tiers: tiers?,
             confirm_shards: confirm_shards?,

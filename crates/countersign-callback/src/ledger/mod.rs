@@ -6,6 +6,8 @@
 
 mod due;
 
+mod pace;
+
 mod browse;
 
 mod jobs;
@@ -25,6 +27,7 @@ use uuid::Uuid;
 
 pub(crate) use self::browse::{Counted, Listed, Place};
 pub(crate) use self::jobs::{Began, KnownAction, ListedItem, Turn};
+pub(crate) use self::pace::{Tallies, merge};
 use crate::overdue::{Cause, Change, Key, Overdue, Recorded, Report, Word};
 
 /// The ledger's migrations.
@@ -225,11 +228,15 @@ impl Ledger {
     /// Notes messages as overdue, due to be judged at once. A message that is noted already stays
     /// as it is, be it open or closed. Says which ones are new.
     ///
+    /// So that whoever judges them knows how many there are, they are counted in the same step, and
+    /// with them the checks of `looked_up` that came due: theirs, and those that wrote nothing.
+    ///
     /// # Errors
     /// When nothing was noted.
     pub(crate) async fn note_overdue(
         &self,
         late: &[(Due, String)],
+        looked_up: &Tallies,
     ) -> Result<Vec<Key>, sqlx::Error> {
         let mut sorted: Vec<&(Due, String)> = late.iter().collect();
         sorted.sort_unstable_by(|(a, _), (b, _)| a.key.cmp(&b.key));
@@ -253,6 +260,15 @@ impl Ledger {
              ), event AS (
                  INSERT INTO overdue_event (message_id, upstream, to_state, cause, reason, resends)
                  SELECT message_id, upstream, state, cause, reason, resends FROM noted
+             ), tallied AS (
+                 INSERT INTO upstream_tally AS tally
+                     (upstream, half_minute, looked_up, unconfirmed)
+                 SELECT upstream, floor(extract(epoch FROM now()) / 30)::bigint, looked_up,
+                        (SELECT count(*) FROM noted WHERE noted.upstream = checked.upstream)
+                 FROM UNNEST($6::text[], $7::bigint[]) AS checked (upstream, looked_up)
+                 ON CONFLICT (upstream, half_minute) DO UPDATE
+                 SET looked_up = tally.looked_up + excluded.looked_up,
+                     unconfirmed = tally.unconfirmed + excluded.unconfirmed
              )
              SELECT message_id, upstream FROM noted",
         )
@@ -261,6 +277,8 @@ impl Ledger {
         .bind(consumers)
         .bind(reasons)
         .bind(Cause::NotConfirmed.as_str())
+        .bind(looked_up.keys().map(Name::as_str).collect::<Vec<_>>())
+        .bind(looked_up.values().map(|t| stored_total(t.looked_up)).collect::<Vec<_>>())
         .fetch_all(&self.pool)
         .await?;
         noted.into_iter().map(KeyRow::read).collect()
@@ -390,7 +408,8 @@ impl Taken {
         Ok(Some(Self { transaction, rows, now }))
     }
 
-    /// Writes the changes with their history, and gives the locks back.
+    /// Writes the changes with their history, and gives the locks back. A confirmed resend is a
+    /// canary that came back: its upstream may have one more of them under way.
     ///
     /// # Errors
     /// When nothing was written, or nobody knows whether it was: the connection was lost during the
@@ -515,6 +534,19 @@ async fn write(transaction: &mut Transaction, changes: &[Change]) -> Result<(), 
                AND job_item.upstream = change.upstream
                AND job_item.state = 'begun'
                AND change.to_state NOT IN ('waiting', 'asking')
+         ), canary AS (
+             SELECT upstream, count(*)::integer AS confirmed FROM change
+             WHERE from_state IN ('waiting', 'asking') AND to_state = 'confirmed' AND resends >= 1
+             GROUP BY upstream
+         ), pace AS MATERIALIZED (
+             SELECT upstream FROM upstream_pace
+             WHERE canaries IS NOT NULL AND upstream IN (SELECT upstream FROM canary)
+             ORDER BY upstream
+             FOR UPDATE
+         ), more_canaries AS (
+             UPDATE upstream_pace SET canaries = canaries + canary.confirmed
+             FROM pace JOIN canary USING (upstream)
+             WHERE upstream_pace.upstream = pace.upstream
          )
          INSERT INTO overdue_event
              (message_id, upstream, from_state, to_state, cause, reason, resends)
@@ -698,6 +730,10 @@ fn texts(names: &[Name]) -> Vec<&str> {
 /// A number that no column can hold counts as not said.
 fn stored_attempt(attempt: Option<Attempt>) -> Option<i32> {
     attempt.and_then(|attempt| i32::try_from(attempt.number()).ok())
+}
+
+fn stored_total(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 fn stored_count(count: u32) -> i32 {

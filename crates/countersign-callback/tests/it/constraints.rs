@@ -99,7 +99,8 @@ async fn every_column_says_what_it_is() {
         "SELECT attrelid::regclass || '.' || attname FROM pg_attribute
          WHERE attrelid IN ('confirmation'::regclass, 'consumer_report'::regclass,
                             'overdue'::regclass, 'overdue_event'::regclass,
-                            'job'::regclass, 'job_item'::regclass)
+                            'job'::regclass, 'job_item'::regclass,
+                            'upstream_pace'::regclass, 'upstream_tally'::regclass)
            AND attnum > 0 AND NOT attisdropped AND col_description(attrelid, attnum) IS NULL",
     )
     .fetch_all(&stage.pool)

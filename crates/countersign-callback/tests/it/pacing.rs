@@ -59,3 +59,161 @@ async fn what_is_left_alone_for_too_long_is_parked_all_the_same() {
     assert!(stage.count(untouched).await > 300, "most were not even tried");
     assert_eq!(stage.count("SELECT count(*) FROM overdue WHERE resends > 0").await, 0);
 }
+
+/// Enough checks to tell that much is missing: this many, of which 300 are not confirmed.
+const CHECKS: usize = 1_000;
+
+/// 700 confirmed messages and 300 that are not, all of which come due. Returns the latter.
+async fn much_is_missing(stage: &Stage) -> Vec<MessageId> {
+    let ids: Vec<MessageId> = (0..CHECKS).map(|_| MessageId::generate()).collect();
+    let (missing, confirmed) = ids.split_at(300);
+    stage.confirm("logistics", confirmed).await;
+    eventually("the confirms are recorded", DEADLINE, async || {
+        stage.count("SELECT count(*) FROM confirmation").await == 700
+    })
+    .await;
+    stage.check(&ids, &["logistics"]).await;
+    missing.to_vec()
+}
+
+/// What happened, for a failure's message.
+async fn story(stage: &Stage) -> Vec<(String, String, i64)> {
+    sqlx::query_as(
+        "SELECT to_state, left(min(reason), 200), count(*) FROM overdue_event
+         GROUP BY to_state, cause ORDER BY min(at)",
+    )
+    .fetch_all(&stage.pool)
+    .await
+    .unwrap()
+}
+
+async fn all_are(stage: &Stage, state: &'static str) {
+    eventually(&format!("all are {state}"), DEADLINE, async || {
+        let sql = "SELECT count(*) FROM overdue WHERE state = $1";
+        let count: i64 = sqlx::query_scalar(sql).bind(state).fetch_one(&stage.pool).await.unwrap();
+        if count == 300 { Ok(()) } else { Err(count) }
+    })
+    .await;
+}
+
+const CANARIES_ONLY: &str = "SELECT count(*) FROM upstream_pace WHERE canaries_only";
+
+/// Returns when the replicas have had every chance to ask for more.
+async fn decided_anew(stage: &Stage) {
+    let decided = "SELECT (extract(epoch FROM max(refilled_at)) * 1000)::bigint FROM upstream_pace";
+    let before = stage.count(decided).await;
+    eventually("it is decided anew", DEADLINE, async || {
+        stage.count(decided).await > before + 1_000
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_replicas_together_keep_to_the_budget() {
+    const RATE: f64 = 40.0;
+    let upstream = Upstream::always(say(Outcome::Republished)).await;
+    let mut stage = Stage::empty(&["resend-rate=40"]).await;
+    stage.upstream(&upstream);
+    let mut config = stage.config();
+    // Without canaries.
+    config.pacing.missing_share = 1.0;
+    stage.start_with(config.clone()).await;
+    stage.start_with(config).await;
+    let ids: Vec<MessageId> = (0..200).map(|_| MessageId::generate()).collect();
+    stage.check(&ids, &["logistics"]).await;
+    eventually("all are sent again", DEADLINE, async || {
+        let sent = stage.count("SELECT count(*) FROM overdue WHERE cause = 'republished'").await;
+        if sent == 200 { Ok(()) } else { Err(sent) }
+    })
+    .await;
+    let asked_at: Vec<f64> = sqlx::query_scalar(
+        "SELECT extract(epoch FROM at)::float8 FROM overdue_event WHERE to_state = 'asking'
+         ORDER BY at",
+    )
+    .fetch_all(&stage.pool)
+    .await
+    .unwrap();
+    assert_eq!(asked_at.len(), 200);
+    // A quarter of a second's worth is saved up. `at` is when the transaction began, which may have
+    // waited for the other replica's.
+    let at_once = RATE / 4.0 + RATE * 0.5;
+    for (i, from) in asked_at.iter().enumerate() {
+        for (count, to) in asked_at[i..].iter().enumerate().map(|(n, to)| (n + 1, to)) {
+            let most = at_once + RATE * (to - from);
+            assert!(count as f64 <= most, "{count} in {} s, at most {most}", to - from);
+        }
+    }
+    stage.stop_first().await;
+    stage.stop_first().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rolled_back_transactions_use_up_no_budget_and_are_no_storm() {
+    let upstream = Upstream::always(say(Outcome::NeverCommitted)).await;
+    let stage = Stage::new(&upstream, &["resend-rate=1"]).await;
+    much_is_missing(&stage).await;
+    all_are(&stage, "never_committed").await;
+    assert_eq!(upstream.asked().len(), 300, "{:?}", story(&stage).await);
+    assert_eq!(stage.count("SELECT count(*) FROM upstream_pace WHERE canaries > 0").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_much_is_missing_only_canaries_are_asked_for_until_they_are_confirmed() {
+    let upstream = Upstream::always(say(Outcome::Republished)).await;
+    let mut stage = Stage::new(&upstream, &[]).await;
+    let missing = much_is_missing(&stage).await;
+    eventually("only canaries are asked for", DEADLINE, async || {
+        stage.count(CANARIES_ONLY).await == 1 && upstream.asked().len() == 5
+    })
+    .await;
+    decided_anew(&stage).await;
+    assert_eq!(upstream.asked().len(), 5, "they are not confirmed yet");
+    stage.stop_first().await;
+    stage.start().await;
+    decided_anew(&stage).await;
+    assert_eq!(upstream.asked().len(), 5, "a restart does not forget");
+
+    let asked = |upstream: &Upstream| -> Vec<MessageId> {
+        upstream.asked().iter().map(|asked| asked.message_id.parse().unwrap()).collect()
+    };
+    for (confirmed, then) in [(5, 15), (15, 35), (35, 75)] {
+        stage.confirm("logistics", &asked(&upstream)[..confirmed]).await;
+        eventually(&format!("{then} are asked for"), DEADLINE, async || {
+            match upstream.asked().len() {
+                count if count >= then => Ok(()),
+                count => Err(count),
+            }
+        })
+        .await;
+        assert_eq!(
+            upstream.asked().len(),
+            then,
+            "each that is confirmed lets one more be asked for"
+        );
+    }
+    eventually("all are asked for", DEADLINE, async || {
+        stage.confirm("logistics", &asked(&upstream)).await;
+        upstream.asked().len() == missing.len()
+    })
+    .await;
+    stage.confirm("logistics", &missing).await;
+    all_are(&stage, "confirmed").await;
+    eventually("nothing is held back", DEADLINE, async || stage.count(CANARIES_ONLY).await == 0)
+        .await;
+    assert_eq!(upstream.asked().len(), missing.len(), "none was asked for twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_in_which_nothing_is_ever_confirmed_ends_in_parked_rows() {
+    let upstream = Upstream::always(say(Outcome::Republished)).await;
+    let settings = ["resend-delay=500ms", "max-resends=2", "park-after=6s"];
+    let stage = Stage::new(&upstream, &settings).await;
+    much_is_missing(&stage).await;
+    all_are(&stage, "parked").await;
+    let asked = upstream.asked().len();
+    // Five at a time, and after a half second's delay, less and less.
+    assert!((5..100).contains(&asked), "{asked}: {:?}", story(&stage).await);
+    assert_eq!(stage.count("SELECT count(*) FROM overdue WHERE reason = ''").await, 0);
+    let canaries = stage.count("SELECT canaries::bigint FROM upstream_pace").await;
+    assert_eq!(canaries, 1, "each that came due again halved them");
+}

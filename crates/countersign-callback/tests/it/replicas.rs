@@ -16,8 +16,14 @@ use crate::upstream::{Reply, Upstream, say, saying};
 async fn two_replicas_never_ask_for_the_same_attempt() {
     let slowly = Reply::After(Duration::from_millis(20), saying(Outcome::Republished));
     let upstream = Upstream::always(slowly).await;
-    let mut stage = Stage::new(&upstream, &["resend-delay=1s", "max-resends=2"]).await;
-    stage.start().await;
+    let settings = ["resend-delay=1s", "max-resends=2", "resend-rate=1000"];
+    let mut stage = Stage::empty(&settings).await;
+    stage.upstream(&upstream);
+    let mut config = stage.config();
+    // All are missing, and yet all are asked for.
+    config.pacing.missing_share = 1.0;
+    stage.start_with(config.clone()).await;
+    stage.start_with(config).await;
     let ids: Vec<MessageId> = (0..500).map(|_| MessageId::generate()).collect();
     for ids in ids.chunks(50) {
         stage.check(ids, &["logistics"]).await;
