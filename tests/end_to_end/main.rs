@@ -10,6 +10,8 @@ mod happy_path;
 
 mod by_hand;
 
+mod operators;
+
 mod losses;
 
 mod transactions;

@@ -503,6 +503,11 @@ impl World {
 }
 
 impl Databases {
+    /// Of orders, logistics and callback.
+    pub(crate) fn urls(&self) -> [&str; 3] {
+        [self.orders_database.url(), self.logistics_database.url(), self.callback_database.url()]
+    }
+
     async fn create(server: &PostgresAddress) -> Self {
         let create = async || Database::create(server).await.expect("a database");
         let (orders_database, logistics_database, callback_database) =

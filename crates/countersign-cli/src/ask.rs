@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::address::{Address, refused};
 use crate::clock::clock;
+use crate::credentials::Credentials;
 use crate::told::Told;
 
 /// Asked by hand: done whatever was asked before.
@@ -20,6 +21,7 @@ pub(crate) async fn ask(
     id: MessageId,
     upstream: &Address,
     reason: &str,
+    credentials: &Credentials,
     as_json: bool,
 ) -> anyhow::Result<Told> {
     let request = RequestResendRequest {
@@ -29,7 +31,11 @@ pub(crate) async fn ask(
         reason: reason.to_owned(),
     };
     let mut client = UpstreamClient::new(upstream.connect().await?);
-    let answer = client.request_resend(request).await.map_err(|e| refused(&e))?.into_inner();
+    let answer = client
+        .request_resend(credentials.call(request)?)
+        .await
+        .map_err(|e| refused(&e))?
+        .into_inner();
     let outcome = answer.outcome().as_str_name();
     if as_json {
         let answer = json!({ "message_id": id.to_string(), "outcome": outcome,

@@ -4,9 +4,29 @@ mod status;
 
 mod timeline;
 
+mod overdue;
+
+mod acting;
+
+mod jobs;
+
+mod job;
+
+mod parties;
+
 mod quarantine;
 
+mod doctor;
+
 mod ask;
+
+mod filter;
+
+mod page;
+
+mod callback;
+
+mod credentials;
 
 mod address;
 
@@ -25,8 +45,15 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use countersign_protocol::MessageId;
+use countersign_protocol::grpc::JobAction;
 
+use crate::acting::Act;
 use crate::address::Address;
+use crate::callback::Callback;
+use crate::credentials::Credentials;
+use crate::doctor::Doctor;
+use crate::jobs::Jobs;
+use crate::overdue::Overdue;
 use crate::quarantine::Quarantine;
 use crate::told::{Told, Usage};
 
@@ -48,6 +75,9 @@ const EXAMPLES: &str = "\
 Examples:
   countersign status 01936f4e-8c1a-7c3e-9b5e-3f2d1c0b9a88
   countersign status 01936f4e-8c1a-7c3e-9b5e-3f2d1c0b9a88 --json | jq -r .state
+  countersign doctor
+  countersign overdue --count --by state,cause
+  countersign resend --all --state parked --cause resends_used_up --why 'logistics is back'
   countersign ask 01936f4e-8c1a-7c3e-9b5e-3f2d1c0b9a88 --upstream http://localhost:50051";
 
 #[derive(Debug, Subcommand)]
@@ -58,14 +88,47 @@ enum Command {
         /// The message's id: a UUIDv7
         #[arg(value_name = "MESSAGE_ID")]
         id: MessageId,
-        /// Where the callback service is
-        #[arg(
-            long,
-            env = "COUNTERSIGN_CALLBACK",
-            default_value = "http://localhost:50052",
-            value_name = "URL"
-        )]
-        callback: Address,
+        #[command(flatten)]
+        callback: Callback,
+    },
+    /// Lists or counts what is not confirmed in time
+    #[command(after_help = overdue::EXAMPLES)]
+    Overdue(Overdue),
+    /// Has messages sent again, some or all that match
+    #[command(after_help = acting::RESEND)]
+    Resend {
+        #[command(flatten)]
+        act: Act,
+        /// Without canaries
+        #[arg(long)]
+        all_at_once: bool,
+    },
+    /// Closes messages: no more is done about them
+    #[command(after_help = acting::CLOSE)]
+    Close {
+        #[command(flatten)]
+        act: Act,
+    },
+    /// Leaves a note on messages
+    #[command(after_help = acting::NOTE)]
+    Note {
+        #[command(flatten)]
+        act: Act,
+    },
+    /// Lists what people had done; shows or cancels one
+    #[command(after_help = jobs::EXAMPLES)]
+    Jobs(Jobs),
+    /// Shows how far each consumer is
+    #[command(after_help = parties::CONSUMERS)]
+    Consumers {
+        #[command(flatten)]
+        callback: Callback,
+    },
+    /// Shows how each upstream is doing
+    #[command(after_help = parties::UPSTREAMS)]
+    Upstreams {
+        #[command(flatten)]
+        callback: Callback,
     },
     /// Asks an upstream to send a message again, now and whatever its state
     ///
@@ -87,10 +150,15 @@ enum Command {
         /// Why, for the upstream's log
         #[arg(long, default_value = "asked by hand", value_name = "TEXT")]
         reason: String,
+        #[command(flatten)]
+        credentials: Credentials,
     },
     /// Shows, replays or throws away what could not be read or stored
     #[command(subcommand)]
     Quarantine(Quarantine),
+    /// Looks for what is wrong, in the broker, the databases and the callback service
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(Doctor),
 }
 
 const STATES: &str = "\
@@ -150,7 +218,17 @@ async fn main() -> ExitCode {
 async fn run(Arguments { command, json }: Arguments) -> anyhow::Result<Told> {
     match command {
         Command::Status { id, callback } => status::status(id, &callback, json).await,
-        Command::Ask { id, upstream, reason } => ask::ask(id, &upstream, &reason, json).await,
+        Command::Overdue(overdue) => overdue.run(json).await,
+        Command::Resend { act, all_at_once } => act.run(JobAction::Resend, all_at_once, json).await,
+        Command::Close { act } => act.run(JobAction::Close, false, json).await,
+        Command::Note { act } => act.run(JobAction::Note, false, json).await,
+        Command::Jobs(jobs) => jobs.run(json).await,
+        Command::Consumers { callback } => parties::consumers(&callback, json).await,
+        Command::Upstreams { callback } => parties::upstreams(&callback, json).await,
+        Command::Ask { id, upstream, reason, credentials } => {
+            ask::ask(id, &upstream, &reason, &credentials, json).await
+        }
         Command::Quarantine(command) => command.run(json).await,
+        Command::Doctor(doctor) => doctor.run(json).await,
     }
 }

@@ -2,9 +2,9 @@
 
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::GetMessageRequest;
-use countersign_protocol::grpc::callback_client::CallbackClient;
 
-use crate::address::{Address, refused};
+use crate::address::refused;
+use crate::callback::Callback;
 use crate::timeline;
 use crate::told::Told;
 
@@ -14,11 +14,11 @@ use crate::told::Told;
 /// When the callback service does not answer.
 pub(crate) async fn status(
     id: MessageId,
-    callback: &Address,
+    callback: &Callback,
     as_json: bool,
 ) -> anyhow::Result<Told> {
     let request = GetMessageRequest { message_id: id.to_string() };
-    let mut client = CallbackClient::new(callback.connect().await?);
+    let mut client = callback.client().await?;
     let message = client.get_message(request).await.map_err(|e| refused(&e))?.into_inner();
     Told::either(as_json, &message, || timeline::print(id, &message))
 }

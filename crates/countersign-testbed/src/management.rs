@@ -38,6 +38,13 @@ impl Management {
         }
     }
 
+    /// Its address, with user and password.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let host = self.base.trim_start_matches("http://");
+        format!("http://{}:{}@{host}", self.user, self.password)
+    }
+
     /// Sends a request and waits, blocking the thread. `path` is what follows `/api/`, its parts
     /// not yet percent-encoded. `None` is "404: no such thing".
     ///

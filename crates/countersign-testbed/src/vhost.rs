@@ -181,6 +181,15 @@ impl Vhost {
             .await;
     }
 
+    /// Takes a binding away.
+    ///
+    /// # Panics
+    /// If there is no such binding.
+    pub async fn unbind(&self, exchange: &str, queue: &str, key: &str) {
+        let path = ["bindings", &self.name, "e", exchange, "q", queue, key];
+        self.must(Method::DELETE, &path, None).await;
+    }
+
     /// Up to `count` messages from the head of a queue; they stay there, marked as redelivered.
     ///
     /// # Panics
