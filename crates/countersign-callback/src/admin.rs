@@ -26,12 +26,17 @@ use crate::job_request::{self, NewJob, Selection, WantedItems, WantedJobs};
 use crate::ledger::{
     Counted, Known, KnownAction, KnownConfirmation, KnownEvent, KnownReport, Ledger,
 };
+use crate::list_upstreams;
+use crate::pace::Pacing;
 use crate::sweep::Question;
+use crate::upstreams::Upstreams;
 
 /// `countersign.v1.Callback`.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
     ledger: Ledger,
+    upstreams: Upstreams,
+    pacing: Pacing,
     token: Option<Token>,
     job_created: Arc<Notify>,
     horizons: Horizons,
@@ -43,12 +48,22 @@ impl Admin {
     #[must_use]
     pub(crate) fn server(
         ledger: Ledger,
+        upstreams: Upstreams,
+        pacing: Pacing,
         horizons: Horizons,
         token: Option<Token>,
         job_created: Arc<Notify>,
         settings: GetSettingsResponse,
     ) -> CallbackServer<Self> {
-        CallbackServer::new(Self { ledger, horizons, token, job_created, settings })
+        CallbackServer::new(Self {
+            ledger,
+            upstreams,
+            pacing,
+            horizons,
+            token,
+            job_created,
+            settings,
+        })
     }
 
     async fn told_job(&self, id: Uuid) -> Result<grpc::Job, Status> {
@@ -146,7 +161,8 @@ impl Callback for Admin {
         &self,
         _: Request<ListUpstreamsRequest>,
     ) -> Result<Response<ListUpstreamsResponse>, Status> {
-        Err(Status::unimplemented("not built yet"))
+        let known = self.ledger.upstreams().await.map_err(|e| no_answer(&e))?;
+        Ok(Response::new(list_upstreams::answer(&self.upstreams, known, &self.pacing)))
     }
 
     async fn create_job(

@@ -35,6 +35,8 @@ mod pace;
 
 mod tallies;
 
+mod list_upstreams;
+
 mod answer;
 
 mod filter;

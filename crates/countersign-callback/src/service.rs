@@ -22,6 +22,7 @@ use crate::horizon::Horizons;
 use crate::intake::{Intake, Kind, PREFETCH};
 use crate::jobs::Jobs;
 use crate::ledger::{Ledger, MIGRATIONS};
+use crate::pace::Pacing;
 use crate::patience::Stopped;
 use crate::quarantine::Quarantine;
 use crate::resend::Resender;
@@ -34,6 +35,8 @@ use crate::upstreams::Upstreams;
 #[derive(Debug)]
 pub struct Service {
     ledger: Ledger,
+    upstreams: Upstreams,
+    pacing: Pacing,
     token: Option<Token>,
     job_created: Arc<Notify>,
     horizons: Horizons,
@@ -107,6 +110,8 @@ impl Service {
         );
         let mut service = Self {
             ledger: ledger.clone(),
+            upstreams: Upstreams::new(&config.upstreams, config.timing.call, config.token.clone()),
+            pacing: config.pacing,
             token: config.token.clone(),
             job_created: Arc::default(),
             horizons: horizons.clone(),
@@ -144,7 +149,7 @@ impl Service {
         };
         let resender = Resender {
             ledger,
-            upstreams: Upstreams::new(&config.upstreams, config.timing.call, config.token.clone()),
+            upstreams: service.upstreams.clone(),
             policy: config.policy,
             pacing: config.pacing,
             timing: config.timing,
@@ -168,6 +173,8 @@ impl Service {
     pub fn admin(&self) -> CallbackServer<impl Callback> {
         Admin::server(
             self.ledger.clone(),
+            self.upstreams.clone(),
+            self.pacing,
             self.horizons.clone(),
             self.token.clone(),
             Arc::clone(&self.job_created),

@@ -62,9 +62,21 @@ pub(crate) struct Upstreams {
 #[derive(Debug)]
 struct Upstream {
     name: Name,
+    address: String,
     client: UpstreamClient<Channel>,
     calls: Arc<Semaphore>,
     asking: Mutex<Asking>,
+}
+
+/// What a person is told about an upstream that has an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// Where it is asked.
+    pub(crate) address: String,
+    /// `closed`, `open` or `half_open`.
+    pub(crate) breaker: String,
+    /// While it is left alone: how long until it is tried again.
+    pub(crate) tried_in: Option<Duration>,
 }
 
 /// Whether it is asked just now.
@@ -112,6 +124,7 @@ impl Upstreams {
             let client = UpstreamClient::new(channel);
             let upstream = Upstream {
                 name: address.name.clone(),
+                address: address.shown(),
                 client,
                 calls: Arc::new(Semaphore::new(CALLS_AT_ONCE)),
                 asking: Mutex::new(Asking { breaker: Breaker::new(), enough_until: None }),
@@ -119,6 +132,23 @@ impl Upstreams {
             (address.name.clone(), Arc::new(upstream))
         };
         Self { by_name: Arc::new(addresses.iter().map(upstream).collect()), deadline, token }
+    }
+
+    /// Those that have an address.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Name> {
+        self.by_name.keys()
+    }
+
+    /// What a person is told about this one. `None` if it has no address.
+    #[must_use]
+    pub(crate) fn told(&self, upstream: &Name) -> Option<Told> {
+        let upstream = self.by_name.get(upstream)?;
+        let breaker = &upstream.asking().breaker;
+        Some(Told {
+            address: upstream.address.clone(),
+            breaker: breaker.to_string(),
+            tried_in: breaker.until().map(|at| at.saturating_duration_since(Instant::now())),
+        })
     }
 
     /// Whether there is an address for this one.
@@ -291,6 +321,15 @@ fn not_connected(status: &Status) -> Option<String> {
     Some(why)
 }
 
+impl UpstreamAddress {
+    /// Without what may be secret in it.
+    fn shown(&self) -> String {
+        let uri = self.endpoint.uri();
+        let port = uri.port_u16().map_or_else(String::new, |port| format!(":{port}"));
+        format!("{}://{}{port}", uri.scheme_str().unwrap_or("http"), uri.host().unwrap_or(""))
+    }
+}
+
 impl FromStr for UpstreamAddress {
     type Err = InvalidUpstream;
 
@@ -314,6 +353,6 @@ impl FromStr for UpstreamAddress {
 
 impl fmt::Debug for UpstreamAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", self.name, self.endpoint.uri())
+        write!(f, "{}={}", self.name, self.shown())
     }
 }

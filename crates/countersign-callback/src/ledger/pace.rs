@@ -64,6 +64,43 @@ impl Ledger {
         names.iter().map(|name| read_text(name)).collect()
     }
 
+    /// The upstreams that were ever asked or have something open.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(crate) async fn upstreams(&self) -> Result<BTreeMap<Name, KnownUpstream>, sqlx::Error> {
+        let rows: Vec<(String, Option<i32>, bool, i64)> = sqlx::query_as(
+            "-- upstreams
+             WITH RECURSIVE open_upstream AS (
+                 (SELECT upstream FROM overdue
+                  WHERE due_at IS NOT NULL ORDER BY upstream LIMIT 1)
+                 UNION ALL
+                 SELECT (SELECT overdue.upstream FROM overdue
+                         WHERE due_at IS NOT NULL AND overdue.upstream > open_upstream.upstream
+                         ORDER BY overdue.upstream LIMIT 1)
+                 FROM open_upstream WHERE upstream IS NOT NULL
+             ), known AS (
+                 SELECT upstream FROM open_upstream WHERE upstream IS NOT NULL
+                 UNION
+                 SELECT upstream FROM upstream_pace
+             )
+             SELECT upstream, canaries, coalesce(canaries_only, false), (
+                 SELECT count(*) FROM overdue
+                 WHERE overdue.upstream = known.upstream
+                   AND due_at IS NOT NULL AND due_at <= now()
+             )
+             FROM known LEFT JOIN upstream_pace USING (upstream)",
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let known = |(upstream, canaries, canaries_only, due): (String, Option<i32>, bool, i64)| {
+            let weather = weather(canaries, canaries_only);
+            let known = KnownUpstream { weather, due: u64::try_from(due).unwrap_or(0) };
+            Ok((read_text(&upstream)?, known))
+        };
+        rows.into_iter().map(known).collect()
+    }
+
     /// Decides anew about these upstreams, although nobody is about to be asked: what `decide` makes
     /// of each is stored.
     ///
@@ -309,12 +346,7 @@ impl PaceRow {
     fn read(self) -> Result<(Name, Paced), sqlx::Error> {
         let count = |count: i64| u64::try_from(count).unwrap_or(0);
         let small = |count: i64| u32::try_from(count).unwrap_or(u32::MAX);
-        let canaries = self.canaries.and_then(|canaries| u32::try_from(canaries).ok());
-        let weather = match (canaries, self.canaries_only) {
-            (None, _) => Weather::Calm,
-            (Some(canaries), true) => Weather::Storm { canaries },
-            (Some(canaries), false) => Weather::Waning { canaries },
-        };
+        let weather = weather(self.canaries, self.canaries_only);
         let paced = Paced {
             pace: Pace { tokens: self.tokens, weather },
             scene: Scene {
@@ -333,5 +365,28 @@ impl PaceRow {
             at_s: self.at_s,
         };
         Ok((read_text(&self.upstream)?, paced))
+    }
+}
+
+fn weather(canaries: Option<i32>, canaries_only: bool) -> Weather {
+    match (canaries.and_then(|canaries| u32::try_from(canaries).ok()), canaries_only) {
+        (None, _) => Weather::Calm,
+        (Some(canaries), true) => Weather::Storm { canaries },
+        (Some(canaries), false) => Weather::Waning { canaries },
+    }
+}
+
+/// What the ledger knows of an upstream, as a person sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KnownUpstream {
+    /// Whether much is missing.
+    pub(crate) weather: Weather,
+    /// How many of its messages are due and wait for their turn.
+    pub(crate) due: u64,
+}
+
+impl Default for KnownUpstream {
+    fn default() -> Self {
+        Self { weather: Weather::Calm, due: 0 }
     }
 }

@@ -29,6 +29,11 @@ async fn an_upstream_that_does_not_answer_is_left_alone_and_no_attempt_is_used()
     let untouched = "SELECT count(*) FROM overdue WHERE returned = 0 AND resends = 0";
     let untouched = stage.count(untouched).await;
     assert!(untouched > 300, "most were not even tried: {untouched}");
+    let told = stage.upstreams().await.remove(0);
+    assert_eq!((told.upstream.as_str(), told.address), ("orders", upstream.url()));
+    assert!(["open", "half_open"].contains(&told.breaker.as_str()), "{}", told.breaker);
+    assert!(told.summary.starts_with("does not answer: "), "{}", told.summary);
+    assert!(told.due > 300, "{}", told.due);
     upstream.listen().await;
     eventually("all are asked for", DEADLINE, async || {
         match stage.count("SELECT count(*) FROM overdue WHERE state = 'never_committed'").await {
@@ -168,6 +173,10 @@ async fn when_much_is_missing_only_canaries_are_asked_for_until_they_are_confirm
     .await;
     decided_anew(&stage).await;
     assert_eq!(upstream.asked().len(), 5, "they are not confirmed yet");
+    let told = stage.upstreams().await.remove(0);
+    assert_eq!((told.canaries_only, told.canaries, told.due), (true, 5, 295));
+    assert_eq!((told.breaker.as_str(), told.budget_per_second), ("closed", 100.0));
+    assert!(told.summary.starts_with("much is missing: 5 resends"), "{}", told.summary);
     stage.stop_first().await;
     stage.start().await;
     decided_anew(&stage).await;

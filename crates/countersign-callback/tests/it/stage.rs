@@ -8,7 +8,7 @@ use countersign_protocol::grpc::callback_client::CallbackClient;
 use countersign_protocol::grpc::callback_server::{Callback, CallbackServer};
 use countersign_protocol::grpc::{
     FindUnconfirmedRequest, FindUnconfirmedResponse, GetMessageRequest, GetMessageResponse,
-    find_unconfirmed_request,
+    ListUpstreamsRequest, find_unconfirmed_request, list_upstreams_response,
 };
 use countersign_protocol::{MessageId, Topology};
 use countersign_runtime::Settings;
@@ -246,6 +246,12 @@ impl Stage {
     /// The service, as people call it.
     pub(crate) fn admin(&self) -> CallbackClient<CallbackServer<impl Callback>> {
         CallbackClient::new(self.replicas[0].service.admin())
+    }
+
+    /// What the service says about its upstreams.
+    pub(crate) async fn upstreams(&self) -> Vec<list_upstreams_response::Upstream> {
+        let listed = self.admin().list_upstreams(ListUpstreamsRequest {}).await.unwrap();
+        listed.into_inner().upstreams
     }
 
     /// What the service says about a message.
