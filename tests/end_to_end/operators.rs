@@ -8,7 +8,7 @@ use countersign_testbed::eventually;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::world::{HEALED, QUARANTINE, World};
+use crate::world::{GRACE, HEALED, ORDERS_QUEUE, QUARANTINE, SOON, World};
 
 /// `countersign`, with the world's addresses in its environment.
 struct Operator<'a> {
@@ -23,6 +23,7 @@ impl Operator<'_> {
         let output = Command::new(program())
             .args(arguments)
             .env_clear()
+            .env("USER", "ada")
             .env("COUNTERSIGN_CALLBACK", world.callback.url())
             .env("COUNTERSIGN_UPSTREAM", world.orders.url())
             .env("COUNTERSIGN_AMQP_URL", world.vhost.url())
@@ -177,4 +178,84 @@ async fn what_was_put_aside_is_replayed_once_its_cause_is_mended() {
     let (code, told) = operator.asks(&drop).await;
     assert_eq!((code, &told["done"]), (Some(0), &json!(1)), "{told}");
     world.is_empty(QUARANTINE).await;
+}
+
+const TOKEN: &str = "let-me-in";
+
+#[tokio::test]
+async fn parked_messages_are_found_sent_again_and_followed_to_their_end() {
+    let mut world = World::new().await;
+    world.callback.set("COUNTERSIGN_MAX_RESENDS", "0").set("COUNTERSIGN_TOKEN", TOKEN);
+    world.start().await;
+    world.logistics.terminate(GRACE).await.unwrap();
+    let orders = world.place_many(8).await;
+    world.holds(ORDERS_QUEUE, 8).await;
+    world.destroy(ORDERS_QUEUE).await;
+    for order in &orders {
+        world.is_in_state(order, "parked").await;
+    }
+    world.logistics.start().unwrap();
+    world.logistics.ready(SOON).await.unwrap();
+    let operator = Operator { world: &world };
+
+    let (code, told) = operator.asks(&["overdue"]).await;
+    assert_eq!((code, told["messages"].as_array().unwrap().len()), (Some(0), 8), "{told}");
+    let (_, text, _) = operator.types(&["overdue", "--limit", "3"]).await;
+    assert!(text.ends_with("first 3 of 8; --all, or --limit N\n"), "{text}");
+    let (_, told) = operator.asks(&["overdue", "--count", "--by", "state,cause"]).await;
+    let group = &told["groups"][0];
+    assert_eq!((&group["state"], &group["messages"]), (&json!("parked"), &json!(8)), "{told}");
+    let (_, told) = operator.asks(&["overdue", "--consumer", "nobody"]).await;
+    assert_eq!(told["messages"], json!([]));
+
+    let resend = ["resend", "--all", "--state", "parked", "--yes", "--why", "it is mended"];
+    let (code, _, why) = operator.types(&resend).await;
+    assert_eq!(code, Some(1));
+    assert!(why.contains("COUNTERSIGN_TOKEN"), "{why}");
+    let resend = [&resend[..], &["--token", TOKEN]].concat();
+    let (code, told) = operator.asks(&[&resend[..], &["--dry-run"]].concat()).await;
+    assert_eq!((code, &told["job"]["items"]), (Some(0), &json!(8)), "{told}");
+    let (code, job) = operator.asks(&resend).await;
+    assert_eq!((code, &job["state"], &job["succeeded"]), (Some(0), &json!("done"), &json!(8)));
+
+    let job_id = job["job_id"].as_str().unwrap();
+    let (code, told) = operator.asks(&["jobs", "show", job_id]).await;
+    assert_eq!((code, told["items"].as_array().unwrap().len()), (Some(0), 8), "{told}");
+    let (_, text, _) = operator.types(&["jobs"]).await;
+    assert!(text.contains(job_id) && text.contains("it is mended"), "{text}");
+    let (_, text, _) = operator.types(&["status", &orders[0].message_id.to_string()]).await;
+    assert!(text.contains("resend by ada") && text.contains("it is mended"), "{text}");
+    world.audit().await;
+}
+
+#[tokio::test]
+async fn what_fails_again_is_told_and_what_is_closed_stays_closed() {
+    let mut world = World::new().await;
+    world.callback.set("COUNTERSIGN_MAX_RESENDS", "0").set("COUNTERSIGN_TOKEN", TOKEN);
+    world.start().await;
+    // A label holds 40 characters: logistics will never accept it.
+    let order = world.place(&"x".repeat(41)).await;
+    world.is_in_state(&order, "parked").await;
+    let operator = Operator { world: &world };
+    let id = order.message_id.to_string();
+    let because = ["--yes", "--token", TOKEN, "--why", "ticket 4711"];
+
+    let (code, job) = operator.asks(&[&["resend", &id], &because[..]].concat()).await;
+    assert_eq!((code, &job["failed"]), (Some(1), &json!(1)), "{job}");
+    let job_id = job["job_id"].as_str().unwrap();
+    let (code, text, _) = operator.types(&["jobs", "show", job_id, "--state", "failed"]).await;
+    assert_eq!(code, Some(1));
+    assert!(text.contains(&id) && text.contains("rejected"), "{text}");
+
+    for action in ["note", "close"] {
+        let (code, job) = operator.asks(&[&[action, &id], &because[..]].concat()).await;
+        assert_eq!((code, &job["succeeded"]), (Some(0), &json!(1)), "{action}: {job}");
+    }
+    let (_, told) = operator.asks(&["status", &id]).await;
+    let actions: Vec<_> =
+        told["actions"].as_array().unwrap().iter().map(|a| a["action"].as_str().unwrap()).collect();
+    assert_eq!((&told["state"], actions), (&json!("closed"), vec!["resend", "note", "close"]));
+    let (code, _, why) = operator.types(&["close", "--all", "--why", "no reason"]).await;
+    assert_eq!(code, Some(64));
+    assert!(why.contains("--all of which"), "{why}");
 }

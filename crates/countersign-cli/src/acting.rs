@@ -32,10 +32,10 @@ pub(crate) struct Act {
     #[command(flatten)]
     filter: Filter,
     /// Why: kept for ever, with your name
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     why: String,
     /// Who you are
-    #[arg(long, env = "USER", value_name = "NAME")]
+    #[arg(long, env = "USER", default_value = "", hide_default_value = true, value_name = "NAME")]
     who: String,
     /// Only says what it would be
     #[arg(long)]
@@ -56,7 +56,7 @@ itself when more than a fifth is not. Ctrl-C leaves it running. Exit code 1 if s
 
 Examples:
   countersign resend 01936f4e-8c1a-7c3e-9b5e-3f2d1c0b9a88 --why 'address corrected'
-  countersign resend --all --state parked --consumer logistics --cause resends_used_up --dry-run --why test
+  countersign resend --all --state parked --consumer logistics --cause resends_used_up --dry-run
   countersign resend --all --state parked --cause resends_used_up --rate 50 --why 'logistics is back' --yes";
 
 /// What to type.
@@ -125,8 +125,8 @@ impl Act {
             (true, true) if self.filter.is_empty() => {
                 "--all of which? Say it, such as --state parked"
             }
-            _ if self.why.trim().is_empty() || self.who.trim().is_empty() => {
-                "--why and --who must say something: they are kept for whoever looks next"
+            _ if !self.dry_run && (self.why.trim().is_empty() || self.who.trim().is_empty()) => {
+                "say --why, and --who if USER is not set: they are kept for whoever looks next"
             }
             _ if self.rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) => {
                 "--rate: use a number above 0"

@@ -516,13 +516,7 @@ mod tests {
                 "2 deliveries",
             ),
             (
-                |s| {
-                    drop(s.bindings.remove(&(
-                        "countersign.check.due".into(),
-                        String::new(),
-                        "countersign.check.due".into(),
-                    )))
-                },
+                |s| s.bindings.retain(|(exchange, ..)| exchange != "countersign.check.due"),
                 Error,
                 "binding of countersign.check.due to countersign.check.due",
                 "nowhere to go",
