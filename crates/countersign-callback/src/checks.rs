@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use countersign_protocol::check::CheckedMessage;
-use countersign_protocol::{Check, Horizon, UnixMillis, Unreadable};
+use countersign_protocol::{Arming, Check, Horizon, Name, UnixMillis, Unreadable};
 use tokio::sync::Notify;
 use tracing::{debug, info};
 
 use crate::intake::{Kind, Read};
-use crate::ledger::{Due, Ledger, Tallies, merge};
+use crate::ledger::{Armed, Due, Ledger, Tallies, merge};
 use crate::overdue::{Key, list};
 use crate::pace::Tally;
 use crate::tallies::NotWritten;
@@ -38,6 +38,7 @@ impl Kind for Checks {
         });
         let entry = |message: CheckedMessage| Checked {
             armed_at,
+            arming: message.arming,
             due: Due {
                 key: Key { message_id: message.id, upstream: upstream.clone() },
                 consumers: message.consumers,
@@ -53,6 +54,7 @@ impl Kind for Checks {
             messages: vec![CheckedMessage {
                 id: entry.due.key.message_id,
                 consumers: entry.due.consumers.clone(),
+                arming: entry.arming,
             }],
         }
         .encode()
@@ -62,7 +64,8 @@ impl Kind for Checks {
         fail::fail_point!("callback.looked_up", |_| std::process::abort());
     }
 
-    /// A message that everybody has confirmed needs nothing more: nothing is written.
+    /// A message that everybody has confirmed needs nothing more: nothing is written. Nor does one
+    /// whose upstream says that this very arming of it was rolled back.
     ///
     /// A message that is noted already is left alone, whatever its state. An open one is being taken
     /// care of, and this is the check of a resend, which its own delay watches too. A closed one
@@ -74,19 +77,38 @@ impl Kind for Checks {
             self.not_written.add(looked_up);
             return Ok(());
         }
-        let late: Vec<(Due, String)> = entries
+        let missing = |due: &Due| -> Vec<Name> {
+            let missing = unconfirmed.get(&due.key.message_id).into_iter().flatten();
+            missing.filter(|name| due.consumers.contains(name)).cloned().collect()
+        };
+        let late: Vec<(&Checked, Vec<Name>)> = entries
             .iter()
-            .filter_map(|Checked { due, .. }| {
-                let missing: Vec<_> = unconfirmed
-                    .get(&due.key.message_id)?
-                    .iter()
-                    .filter(|name| due.consumers.contains(name))
-                    .cloned()
-                    .collect();
+            .map(|checked| (checked, missing(&checked.due)))
+            .filter(|(_, missing)| !missing.is_empty())
+            .collect();
+        let armed: Vec<Armed> = late.iter().filter_map(|(c, missing)| c.armed(missing)).collect();
+        let settled = self.ledger.rolled_back(&armed).await?;
+        if !settled.is_empty() {
+            info!(
+                count = settled.len(),
+                "checks came due whose transactions were rolled back: settled"
+            );
+        }
+        let is_settled = |checked: &Checked, missing: &[Name]| {
+            checked.armed(missing).is_some_and(|armed| settled.contains(&armed))
+        };
+        let late: Vec<(Due, String)> = late
+            .into_iter()
+            .filter(|(checked, missing)| !is_settled(checked, missing))
+            .map(|(checked, missing)| {
                 let reason = format!("not confirmed by {} when its check came due", list(&missing));
-                (!missing.is_empty()).then(|| (due.clone(), reason))
+                (checked.due.clone(), reason)
             })
             .collect();
+        if late.is_empty() {
+            self.not_written.add(looked_up);
+            return Ok(());
+        }
         let before = self.not_written.take();
         let mut tallies = before.clone();
         merge(&mut tallies, looked_up);
@@ -131,4 +153,16 @@ pub(crate) struct Checked {
     pub(crate) due: Due,
     /// When the check was armed, on the upstream's clock.
     pub(crate) armed_at: UnixMillis,
+    /// Which arming of the message it is of, if it says.
+    pub(crate) arming: Option<Arming>,
+}
+
+impl Checked {
+    /// What a rolled-back notice would have to name to settle it. A message that somebody has
+    /// confirmed was sent: nothing but confirms settles that.
+    fn armed(&self, missing: &[Name]) -> Option<Armed> {
+        let nobody_confirmed = missing.len() == self.due.consumers.len();
+        let arming = self.arming.filter(|_| nobody_confirmed)?;
+        Some(Armed { key: self.due.key.clone(), arming })
+    }
 }

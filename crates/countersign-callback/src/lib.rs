@@ -1,7 +1,7 @@
 //! The callback service: records confirms, looks up the checks that come due, and asks the upstreams
 //! of unconfirmed messages to send them again.
 //!
-//! To be read in the order of a message's life: `confirms` and `checks` are taken in from the broker
+//! To be read in the order of a message's life: `confirms`, `checks` and `rolled_back` notices are taken in from the broker
 //! (`intake`) and stored in the `ledger`; what is `overdue` is judged (`verdict`), its upstream asked
 //! (`resend`, `upstreams`), and the `answer` weighed. What cannot be read goes to `quarantine`, and
 //! `admin` tells a person what became of a message, and an upstream's `sweep` what
@@ -16,6 +16,8 @@ mod intake;
 mod confirms;
 
 mod checks;
+
+mod rolled_back;
 
 mod quarantine;
 

@@ -26,6 +26,7 @@ use crate::pace::Pacing;
 use crate::patience::Stopped;
 use crate::quarantine::Quarantine;
 use crate::resend::Resender;
+use crate::rolled_back::Notices;
 use crate::settings::Config;
 use crate::tallies::{self, NotWritten};
 use crate::upkeep;
@@ -147,6 +148,8 @@ impl Service {
             created: Arc::clone(&service.job_created),
             wake: Arc::clone(&wake),
         };
+        let notices = Notices { ledger: ledger.clone() };
+        service.take_in(notices, topology::ROLLED_BACK.to_owned(), None, &horizons);
         let resender = Resender {
             ledger,
             upstreams: service.upstreams.clone(),

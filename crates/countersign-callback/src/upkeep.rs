@@ -37,6 +37,7 @@ pub(crate) async fn start(
         keep(confirmation, ledger, shutdown, tasks).await?,
         keep(consumer_report, ledger, shutdown, tasks).await?,
     ];
+    keep(Ledger::rolled_back_partitions(), ledger, shutdown, tasks).await?;
     let (ledger, shutdown) = (ledger.clone(), shutdown.clone());
     tasks.spawn(async move {
         shutdown.run_until_cancelled(rounds(ledger, clock)).await;
@@ -47,7 +48,7 @@ pub(crate) async fn start(
 
 /// Makes missing partitions now. Says whether they are all there.
 pub(crate) async fn make_partitions(ledger: &Ledger) -> bool {
-    for partitions in ledger.partitioned() {
+    for partitions in ledger.partitioned().into_iter().chain([Ledger::rolled_back_partitions()]) {
         if let Err(error) = partitions.maintain(ledger.pool()).await {
             warn!(%error, "partitions could not be made");
             return false;

@@ -14,13 +14,15 @@ use crate::clock;
 use crate::committed::Committed;
 use crate::message::Message;
 use crate::publisher::{Inner, Publisher};
+use crate::rolled_back::Notice;
 
 /// Messages whose checks are on their way to the broker. Next: [`begin`](Self::begin).
 ///
 /// While the transaction does its work the checks travel; [`commit`](crate::Enlisted::commit) waits
 /// for both. To hold no locks meanwhile, wait first: [`held`](Self::held).
 ///
-/// When dropped, nothing is sent; the checks come due later and are answered "never committed".
+/// When dropped, nothing is sent. The callback service is told so, if that is possible at once;
+/// otherwise the checks come due later and are answered "never committed".
 #[must_use = "nothing is sent: begin a transaction with it, commit and publish"]
 pub struct Armed {
     pub(crate) batch: Batch,
@@ -40,6 +42,7 @@ pub(crate) struct Batch {
     pub(crate) publisher: Arc<Inner>,
     pub(crate) messages: Vec<Message>,
     pub(crate) share: Share,
+    pub(crate) notice: Notice,
     armed_at: Instant,
 }
 
@@ -157,12 +160,13 @@ impl Publisher {
             .budget
             .take(messages.iter().map(|message| message.body.len()))
             .ok_or(ArmError::Overloaded)?;
+        let notice = self.inner.notices.notice(&messages);
         let arming = messages
             .iter()
-            .map(|message| self.inner.check(message))
+            .map(|message| self.inner.check(message, notice.arming()))
             .collect::<Result<Vec<Pending>, NotTaken>>()?;
         let publisher = Arc::clone(&self.inner);
-        let batch = Batch { publisher, messages, share, armed_at: Instant::now() };
+        let batch = Batch { publisher, messages, share, notice, armed_at: Instant::now() };
         Ok(Armed { batch, arming: Arming::UnderWay(arming) })
     }
 }
@@ -187,7 +191,11 @@ impl Armed {
     /// When the future is dropped, nothing is sent.
     pub async fn held(mut self) -> Result<Held, NotArmed> {
         match self.arming.wait(&self.batch.publisher).await {
-            Ok(()) => Ok(Held { batch: self.batch }),
+            Ok(()) => {
+                // What is committed now, or dropped, only the user knows.
+                self.batch.notice.hold_back();
+                Ok(Held { batch: self.batch })
+            }
             Err(why) => Err(NotArmed { why, messages: self.batch.messages }),
         }
     }

@@ -128,7 +128,10 @@ impl Armed {
         pool: &PgPool,
         isolation: Isolation,
     ) -> Result<Enlisted, BeginError> {
-        let Self { batch, arming } = self;
+        let Self { mut batch, arming } = self;
+        batch.publisher.notices.learn(pool);
+        // Until its commit, whoever drops it rolls it back.
+        batch.notice.is_due();
         let (age, limit) = (batch.age(), batch.publisher.settings.armed_max_age);
         if age > limit {
             return Err(BeginError::TooOld { age, limit });
@@ -191,9 +194,12 @@ impl Enlisted {
             return Err(NotArmed { why, messages: self.batch.messages }.into());
         }
         fail::fail_point!("producer.armed", |_| std::process::abort());
+        // Dropped from here on, it may be committed.
+        self.batch.notice.hold_back();
         match self.transaction.commit().await {
             Ok(()) => {}
             Err(TransactionError::NotCommitted(source)) => {
+                self.batch.notice.is_due();
                 let armed = Armed { batch: self.batch, arming: Arming::Held };
                 return Err(CommitError::NotCommitted { source, armed });
             }

@@ -78,6 +78,8 @@ mod arm;
 
 mod enlist;
 
+mod rolled_back;
+
 mod committed;
 
 mod source;

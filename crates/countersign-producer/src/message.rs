@@ -203,6 +203,7 @@ mod tests {
         let checked = countersign_protocol::check::CheckedMessage {
             id: message.id,
             consumers: message.consumers,
+            arming: Some(countersign_protocol::Arming::from_bits(u64::MAX)),
         };
         let check = countersign_protocol::Check {
             upstream: format!("{:064}", 0).parse().unwrap(),

@@ -10,13 +10,14 @@ use countersign_amqp::{
 use countersign_protocol::check::CheckedMessage;
 use countersign_protocol::envelope::MAX_ENTRIES;
 use countersign_protocol::topology::CHECK;
-use countersign_protocol::{Attempt, Check, Headers, Name, Tier, UnixMillis};
+use countersign_protocol::{Arming, Attempt, Check, Headers, Name, Tier, UnixMillis};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::budget::Budget;
 use crate::clock;
 use crate::message::Message;
+use crate::rolled_back::Notices;
 use crate::settings::ProducerSettings;
 
 /// Arms checks and publishes messages. A clone is the same publisher.
@@ -31,6 +32,8 @@ pub(crate) struct Inner {
     pub(crate) budget: Budget,
     /// Publishes whose verdict is awaited in the background.
     pub(crate) settling: TaskTracker,
+    /// What was rolled back.
+    pub(crate) notices: Notices,
     connection: Connection,
     checks: Batcher<CheckedMessage>,
     messages: countersign_amqp::Publisher,
@@ -63,9 +66,24 @@ impl Publisher {
             move |messages| pack(&upstream, tier, messages, clock::now())
         });
         let messages = publisher();
+        let notices = countersign_amqp::Publisher::start(
+            &connection,
+            PublisherSettings { max_waiting: 1, channels: 1, ..Default::default() },
+        );
+        let notices = Notices::start(settings.upstream.clone(), notices);
         let budget = Budget::new(settings.max_unconfirmed, settings.max_unconfirmed_bytes);
         let settling = TaskTracker::new();
-        Self { inner: Arc::new(Inner { settings, budget, settling, connection, checks, messages }) }
+        Self {
+            inner: Arc::new(Inner {
+                settings,
+                budget,
+                settling,
+                notices,
+                connection,
+                checks,
+                messages,
+            }),
+        }
     }
 
     /// Waits until the broker is connected.
@@ -97,9 +115,9 @@ impl Publisher {
 
 impl Inner {
     /// Hands over a message's check.
-    pub(crate) fn check(&self, message: &Message) -> Result<Pending, NotTaken> {
+    pub(crate) fn check(&self, message: &Message, arming: Arming) -> Result<Pending, NotTaken> {
         let consumers = message.consumers.clone();
-        self.arm_check(CheckedMessage { id: message.id, consumers })
+        self.arm_check(CheckedMessage { id: message.id, consumers, arming: Some(arming) })
     }
 
     /// Hands over a check.

@@ -290,7 +290,7 @@ impl Publisher {
     /// A fresh check for a message that is committed. The error says why the broker does not hold
     /// it.
     pub(crate) async fn rearm(&self, id: MessageId, consumers: Vec<Name>) -> Result<(), String> {
-        let pending = self.inner.arm_check(CheckedMessage { id, consumers });
+        let pending = self.inner.arm_check(CheckedMessage { id, consumers, arming: None });
         let pending = pending.map_err(|why| format!("its check was not sent: {why}"))?;
         let mut arming = Arming::UnderWay(vec![pending]);
         arming.wait(&self.inner).await.map_err(|why| format!("not armed: {why}"))

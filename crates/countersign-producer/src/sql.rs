@@ -1,5 +1,6 @@
 //! All SQL of this crate.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use countersign_protocol::{MessageId, Name, UnixMillis};
@@ -95,6 +96,25 @@ pub(crate) async fn look_up_now(
     .await?;
     let state: Option<String> = found.try_get(0)?;
     Ok((row(state.as_deref())?, UnixMillis::from_ms(found.try_get(1)?)))
+}
+
+/// Which of these ids are in the table, as whatever.
+pub(crate) async fn taken(
+    pool: &PgPool,
+    ids: impl Iterator<Item = MessageId>,
+) -> Result<BTreeSet<MessageId>, sqlx::Error> {
+    let ids: BTreeSet<Uuid> = ids.map(MessageId::uuid).collect();
+    let taken: Vec<Uuid> = sqlx::query_scalar(
+        "-- taken
+         SELECT message_id FROM countersign.enlisted
+         WHERE message_id BETWEEN $1 AND $2 AND message_id = ANY($3)",
+    )
+    .bind(ids.first().copied())
+    .bind(ids.last().copied())
+    .bind(ids.into_iter().collect::<Vec<Uuid>>())
+    .fetch_all(pool)
+    .await?;
+    taken.into_iter().map(message_id).collect()
 }
 
 /// Takes the key of an id unless it is taken; waits half a second for a transaction that has it and

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::arming::Arming;
 use crate::envelope::{self, Horizon, Refusal, Refused, Unreadable, VERSION};
 use crate::id::MessageId;
 use crate::name::Name;
@@ -31,6 +32,10 @@ pub struct CheckedMessage {
     pub id: MessageId,
     /// Who has to confirm it: 1 to [`MAX_CONSUMERS`], each once.
     pub consumers: Vec<Name>,
+    /// Which arming of it this is: a [rolled-back notice](crate::RolledBack) of the same arming
+    /// settles it. `None`: nothing but confirms does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arming: Option<Arming>,
 }
 
 impl Check {
@@ -93,6 +98,8 @@ fn read_message(entry: &str, horizon: Horizon) -> Result<CheckedMessage, Refusal
         id: Cow<'a, str>,
         #[serde(borrow)]
         consumers: Vec<Cow<'a, str>>,
+        #[serde(borrow, default)]
+        arming: Option<Cow<'a, str>>,
     }
     let entry: Entry<'_> = envelope::read_object(entry.as_bytes()).map_err(Refusal::Malformed)?;
     let id = horizon.admit(&entry.id)?;
@@ -106,5 +113,7 @@ fn read_message(entry: &str, horizon: Horizon) -> Result<CheckedMessage, Refusal
         .collect::<Result<Vec<Name>, _>>()?;
     consumers.sort();
     consumers.dedup();
-    Ok(CheckedMessage { id, consumers })
+    // One that cannot be read is none: the check then asks, as it would without.
+    let arming = entry.arming.and_then(|text| text.parse().ok());
+    Ok(CheckedMessage { id, consumers, arming })
 }

@@ -1,4 +1,4 @@
-//! What the check and the confirm envelope have in common: version, limits, and what is wrong with
+//! What the envelopes have in common: version, limits, and what is wrong with
 //! the entries that cannot be taken.
 
 use std::time::Duration;
@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+use crate::arming::InvalidArming;
 use crate::id::{InvalidId, MessageId};
 use crate::name::InvalidName;
 use crate::time::UnixMillis;
@@ -46,7 +47,7 @@ pub enum Unreadable {
     /// Not JSON, or not of this envelope's shape.
     #[error("not a {kind} envelope: {cause}")]
     Malformed {
-        /// `check` or `confirm`.
+        /// `check`, `confirm` or `rolled-back`.
         kind: &'static str,
         /// What the JSON parser says.
         cause: String,
@@ -93,6 +94,8 @@ pub(crate) enum Refusal {
     BadName { field: &'static str, cause: InvalidName },
     #[error("consumers: {0} given; 1 to {max} can be listed", max = crate::check::MAX_CONSUMERS)]
     ConsumerCount(usize),
+    #[error("arming: {0}")]
+    BadArming(#[from] InvalidArming),
     #[error("outcome: {0:?} is none of processed, rejected, retrying")]
     UnknownOutcome(String),
     #[error("until_ms: a retrying entry says when it tries again, at most 24 hours ahead")]

@@ -1,6 +1,6 @@
 //! What the parties of Countersign say to each other, and how it is written down.
 //!
-//! Ids, the check and confirm envelopes, message headers, the broker's topology as plain data and
+//! Ids, the check, confirm and rolled-back envelopes, message headers, the broker's topology as plain data and
 //! the gRPC types. There is no socket, no runtime and no database in here, so anything that can
 //! compile Rust can read and write the wire contract.
 
@@ -16,9 +16,13 @@ pub mod tier;
 
 pub mod envelope;
 
+pub mod arming;
+
 pub mod check;
 
 pub mod confirm;
+
+pub mod rolled_back;
 
 pub mod header;
 
@@ -28,6 +32,7 @@ pub mod grpc;
 
 pub mod token;
 
+pub use arming::Arming;
 pub use attempt::Attempt;
 pub use check::Check;
 pub use confirm::{Confirm, Outcome};
@@ -35,6 +40,7 @@ pub use envelope::{Horizon, Refused, Unreadable};
 pub use header::{HeaderValue, Headers};
 pub use id::MessageId;
 pub use name::Name;
+pub use rolled_back::RolledBack;
 pub use tier::Tier;
 pub use time::UnixMillis;
 pub use token::Token;

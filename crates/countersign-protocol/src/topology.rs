@@ -16,6 +16,8 @@ pub const CHECK_DUE: &str = "countersign.check.due";
 pub const CONFIRM: &str = "countersign.confirm";
 /// Where confirms of an unknown shard go: to shard 0.
 pub const CONFIRM_FALLBACK: &str = "countersign.confirm.fallback";
+/// Where an upstream says what was rolled back; also the name of the queue that it goes to.
+pub const ROLLED_BACK: &str = "countersign.rolled_back";
 /// Where what cannot be read goes; also the name of the queue that keeps it.
 pub const QUARANTINE: &str = "countersign.quarantine";
 
@@ -24,6 +26,8 @@ pub const QUARANTINE: &str = "countersign.quarantine";
 pub const DELIVERY_LIMIT: i64 = 100_000;
 /// The most check messages in one wait queue; past that, arming is refused.
 pub const MAX_WAITING_CHECKS: i64 = 1_000_000;
+/// The most rolled-back notices that wait; past that, the oldest goes, and costs a call or more.
+pub const MAX_ROLLED_BACK: i64 = 100_000;
 /// The most messages in quarantine; past that, the oldest goes.
 pub const MAX_QUARANTINED: i64 = 100_000;
 
@@ -92,11 +96,17 @@ pub struct Binding {
 }
 
 impl Topology {
-    /// What an upstream needs to arm checks: the exchange alone. The wait queues are the callback
-    /// service's, so that arming without a callback service is noticed.
+    /// What an upstream needs to arm checks, and to say what was rolled back: the exchanges alone. The
+    /// wait queues are the callback service's, so that arming without a callback service is noticed.
     #[must_use]
     pub fn arming() -> Self {
-        Self { exchanges: vec![exchange(CHECK, ExchangeKind::Direct)], ..Self::default() }
+        Self {
+            exchanges: vec![
+                exchange(CHECK, ExchangeKind::Direct),
+                exchange(ROLLED_BACK, ExchangeKind::Fanout),
+            ],
+            ..Self::default()
+        }
     }
 
     /// What a consumer needs to confirm: the exchanges and shard 0. Confirms wait there until there
@@ -110,7 +120,10 @@ impl Topology {
     /// the quarantine.
     #[must_use]
     pub fn callback(tiers: &[Tier], confirm_shards: u16) -> Self {
-        Self::quarantine().and(Self::checks(tiers)).and(Self::confirms(confirm_shards.max(1)))
+        Self::quarantine()
+            .and(Self::checks(tiers))
+            .and(Self::rolled_back())
+            .and(Self::confirms(confirm_shards.max(1)))
     }
 
     /// What one consumer's queue needs: the queue, where its dead letters go, and a wait queue for
@@ -150,6 +163,22 @@ impl Topology {
             topology.queues.push(Queue { name, arguments });
         }
         topology
+    }
+
+    /// Notices are worth no more than a call each: they need not be dead-lettered, and when there are
+    /// too many, the oldest go.
+    fn rolled_back() -> Self {
+        Self {
+            exchanges: vec![exchange(ROLLED_BACK, ExchangeKind::Fanout)],
+            queues: vec![Queue {
+                name: ROLLED_BACK.to_owned(),
+                arguments: vec![
+                    delivery_limit(),
+                    ("x-max-length", Argument::Integer(MAX_ROLLED_BACK)),
+                ],
+            }],
+            bindings: vec![binding(ROLLED_BACK, "", ROLLED_BACK)],
+        }
     }
 
     fn confirms(shards: u16) -> Self {

@@ -47,7 +47,7 @@ impl Sender {
         let check = Check {
             upstream: self.upstream.clone(),
             armed_at: id.time(),
-            messages: vec![CheckedMessage { id, consumers: self.consumers.to_vec() }],
+            messages: vec![CheckedMessage { id, consumers: self.consumers.to_vec(), arming: None }],
         };
         envelope(topology::CHECK, self.tier.to_string(), check.encode())
     }

@@ -12,6 +12,8 @@ mod browse;
 
 mod jobs;
 
+mod rolled_back;
+
 mod unconfirmed;
 
 use std::collections::BTreeMap;
@@ -28,6 +30,8 @@ use uuid::Uuid;
 pub(crate) use self::browse::{Counted, Listed, Place};
 pub(crate) use self::jobs::{Began, KnownAction, ListedItem, Turn};
 pub(crate) use self::pace::{KnownUpstream, Tallies, merge};
+pub(crate) use self::pace::{Tallies, merge};
+pub(crate) use self::rolled_back::{Armed, KEPT};
 use crate::overdue::{Cause, Change, Key, Overdue, Recorded, Report, Word};
 
 /// The ledger's migrations.

@@ -20,6 +20,8 @@ mod recording;
 
 mod looking_up;
 
+mod rolled_back;
+
 mod healing;
 
 mod pacing;

@@ -297,6 +297,7 @@ impl Stage {
         for (exchange, key, queue) in [
             ("countersign.confirm", "0", "countersign.confirm.0"),
             ("countersign.check.due", "", "countersign.check.due"),
+            ("countersign.rolled_back", "", "countersign.rolled_back"),
         ] {
             self.publish(exchange, key, b"the end").await;
             let subscription =

@@ -25,7 +25,11 @@ async fn a_committed_message_has_its_check_and_is_published() {
     let [check] = &stage.vhost.peek(WAITING_CHECKS, 10).await[..] else { panic!("one check") };
     let check = check.json();
     assert_eq!((&check["v"], &check["upstream"]), (&1.into(), &"tested".into()));
-    let entry = serde_json::json!([{ "id": id.to_string(), "consumers": ["thinker"] }]);
+    let arming = check["messages"][0]["arming"].clone();
+    arming.as_str().unwrap().parse::<countersign_protocol::Arming>().unwrap();
+    let entry = serde_json::json!([
+        { "id": id.to_string(), "consumers": ["thinker"], "arming": arming }
+    ]);
     assert_eq!(check["messages"], entry);
 
     let sent = stage.published(id).await;

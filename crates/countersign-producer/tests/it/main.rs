@@ -11,6 +11,8 @@ mod stage;
 
 mod flow;
 
+mod rolled_back;
+
 mod refused;
 
 mod resend;

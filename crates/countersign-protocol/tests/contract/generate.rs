@@ -5,8 +5,10 @@ use std::time::Duration;
 use countersign_protocol::check::{CheckedMessage, MAX_CONSUMERS};
 use countersign_protocol::confirm::ConfirmedMessage;
 use countersign_protocol::envelope::{MAX_REASON_CHARS, clean_reason};
+use countersign_protocol::rolled_back::RolledBackMessage;
 use countersign_protocol::{
-    Attempt, Check, Confirm, Horizon, MessageId, Name, Outcome, Tier, UnixMillis,
+    Arming, Attempt, Check, Confirm, Horizon, MessageId, Name, Outcome, RolledBack, Tier,
+    UnixMillis,
 };
 use proptest::collection::{btree_set, vec};
 use proptest::option;
@@ -52,13 +54,24 @@ fn time() -> impl Strategy<Value = UnixMillis> {
 pub(crate) fn check() -> impl Strategy<Value = Check> {
     let consumers =
         btree_set(name(), 1..=MAX_CONSUMERS).prop_map(|names| names.into_iter().collect());
-    let message =
-        (id_at_hand(), consumers).prop_map(|(id, consumers)| CheckedMessage { id, consumers });
+    let message = (id_at_hand(), consumers, option::of(arming()))
+        .prop_map(|(id, consumers, arming)| CheckedMessage { id, consumers, arming });
     (name(), time(), vec(message, 1..6)).prop_map(|(upstream, armed_at, messages)| Check {
         upstream,
         armed_at,
         messages,
     })
+}
+
+pub(crate) fn arming() -> impl Strategy<Value = Arming> {
+    any::<u64>().prop_map(Arming::from_bits)
+}
+
+pub(crate) fn rolled_back() -> impl Strategy<Value = RolledBack> {
+    let message =
+        (id_at_hand(), arming()).prop_map(|(id, arming)| RolledBackMessage { id, arming });
+    (name(), vec(message, 1..6))
+        .prop_map(|(upstream, rolled_back)| RolledBack { upstream, rolled_back })
 }
 
 /// A reason that needs no cleaning.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use countersign_protocol::{Check, Confirm, Horizon, MessageId, Refused, UnixMillis, Unreadable};
+use countersign_protocol::{
+    Check, Confirm, Horizon, MessageId, Refused, RolledBack, UnixMillis, Unreadable,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -74,6 +76,15 @@ fn confirms_read_as_the_golden_file_says() {
         serde_json::from_str(include_str!("../../golden/confirm.json")).unwrap();
     envelopes.hold(|body, horizon| {
         Confirm::read(body, horizon).map(|(confirm, refused)| (confirm.encode(), refused))
+    });
+}
+
+#[test]
+fn rolled_back_notices_read_as_the_golden_file_says() {
+    let envelopes: Envelopes =
+        serde_json::from_str(include_str!("../../golden/rolled_back.json")).unwrap();
+    envelopes.hold(|body, horizon| {
+        RolledBack::read(body, horizon).map(|(notice, refused)| (notice.encode(), refused))
     });
 }
 

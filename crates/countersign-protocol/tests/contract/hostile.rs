@@ -2,7 +2,9 @@
 
 use countersign_protocol::confirm::ConfirmedMessage;
 use countersign_protocol::envelope::{MAX_BODY_BYTES, MAX_ENTRIES, MAX_REASON_CHARS};
-use countersign_protocol::{Check, Confirm, MessageId, Name, Outcome, Refused, Tier, Unreadable};
+use countersign_protocol::{
+    Check, Confirm, MessageId, Name, Outcome, Refused, RolledBack, Tier, Unreadable,
+};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -10,8 +12,8 @@ use serde_json::{Value, json};
 
 use crate::generate::{self, HORIZON};
 
-/// Reads a body in both ways. What comes back has to be bounded, whatever went in.
-fn read_both(body: &[u8]) {
+/// Reads a body in every way. What comes back has to be bounded, whatever went in.
+fn read_all(body: &[u8]) {
     let bounded = |refused: &[Refused]| {
         for entry in refused {
             assert!(entry.reason.chars().count() <= MAX_REASON_CHARS + 100, "{}", entry.reason);
@@ -26,6 +28,13 @@ fn read_both(body: &[u8]) {
     match Check::read(body, HORIZON) {
         Ok((check, refused)) => {
             assert!((1..=MAX_ENTRIES).contains(&(check.messages.len() + refused.len())));
+            bounded(&refused);
+        }
+        Err(unreadable) => short(unreadable),
+    }
+    match RolledBack::read(body, HORIZON) {
+        Ok((notice, refused)) => {
+            assert!((1..=MAX_ENTRIES).contains(&(notice.rolled_back.len() + refused.len())));
             bounded(&refused);
         }
         Err(unreadable) => short(unreadable),
@@ -52,6 +61,8 @@ fn any_json() -> impl Strategy<Value = Value> {
         "armed_at_ms",
         "messages",
         "confirms",
+        "rolled_back",
+        "arming",
         "id",
         "consumers",
         "outcome",
@@ -86,9 +97,13 @@ fn any_json() -> impl Strategy<Value = Value> {
 
 /// An entry that is a confirm's or a check's, but for one field.
 fn spoilt_entry() -> impl Strategy<Value = Value> {
-    let field = select(vec!["id", "consumers", "outcome", "until_ms", "queue", "upstream"]);
+    let field =
+        select(vec!["id", "consumers", "outcome", "until_ms", "queue", "upstream", "arming"]);
     (generate::id_at_hand(), field, any_json()).prop_map(|(id, field, value)| {
-        let mut entry = json!({"id": id.to_string(), "outcome": "retrying", "consumers": ["a"]});
+        let mut entry = json!({
+            "id": id.to_string(), "outcome": "retrying", "consumers": ["a"],
+            "arming": "0123456789abcdef",
+        });
         entry[field] = value;
         entry
     })
@@ -102,15 +117,19 @@ fn checked(id: MessageId) -> Value {
     json!({"id": id.to_string(), "consumers": ["logistics"]})
 }
 
+fn rolled_back(id: MessageId) -> Value {
+    json!({"id": id.to_string(), "arming": "0123456789abcdef"})
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_survived(body in vec(any::<u8>(), 0..400)) {
-        read_both(&body);
+        read_all(&body);
     }
 
     #[test]
     fn any_json_is_survived(body in any_json()) {
-        read_both(body.to_string().as_bytes());
+        read_all(body.to_string().as_bytes());
     }
 
     #[test]
@@ -122,26 +141,27 @@ proptest! {
     ) {
         let body = json!({
             "v": v, "upstream": from, "consumer": from, "armed_at_ms": at,
-            "messages": entries, "confirms": entries,
+            "messages": entries, "confirms": entries, "rolled_back": entries,
         });
-        read_both(body.to_string().as_bytes());
+        read_all(body.to_string().as_bytes());
     }
 
     #[test]
     fn an_envelope_with_some_bytes_changed_is_survived(
         check in generate::check(),
         confirm in generate::confirm(),
+        rolled_back in generate::rolled_back(),
         changes in vec((any::<Index>(), any::<u8>()), 1..4),
         cut in any::<Index>(),
     ) {
-        for mut body in [check.encode(), confirm.encode()] {
+        for mut body in [check.encode(), confirm.encode(), rolled_back.encode()] {
             for (index, byte) in &changes {
                 let at = index.index(body.len());
                 body[at] = *byte;
             }
-            read_both(&body);
+            read_all(&body);
             body.truncate(cut.index(body.len()));
-            read_both(&body);
+            read_all(&body);
         }
     }
 
@@ -178,6 +198,12 @@ proptest! {
         let check = json!({"v": 1, "upstream": "orders", "armed_at_ms": 1, "messages": body(checked)});
         let (check, refused) = Check::read(check.to_string().as_bytes(), HORIZON).unwrap();
         let taken: Vec<MessageId> = check.messages.iter().map(|message| message.id).collect();
+        prop_assert_eq!(taken.len() + refused.len(), entries.len());
+        prop_assert!(is_in_order(&taken));
+
+        let notice = json!({"v": 1, "upstream": "orders", "rolled_back": body(rolled_back)});
+        let (notice, refused) = RolledBack::read(notice.to_string().as_bytes(), HORIZON).unwrap();
+        let taken: Vec<MessageId> = notice.rolled_back.iter().map(|message| message.id).collect();
         prop_assert_eq!(taken.len() + refused.len(), entries.len());
         prop_assert!(is_in_order(&taken));
 
@@ -230,8 +256,8 @@ fn deep_nesting_does_not_exhaust_the_stack() {
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
         let depth = MAX_BODY_BYTES / (open.len() + close.len()) - 100;
         let nested = format!("{}0{}", open.repeat(depth), close.repeat(depth));
-        read_both(nested.as_bytes());
-        read_both(open.repeat(MAX_BODY_BYTES / open.len()).as_bytes());
+        read_all(nested.as_bytes());
+        read_all(open.repeat(MAX_BODY_BYTES / open.len()).as_bytes());
         for place in [
             r#"{"v":1,"consumer":"logistics","x":NESTED,"confirms":[0]}"#,
             r#"{"v":NESTED,"consumer":"logistics","confirms":[0]}"#,
@@ -239,7 +265,7 @@ fn deep_nesting_does_not_exhaust_the_stack() {
             r#"{"v":1,"consumer":"logistics","confirms":[{"id":NESTED,"outcome":"processed"}]}"#,
             r#"{"v":1,"consumer":"logistics","confirms":[{"x":NESTED,"outcome":"processed"}]}"#,
         ] {
-            read_both(place.replace("NESTED", &nested).as_bytes());
+            read_all(place.replace("NESTED", &nested).as_bytes());
         }
     }
 }
@@ -257,6 +283,6 @@ fn a_reason_does_not_quote_a_megabyte() {
         json!({"v": 1, "consumer": "a", "confirms": [{"id": "a", "outcome": "processed", "attempt": long}]}),
         json!({"v": 1, "consumer": "a", "confirms": [{"id": long, "outcome": long}]}),
     ] {
-        read_both(body.to_string().as_bytes());
+        read_all(body.to_string().as_bytes());
     }
 }

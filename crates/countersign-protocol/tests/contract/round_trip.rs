@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use countersign_protocol::envelope::{MAX_BODY_BYTES, MAX_ENTRIES, MAX_REASON_CHARS};
-use countersign_protocol::{Check, Confirm, MessageId, Name, Outcome, Tier, UnixMillis};
+use countersign_protocol::{
+    Arming, Check, Confirm, MessageId, Name, Outcome, RolledBack, Tier, UnixMillis,
+};
 use proptest::prelude::*;
 
 use crate::generate::{self, HORIZON};
@@ -17,6 +19,19 @@ proptest! {
     #[test]
     fn a_confirm_reads_as_it_was_written(confirm in generate::confirm()) {
         prop_assert_eq!(Confirm::read(&confirm.encode(), HORIZON), Ok((confirm, vec![])));
+    }
+
+    #[test]
+    fn a_rolled_back_notice_reads_as_it_was_written(notice in generate::rolled_back()) {
+        prop_assert_eq!(RolledBack::read(&notice.encode(), HORIZON), Ok((notice, vec![])));
+    }
+
+    #[test]
+    fn only_armings_are_armings(arming in generate::arming(), text in "[0-9a-fA-F+ -]{15,17}") {
+        prop_assert_eq!(arming.to_string().parse(), Ok(arming));
+        let is_digit = |c: char| matches!(c, '0'..='9' | 'a'..='f');
+        let is_arming = text.len() == 16 && text.chars().all(is_digit);
+        prop_assert_eq!(text.parse::<Arming>().is_ok(), is_arming);
     }
 
     #[test]

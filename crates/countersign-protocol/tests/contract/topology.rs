@@ -7,7 +7,7 @@ use countersign_protocol::Tier;
 use countersign_protocol::Topology;
 use countersign_protocol::topology::{
     Argument, CHECK, CHECK_DUE, CONFIRM, CONFIRM_FALLBACK, Exchange, ExchangeKind, QUARANTINE,
-    Queue, confirm_queue, dead_queue, retry_queue,
+    Queue, ROLLED_BACK, confirm_queue, dead_queue, retry_queue,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -78,6 +78,18 @@ fn an_unknown_tier_is_returned() {
     }
     assert_eq!(Topology::arming().queues, [], "an upstream makes no place for checks nobody reads");
     assert_eq!(Topology::arming().bindings, []);
+}
+
+#[test]
+fn a_rolled_back_notice_always_has_an_exchange_and_may_be_lost() {
+    for topology in [Topology::arming(), callback(1)] {
+        assert_eq!(exchange(&topology, ROLLED_BACK).kind, ExchangeKind::Fanout);
+    }
+    let topology = callback(1);
+    assert!(topology.bindings.contains(&binding(ROLLED_BACK, "", ROLLED_BACK)));
+    let queue = queue(&topology, ROLLED_BACK);
+    assert_eq!(text(queue, "x-overflow"), None, "the oldest go: nobody is refused for them");
+    assert!(integer(queue, "x-max-length").is_some());
 }
 
 #[test]

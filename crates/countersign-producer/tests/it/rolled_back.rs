@@ -1,0 +1,135 @@
+//! What is told of armings that were dropped or rolled back, and what never is.
+
+use std::collections::BTreeSet;
+
+use countersign_producer::{CommitError, MessageId};
+use countersign_testbed::eventually;
+
+use crate::stage::{SOON, Stage, WAITING_CHECKS, insert, settings, thing};
+
+const NOTICES: &str = "countersign.rolled_back";
+
+/// The ids and armings of all notices so far.
+async fn told(stage: &Stage) -> BTreeSet<(String, String)> {
+    let notices = stage.vhost.peek(NOTICES, 1_000).await;
+    entries(notices.iter().map(|notice| {
+        let notice = notice.json();
+        assert_eq!((&notice["v"], &notice["upstream"]), (&1.into(), &"tested".into()));
+        notice["rolled_back"].clone()
+    }))
+}
+
+/// Those of all waiting checks.
+async fn armed(stage: &Stage) -> BTreeSet<(String, String)> {
+    let checks = stage.vhost.peek(WAITING_CHECKS, 1_000).await;
+    entries(checks.iter().map(|check| check.json()["messages"].clone()))
+}
+
+fn entries(lists: impl Iterator<Item = serde_json::Value>) -> BTreeSet<(String, String)> {
+    let text = |value: &serde_json::Value| value.as_str().expect("a text").to_owned();
+    lists
+        .flat_map(|list| list.as_array().cloned().unwrap_or_default())
+        .map(|entry| (text(&entry["id"]), text(&entry["arming"])))
+        .collect()
+}
+
+async fn is_told(stage: &Stage, id: MessageId) {
+    let id = id.to_string();
+    eventually(&format!("{id} is told to be rolled back"), SOON, async || {
+        told(stage).await.iter().any(|(told, _)| *told == id)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_dropped_or_rolled_back_is_told_by_its_arming_and_nothing_else_is() {
+    let stage = Stage::new(settings()).await;
+    let begin = async |name: &str| {
+        let message = thing(name);
+        let id = message.id();
+        (id, stage.begin(message, name).await)
+    };
+    // From its first transaction on it is known where its transactions are.
+    let committed = stage.place("committed").await;
+
+    let dropped_armed = thing("dropped before it began");
+    let dropped_armed_id = dropped_armed.id();
+    drop(stage.publisher.arm(dropped_armed).unwrap());
+    let (dropped, tx) = begin("dropped in its transaction").await;
+    drop(tx);
+    let (rolled_back, tx) = begin("rolled back").await;
+    drop(tx.rollback().await);
+    let (failed, mut tx) = begin("failed").await;
+    insert(&mut tx, failed, "twice").await.unwrap_err();
+    let CommitError::NotCommitted { armed: given_back, .. } = tx.commit().await.unwrap_err() else {
+        panic!("a failed transaction cannot be committed")
+    };
+    drop(given_back);
+
+    // Rolled back once, and committed by the same arming.
+    let (second_try, tx) = begin("second try").await;
+    let mut tx = tx.rollback().await.begin(&stage.pool).await.unwrap();
+    insert(&mut tx, second_try, "second try").await.unwrap();
+    tx.commit().await.unwrap().publish();
+    // What it does with its own store, only the user knows.
+    let held = thing("held");
+    let held_id = held.id();
+    drop(stage.publisher.arm(held).unwrap().held().await.unwrap());
+    // Against all advice: nobody can tell from the types that this one is committed.
+    let (by_hand, mut tx) = begin("by hand").await;
+    sqlx::query("COMMIT").execute(&mut *tx).await.unwrap();
+    drop(tx);
+    assert!(stage.is_committed(by_hand).await);
+    // Committed, and not published: only its check can heal that.
+    let (not_published, tx) = begin("not published").await;
+    drop(tx.commit().await.unwrap());
+    // In the order of their dropping: when this is told, so is all before it.
+    let last = thing("last");
+    let last_id = last.id();
+    drop(stage.publisher.arm(last).unwrap());
+    is_told(&stage, last_id).await;
+
+    let told = told(&stage).await;
+    let ids: BTreeSet<String> = told.iter().map(|(id, _)| id.clone()).collect();
+    let expected = [dropped_armed_id, dropped, rolled_back, failed, last_id];
+    assert_eq!(
+        ids,
+        expected.map(|id| id.to_string()).into(),
+        "and none of {committed}, {second_try}, {held_id}, {by_hand}, {not_published}"
+    );
+    let armed = armed(&stage).await;
+    assert!(told.is_subset(&armed), "each names the arming of its check: {told:?} {armed:?}");
+}
+
+#[tokio::test]
+async fn armed_again_an_id_has_another_arming() {
+    let stage = Stage::new(settings()).await;
+    stage.place("so that it is known where its transactions are").await;
+    let message = thing("a chair");
+    let id = message.id();
+    drop(stage.begin(message.clone(), "a chair").await);
+    is_told(&stage, id).await;
+    stage.begin(message, "a chair").await.commit().await.unwrap().publish();
+
+    let of_id = |entries: BTreeSet<(String, String)>| -> BTreeSet<String> {
+        let same = |(other, arming)| (other == id.to_string()).then_some(arming);
+        entries.into_iter().filter_map(same).collect()
+    };
+    let (told, armed) = (of_id(told(&stage).await), of_id(armed(&stage).await));
+    assert_eq!((told.len(), armed.len()), (1, 2), "{told:?} {armed:?}");
+    assert!(told.is_subset(&armed));
+}
+
+#[tokio::test]
+async fn an_upstream_without_a_database_tells_nothing() {
+    let stage = Stage::new(settings()).await;
+    drop(stage.publisher.arm(thing("dropped")).unwrap());
+    drop(stage.publisher.arm(thing("held")).unwrap().held().await.unwrap());
+    // The first transaction tells it where to look; what was dropped before is forgotten.
+    stage.place("committed").await;
+    let last = thing("last");
+    let id = last.id();
+    drop(stage.publisher.arm(last).unwrap());
+    is_told(&stage, id).await;
+    assert_eq!(told(&stage).await.len(), 1);
+}
