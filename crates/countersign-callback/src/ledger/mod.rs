@@ -30,7 +30,6 @@ use uuid::Uuid;
 pub(crate) use self::browse::{Counted, Listed, Place};
 pub(crate) use self::jobs::{Began, KnownAction, ListedItem, Turn};
 pub(crate) use self::pace::{KnownUpstream, Tallies, merge};
-pub(crate) use self::pace::{Tallies, merge};
 pub(crate) use self::rolled_back::{Armed, KEPT};
 use crate::overdue::{Cause, Change, Key, Overdue, Recorded, Report, Word};
 
