@@ -162,7 +162,9 @@ impl Trial {
         let refused = load.refused();
         let accepted: BTreeSet<Uuid> = load.stop().await.into_iter().collect();
 
+        self.world.balances(SETTLED).await;
         self.nothing_is_open().await;
+        // What was asked for last may have been done twice.
         self.world.balances(SETTLED).await;
 
         let committed: BTreeSet<Uuid> =
@@ -201,7 +203,6 @@ impl Trial {
 
     /// Waits until the ledger has nothing left to ask.
     async fn nothing_is_open(&self) {
-        self.world.checks_have_come_due().await;
         eventually("nothing overdue is open", SETTLED, async || {
             let mut rows = self.world.overdue().await;
             rows.retain(|row| matches!(&*row.state, "waiting" | "asking"));
