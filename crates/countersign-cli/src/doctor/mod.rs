@@ -294,7 +294,7 @@ impl Report {
     fn refused(&mut self, what: &str, status: &tonic::Status) {
         match status.code() {
             Code::Unimplemented => {
-                self.skip(what, "the callback service is older than this program")
+                self.skip(what, "the callback service is older than this program");
             }
             _ => self.findings.push(finding::error(
                 "the callback service",

@@ -411,7 +411,7 @@ mod tests {
             (
                 |s| {
                     s.exchanges.get_mut("countersign.check").unwrap().alternate =
-                        Some("all".to_owned())
+                        Some("all".to_owned());
                 },
                 Error,
                 "exchange countersign.check",
