@@ -131,7 +131,7 @@ async fn a_doctor_finds_nothing_on_a_fresh_stack_and_then_what_is_done_to_it() {
     .execute(&world.databases.callback)
     .await
     .unwrap();
-    operator.finds(&["1 messages are parked (1 rejected)"]).await;
+    operator.finds(&["parked messages: 1 (1 rejected)"]).await;
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use crate::filter::Filter;
 use crate::job::{self, follow};
 use crate::overdue;
 use crate::person;
-use crate::table::count;
+use crate::table::some;
 use crate::told::{Told, Usage};
 
 /// What is done, to which, and why.
@@ -169,7 +169,7 @@ fn plan(action: JobAction, items: u64, planned: &CreateJobResponse) -> String {
         JobAction::Close => "to be closed",
         JobAction::Note | JobAction::Unspecified => "to get a note",
     };
-    let total = format!("{} messages {verb}", count(items));
+    let total = format!("{} {verb}", some(items, "message"));
     if planned.groups.is_empty() {
         return total;
     }

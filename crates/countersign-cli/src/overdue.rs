@@ -12,7 +12,7 @@ use crate::callback::{Callback, Client};
 use crate::clock::{age, now_ms};
 use crate::filter::Filter;
 use crate::page::Page;
-use crate::table::{Column, Rows, count, first_of};
+use crate::table::{Column, Rows, count, first_of, some};
 use crate::told::Told;
 
 /// What is wanted of them.
@@ -137,7 +137,7 @@ fn table(listed: &ListOverdueResponse) -> String {
 }
 
 fn count_table(counted: &CountOverdueResponse, by: &[String]) -> String {
-    let total = format!("{} messages", count(counted.total));
+    let total = some(counted.total, "message");
     if by.is_empty() || counted.groups.is_empty() {
         return total;
     }

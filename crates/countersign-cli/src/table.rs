@@ -54,6 +54,12 @@ pub(crate) fn count(n: impl TryInto<u64>) -> String {
     indicatif::HumanCount(n.try_into().unwrap_or(u64::MAX)).to_string()
 }
 
+/// So many of something: `1 message`, `12,345 messages`.
+pub(crate) fn some(n: impl TryInto<u64>, what: &str) -> String {
+    let n = n.try_into().unwrap_or(u64::MAX);
+    format!("{} {what}{}", count(n), if n == 1 { "" } else { "s" })
+}
+
 /// The end of a list that is not whole.
 pub(crate) fn first_of(shown: usize, all: Option<u64>) -> String {
     let all = all.map_or_else(|| "more".to_owned(), count);

@@ -20,7 +20,7 @@ pub(crate) fn overdue(groups: &[Group]) -> Vec<Finding> {
     if conflicts > 0 {
         findings.push(error(
             "the ledger",
-            format!("{} messages are in conflict: confirmed, though their upstream says that they were never committed", count(conflicts)),
+            format!("messages in conflict: {} (confirmed, though their upstream says that they were never committed)", count(conflicts)),
             "countersign overdue --state conflict; find out which of the two is wrong, then countersign close",
         ));
     }
@@ -28,7 +28,7 @@ pub(crate) fn overdue(groups: &[Group]) -> Vec<Finding> {
     if parked > 0 {
         findings.push(warning(
             "the ledger",
-            format!("{} messages are parked ({})", count(parked), causes.join(", ")),
+            format!("parked messages: {} ({})", count(parked), causes.join(", ")),
             "countersign overdue --state parked; mend the cause, then countersign resend or close",
         ));
     }
@@ -37,7 +37,7 @@ pub(crate) fn overdue(groups: &[Group]) -> Vec<Finding> {
     if nowhere > 0 {
         findings.push(error(
             "the ledger",
-            format!("{} messages wait for the address of their upstream", count(nowhere)),
+            format!("messages that wait for the address of their upstream: {}", count(nowhere)),
             "countersign overdue --cause no_address says whose; add it to COUNTERSIGN_UPSTREAMS of the callback service",
         ));
     }
@@ -78,7 +78,7 @@ pub(crate) fn upstreams(upstreams: &[Upstream]) -> Vec<Finding> {
         if upstream.breaker == "open" {
             findings.push(error(
                 &subject,
-                format!("it does not answer at {address} and is left alone for a while, {} messages wait: {summary}", count(*due)),
+                format!("it does not answer at {address} and is left alone for a while; messages that wait: {}. {summary}", count(*due)),
                 format!("is {name} running, and can the callback service reach {address}?"),
             ));
         }
@@ -122,10 +122,7 @@ mod tests {
             group("waiting", "no_address", 3),
         ]);
         assert_eq!(severities(&found), [Error, Warning, Error]);
-        assert_eq!(
-            found[1].finding,
-            "1,002 messages are parked (2 rejected, 1,000 resends_used_up)"
-        );
+        assert_eq!(found[1].finding, "parked messages: 1,002 (2 rejected, 1,000 resends_used_up)");
     }
 
     #[test]

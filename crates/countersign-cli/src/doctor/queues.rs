@@ -227,7 +227,7 @@ fn readers(name: &str, of: Option<&String>, seen: &SeenQueue) -> Option<Finding>
             error(
                 subject,
                 format!(
-                    "{} consumers read it: what waits in it never comes due",
+                    "consumers that read it: {}; what waits in it never comes due",
                     count(seen.consumers)
                 ),
                 "find out who they are (management, tab Queues) and stop them",
@@ -258,7 +258,7 @@ fn depth(name: &str, seen: &SeenQueue) -> Option<Finding> {
             held if is_nearly(held, MAX_QUARANTINED) => Some(error(
                 subject,
                 format!(
-                    "{} messages lie in it; past {} the oldest goes",
+                    "messages in it: {}; past {} the oldest goes",
                     count(held),
                     count(MAX_QUARANTINED)
                 ),
@@ -266,7 +266,7 @@ fn depth(name: &str, seen: &SeenQueue) -> Option<Finding> {
             )),
             held => Some(warning(
                 subject,
-                format!("{} messages lie in it that could not be read or stored", count(held)),
+                format!("messages in it that could not be read or stored: {}", count(held)),
                 "countersign quarantine list",
             )),
         };
@@ -276,7 +276,7 @@ fn depth(name: &str, seen: &SeenQueue) -> Option<Finding> {
             error(
                 subject,
                 format!(
-                    "{} checks wait in it; past {} no message can be armed",
+                    "checks that wait in it: {}; past {} no message can be armed",
                     count(held),
                     count(MAX_WAITING_CHECKS)
                 ),
@@ -287,7 +287,7 @@ fn depth(name: &str, seen: &SeenQueue) -> Option<Finding> {
     let dead = name.strip_suffix(".dead").filter(|_| held > 0)?;
     Some(warning(
         subject,
-        format!("{} deliveries lie in it that the consumer of {dead} would not have", count(held)),
+        format!("deliveries in it that the consumer of {dead} would not have: {}", count(held)),
         format!(
             "look at countersign-reason in them (management, Get messages); mend the consumer of {dead}, then countersign resend"
         ),
@@ -507,13 +507,13 @@ mod tests {
                 |s| queue(s, "countersign.quarantine").ready = 1,
                 Warning,
                 "queue countersign.quarantine",
-                "1 messages",
+                "stored: 1",
             ),
             (
                 |s| queue(s, "logistics.orders.dead").unacked = 2,
                 Warning,
                 "queue logistics.orders.dead",
-                "2 deliveries",
+                "would not have: 2",
             ),
             (
                 |s| s.bindings.retain(|(exchange, ..)| exchange != "countersign.check.due"),

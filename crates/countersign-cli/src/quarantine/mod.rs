@@ -312,7 +312,7 @@ async fn gather(
     })?;
     if browser.other_readers() > 0 {
         person::tell(&format!(
-            "{} others are reading {queue}: what they hold is not seen here",
+            "others that are reading {queue}: {}; what they hold is not seen here",
             browser.other_readers()
         ));
     }
