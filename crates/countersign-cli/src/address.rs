@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tonic::Code;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
 /// The address of a gRPC service: `http://host:port`, or `https` with a certificate that this
@@ -55,5 +56,11 @@ impl fmt::Debug for Address {
 
 /// What a person has to know of a gRPC status.
 pub(crate) fn refused(status: &tonic::Status) -> anyhow::Error {
-    anyhow::anyhow!("{} ({:?})", status.message(), status.code())
+    match status.code() {
+        Code::Unimplemented => anyhow::anyhow!(
+            "the service does not know this call ({}): it is older than this program, upgrade it",
+            status.message()
+        ),
+        code => anyhow::anyhow!("{} ({code:?})", status.message()),
+    }
 }
