@@ -18,6 +18,8 @@ mod transactions;
 
 mod consumers;
 
+mod two_consumers;
+
 mod crashes;
 
 mod replicas;
