@@ -12,6 +12,8 @@ mod by_hand;
 
 mod operators;
 
+mod jobs;
+
 mod losses;
 
 mod transactions;

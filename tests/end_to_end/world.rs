@@ -194,6 +194,11 @@ impl World {
         Ok(UpstreamClient::new(channel(&self.orders)).request_resend(request).await?.into_inner())
     }
 
+    /// Leads to the callback service.
+    pub(crate) fn callback_channel(&self) -> Channel {
+        channel(&self.callback)
+    }
+
     /// What the callback service knows about a message.
     pub(crate) async fn message(&self, message_id: Uuid) -> Result<GetMessageResponse, Status> {
         let request = GetMessageRequest { message_id: message_id.to_string() };

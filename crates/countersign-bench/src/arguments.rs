@@ -13,6 +13,7 @@ Examples:
   countersign-bench                              the comparison: 5 rounds of 60,000 messages each
   countersign-bench --rounds 3 --messages 20000  a quick look
   countersign-bench --json > benchmark.json      for a script; progress stays on the terminal
+  countersign-bench admin                        how long lists and counts take, with 5 million rows
   countersign-bench memory                       what our processes need with 100,000 messages waiting
 
 Build it, and the service that it runs, with the release profile first:
@@ -40,6 +41,11 @@ pub(crate) enum Task {
     /// of our processes need? Fails if one needs more than the limit.
     #[command(after_help = "Example:\n  countersign-bench memory --waiting 200000 --limit-mb 100")]
     Memory(MemoryArguments),
+    /// Fills the ledger with millions of rows: how long do lists, counts and stories take then?
+    #[command(
+        after_help = "Example:\n  countersign-bench admin --confirmations 1000000 --overdue 100000"
+    )]
+    Admin(AdminArguments),
     /// One of the processes that a benchmark consists of.
     #[command(hide = true, subcommand)]
     Role(Role),
@@ -78,6 +84,23 @@ pub(crate) struct MemoryArguments {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) load: Load,
+}
+
+/// What the scenario of lists and counts is told.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct AdminArguments {
+    /// How many confirms are recorded.
+    #[arg(long, default_value_t = 5_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) confirmations: u64,
+    /// How many messages are or were overdue.
+    #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) overdue: u64,
+    /// How often each question is asked.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) asked: u32,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// How hard everybody works; the same in every scheme.

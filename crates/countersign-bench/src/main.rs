@@ -4,7 +4,7 @@
 //! once: fresh queues, a fresh database, and a [process](child) each for the producer, the consumer
 //! and the service that records; these processes are this program again in a [role], and the
 //! real callback service. [`comparison`] repeats runs and [reports](report) medians; [`memory`]
-//! looks at what the processes [used](usage).
+//! looks at what the processes [used](usage), and [`admin`] at how long people wait for answers.
 
 mod arguments;
 
@@ -13,6 +13,8 @@ mod scheme;
 mod comparison;
 
 mod memory;
+
+mod admin;
 
 mod run;
 
@@ -44,6 +46,7 @@ async fn main() -> ExitCode {
     let done = match task {
         None => interruptible(Box::pin(comparison::compare(comparison))).await,
         Some(Task::Memory(arguments)) => interruptible(Box::pin(memory::measure(arguments))).await,
+        Some(Task::Admin(arguments)) => interruptible(Box::pin(admin::measure(arguments))).await,
         Some(Task::Role(role)) => role.play().await.map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
