@@ -1,12 +1,12 @@
 //! What operators type, against everything running.
 
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
 use countersign_protocol::MessageId;
 use countersign_testbed::eventually;
 use serde_json::{Value, json};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use crate::world::{GRACE, HEALED, ORDERS_QUEUE, QUARANTINE, SOON, World};
 
@@ -18,9 +18,14 @@ struct Operator<'a> {
 impl Operator<'_> {
     /// Exit code, standard output, standard error.
     async fn types(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        told(self.begins(arguments).wait_with_output().await.unwrap())
+    }
+
+    /// The same, not waited for.
+    fn begins(&self, arguments: &[&str]) -> Child {
         let world = self.world;
         let [orders, logistics, callback] = world.databases.urls();
-        let output = Command::new(program())
+        Command::new(program())
             .args(arguments)
             .env_clear()
             .env("USER", "ada")
@@ -30,12 +35,11 @@ impl Operator<'_> {
             .env("COUNTERSIGN_MANAGEMENT_URL", world.vhost.management().url())
             .env("COUNTERSIGN_DATABASE_URL", [orders, logistics, callback].join(","))
             .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .kill_on_drop(true)
-            .output()
-            .await
-            .unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        (output.status.code(), text(output.stdout), text(output.stderr))
+            .spawn()
+            .unwrap()
     }
 
     /// The same with `--json`.
@@ -81,6 +85,11 @@ impl Operator<'_> {
         })
         .await;
     }
+}
+
+fn told(output: Output) -> (Option<i32>, String, String) {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
 /// Beside this test's own program.
@@ -258,4 +267,44 @@ async fn what_fails_again_is_told_and_what_is_closed_stays_closed() {
     let (code, _, why) = operator.types(&["close", "--all", "--why", "no reason"]).await;
     assert_eq!(code, Some(64));
     assert!(why.contains("--all of which"), "{why}");
+}
+
+#[tokio::test]
+async fn whoever_leaves_a_job_is_told_how_to_look_at_it_and_it_goes_on() {
+    let mut world = World::new().await;
+    world.callback.set("COUNTERSIGN_TOKEN", TOKEN);
+    world.start().await;
+    sqlx::raw_sql(
+        "INSERT INTO overdue (message_id, upstream, consumers, state, cause, reason)
+         SELECT gen_random_uuid(), 'orders', '{logistics}', 'parked', 'rejected', 'a test'
+         FROM generate_series(1, 100)",
+    )
+    .execute(&world.databases.callback)
+    .await
+    .unwrap();
+    let operator = Operator { world: &world };
+    let close =
+        ["close", "--all", "--state", "parked", "--rate", "0.01", "--yes", "--why", "a test"];
+    let closing = operator.begins(&[&close[..], &["--token", TOKEN]].concat());
+    let job_id = eventually("the job runs", HEALED, async || {
+        let (_, told) = operator.asks(&["jobs"]).await;
+        told["jobs"][0]["job_id"].as_str().map(str::to_owned)
+    })
+    .await;
+    // Ctrl-C.
+    let pid = closing.id().unwrap().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().await.unwrap().success());
+    let (code, _, why) = told(closing.wait_with_output().await.unwrap());
+    assert_eq!(code, Some(1), "{why}");
+    assert!(why.contains(&format!("countersign jobs show {job_id} --follow")), "{why}");
+
+    let (code, told) = operator.asks(&["jobs", "show", &job_id]).await;
+    assert_eq!((code, &told["job"]["state"]), (Some(0), &json!("running")), "{told}");
+    assert_eq!(told["items"].as_array().unwrap().len(), 100);
+    let cancel = ["jobs", "cancel", &job_id, "--token", TOKEN, "--why", "enough"];
+    let (code, job) = operator.asks(&cancel).await;
+    assert_eq!((code, &job["state"]), (Some(0), &json!("cancelled")), "{job}");
+    let (code, text, _) = operator.types(&["jobs", "show", &job_id, "--limit", "2"]).await;
+    assert_eq!(code, Some(1), "not all of it was done");
+    assert!(text.ends_with("first 2 of 100; --all, or --limit N\n"), "{text}");
 }

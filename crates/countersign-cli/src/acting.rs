@@ -10,7 +10,7 @@ use crate::address::refused;
 use crate::callback::{Callback, Client};
 use crate::credentials::Credentials;
 use crate::filter::Filter;
-use crate::job::{self, follow};
+use crate::job::{self, Leaving, follow};
 use crate::overdue;
 use crate::person;
 use crate::table::some;
@@ -110,8 +110,10 @@ impl Act {
                 return Ok(Told::good("nothing was done").but(false));
             }
         }
+        // Before there is a job, so that nobody leaves without being told how to look at it.
+        let leaving = Leaving::listen()?;
         let created = self.create(&mut client, action, all_at_once, false).await?;
-        follow(&mut client, created.job.unwrap_or_default()).await?.told(as_json)
+        follow(&mut client, created.job.unwrap_or_default(), leaving).await?.told(as_json)
     }
 
     fn means_something(&self) -> anyhow::Result<()> {

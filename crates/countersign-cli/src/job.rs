@@ -1,11 +1,13 @@
 //! A job: followed to its end, and told.
 
+use std::io;
 use std::time::Duration;
 
 use anyhow::bail;
 use countersign_protocol::grpc::{GetJobRequest, Job};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep};
 use tonic::Code;
 
@@ -29,18 +31,34 @@ pub(crate) enum Followed {
     Left(Job),
 }
 
+/// Whether the person goes away: from when this is made on, Ctrl-C does not end the program.
+pub(crate) struct Leaving(Signal);
+
+impl Leaving {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// When the system does not let it.
+    pub(crate) fn listen() -> io::Result<Self> {
+        signal(SignalKind::interrupt()).map(Self)
+    }
+}
+
 /// Waits for its end, with a bar on the terminal. Ctrl-C leaves it running.
 ///
 /// # Errors
 /// When the callback service does not answer for two minutes.
-pub(crate) async fn follow(client: &mut Client, mut job: Job) -> anyhow::Result<Followed> {
+pub(crate) async fn follow(
+    client: &mut Client,
+    mut job: Job,
+    mut leaving: Leaving,
+) -> anyhow::Result<Followed> {
     let bar = bar(&job);
-    let mut left = std::pin::pin!(tokio::signal::ctrl_c());
     let mut answered = Instant::now();
     while is_running(&job) {
         show(&bar, &job);
         tokio::select! {
-            _ = &mut left => {
+            _ = leaving.0.recv() => {
                 bar.finish_and_clear();
                 return Ok(Followed::Left(job));
             }

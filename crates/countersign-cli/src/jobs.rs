@@ -11,7 +11,7 @@ use crate::address::refused;
 use crate::callback::{Callback, Client};
 use crate::clock::clock;
 use crate::credentials::Credentials;
-use crate::job::{self, Followed, follow};
+use crate::job::{self, Followed, Leaving, follow};
 use crate::page::Page;
 use crate::person;
 use crate::table::{Column, Rows, count, first_of};
@@ -169,7 +169,7 @@ async fn show(
     let job = answer.map_err(|e| refused(&e))?.into_inner().job;
     let mut job = job.with_context(|| format!("there is no job {job_id}: countersign jobs"))?;
     if wait {
-        match follow(client, job).await? {
+        match follow(client, job, Leaving::listen()?).await? {
             Followed::Ended(ended) => job = ended,
             left @ Followed::Left(_) => return left.told(as_json),
         }

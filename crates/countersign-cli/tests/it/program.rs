@@ -8,16 +8,16 @@ use tokio::process::Command;
 /// Runs it with an empty environment and nobody at the terminal: exit code, standard output,
 /// standard error.
 pub(crate) async fn countersign(arguments: &[&str]) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_countersign"))
-        .args(arguments)
-        .env_clear()
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .unwrap();
+    let Output { status, stdout, stderr } = program(arguments).output().await.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (status.code(), text(stdout), text(stderr))
+}
+
+/// The program, not yet started.
+pub(crate) fn program(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
+    command.args(arguments).env_clear().stdin(Stdio::null()).kill_on_drop(true);
+    command
 }
 
 /// Runs it with `--json`; the exit code and what it printed.

@@ -1,12 +1,18 @@
 //! `countersign quarantine` against a real broker.
 
-use countersign_amqp::{Connection, Consumer, Delivery, Subscription};
-use countersign_protocol::{MessageId, Tier, Topology};
+use std::collections::BTreeSet;
+use std::process::Stdio;
+
+use countersign_amqp::{
+    Browser, Connection, Consumer, Delivery, Outgoing, Properties, Publisher, PublisherSettings,
+    Subscription, Verdict,
+};
+use countersign_protocol::{Headers, MessageId, Tier, Topology, header};
 use countersign_testbed::{Vhost, eventually};
 use serde_json::{Value, json};
 use tokio::time::Duration;
 
-use crate::program::{countersign, json};
+use crate::program::{countersign, json, program};
 
 const QUARANTINE: &str = "countersign.quarantine";
 const CONFIRMS: &str = "countersign.confirm.0";
@@ -17,10 +23,14 @@ async fn vhost() -> Vhost {
     let vhost = countersign_testbed::vhost().await;
     let tier: Tier = "5s".parse().unwrap();
     let topology = Topology::callback(&[tier], 1);
-    let connection = Connection::start(vhost.url().parse().unwrap(), "declaring", topology);
-    tokio::time::timeout(DEADLINE, connection.ready()).await.unwrap();
-    connection.close().await;
+    connect(&vhost, topology).await.close().await;
     vhost
+}
+
+async fn connect(vhost: &Vhost, topology: Topology) -> Connection {
+    let connection = Connection::start(vhost.url().parse().unwrap(), "a test", topology);
+    tokio::time::timeout(DEADLINE, connection.ready()).await.unwrap();
+    connection
 }
 
 async fn put_aside(vhost: &Vhost, source: &str, app_id: &str, reason: &str, body: &str) -> String {
@@ -141,6 +151,57 @@ async fn only_what_was_chosen_is_dropped_and_a_script_has_to_say_yes() {
     assert_eq!((code, &told["done"]), (Some(0), &json!(1)));
     let (_, told) = json(&[&["quarantine", "list"], &at[..]].concat()).await;
     assert_eq!(ids(&told), [&*two]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_is_killed_loses_nothing() {
+    let vhost = vhost().await;
+    let all = filled(&vhost, 1_500).await;
+    let mut replaying = program(&["quarantine", "replay", "--all", "--amqp-url", vhost.url()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("something is replayed", DEADLINE, async || {
+        vhost.depth(CONFIRMS).await.is_some_and(|depth| depth.ready > 0)
+    })
+    .await;
+    replaying.kill().await.unwrap();
+    let connection = connect(&vhost, Topology::default()).await;
+    eventually("each of them is in one of the queues", DEADLINE, async || {
+        let mut found = BTreeSet::new();
+        for queue in [QUARANTINE, CONFIRMS] {
+            let mut browser = Browser::open(&connection, queue).await.unwrap();
+            while let Some(browsed) = browser.next().await.unwrap() {
+                found.extend(browsed.delivery.properties.message_id);
+            }
+            browser.close().await.unwrap();
+        }
+        if found == all { Ok(()) } else { Err((found.len(), all.len())) }
+    })
+    .await;
+}
+
+/// So many in quarantine; their ids.
+async fn filled(vhost: &Vhost, count: usize) -> BTreeSet<String> {
+    let connection = connect(vhost, Topology::default()).await;
+    let publisher = Publisher::start(&connection, PublisherSettings::default());
+    let ids: BTreeSet<String> = (0..count).map(|_| MessageId::generate().to_string()).collect();
+    let pending: Vec<_> = ids
+        .iter()
+        .map(|id| {
+            let headers = Headers::new().with_text(header::SOURCE, CONFIRMS);
+            let message_id = Some(id.clone());
+            let properties = Properties { message_id, headers, ..Properties::default() };
+            let (exchange, key) = (QUARANTINE.to_owned(), String::new());
+            publisher.publish(Outgoing { exchange, key, properties, body: "{}".into() }).unwrap()
+        })
+        .collect();
+    for pending in pending {
+        assert_eq!(pending.await, Verdict::Routed);
+    }
+    connection.close().await;
+    ids
 }
 
 #[tokio::test(flavor = "multi_thread")]
