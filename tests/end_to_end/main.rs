@@ -30,6 +30,8 @@ mod stopping;
 
 mod outages;
 
+mod storms;
+
 mod sweeping;
 
 mod strangers;

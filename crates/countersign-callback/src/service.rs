@@ -70,6 +70,10 @@ const APPLICATION_NAME: &str = "countersign-callback";
 /// answers, jobs, upkeep, and a few for whoever asks about messages.
 const OTHER_CONNECTIONS: u32 = 9;
 
+/// How long a process that is stuck in the middle of a transaction holds up the others: a row of
+/// `upstream_pace` is locked by whoever asks. No transaction here waits for anything but Postgres.
+const LONGEST_HOLD: Duration = Duration::from_secs(10);
+
 /// How much may be on its way to quarantine at once, in bytes.
 const QUARANTINE_BYTES: usize = 16 * 1024 * 1024;
 
@@ -262,6 +266,7 @@ async fn prepare(
 ) -> Result<(Ledger, Horizons), Error> {
     let settings = PoolSettings {
         max_connections: OTHER_CONNECTIONS + u32::from(config.confirm_shards),
+        idle_in_transaction_timeout: LONGEST_HOLD,
         ..PoolSettings::new(APPLICATION_NAME)
     };
     let pool = connect(&config.database, settings).await;
