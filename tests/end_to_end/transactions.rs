@@ -28,6 +28,7 @@ async fn most_rolled_back_orders_are_settled_without_a_call() {
             .fetch_one(&world.databases.callback)
             .await
             .unwrap();
+    println!("{ORDERS} orders, {rolled_back} rolled back: the upstream was asked {calls} times");
     assert!(rolled_back > 60 && calls * 10 <= rolled_back, "{calls} calls for {rolled_back}");
     world.audit().await;
 }
