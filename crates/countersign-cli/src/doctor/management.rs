@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -13,14 +14,15 @@ use serde_json::{Map, Value};
 use time::PrimitiveDateTime;
 use time::macros::format_description;
 use ureq::http::Request;
+use ureq::tls::{Certificate, TlsConfig, TlsProvider};
 
 use super::broker::{Broker, Node};
 use super::clocks::Clock;
 use super::queues::{SeenExchange, SeenQueue, Standing};
 use crate::clock::now_ms;
 
-/// Where the management API is: `http://user:password@host:15672`, or with a path in front of it.
-/// Shown without the password.
+/// Where the management API is: `http://user:password@host:15672`, or `https` with a certificate that
+/// this machine trusts, and with a path behind it if there is one. Shown without the password.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct ManagementUrl {
     base: String,
@@ -43,8 +45,12 @@ impl FromStr for ManagementUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let usage = "use http://USER:PASSWORD@HOST:15672".to_owned();
-        let rest = text.trim().strip_prefix("http://").ok_or(usage.clone())?;
+        let usage = "use http://USER:PASSWORD@HOST:15672, or https".to_owned();
+        let text = text.trim();
+        let (scheme, rest) = text.split_once("://").ok_or(usage.clone())?;
+        if !["http", "https"].contains(&scheme) {
+            return Err(usage);
+        }
         let (who, place) =
             rest.rsplit_once('@').map_or((None, rest), |(who, place)| (Some(who), place));
         let place = place.trim_end_matches('/');
@@ -59,7 +65,7 @@ impl FromStr for ManagementUrl {
                 (decoded(user), decoded(password))
             }
         };
-        Ok(Self { base: format!("http://{place}"), user, password })
+        Ok(Self { base: format!("{scheme}://{place}"), user, password })
     }
 }
 
@@ -78,11 +84,10 @@ impl fmt::Debug for ManagementUrl {
 impl Management {
     /// Nothing is sent yet.
     pub(crate) fn new(url: ManagementUrl) -> Self {
-        let config = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(TIMEOUT))
-            .build();
-        Self { agent: config.new_agent(), url }
+        let config =
+            ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT));
+        let config = if url.base.starts_with("https:") { config.tls_config(tls()) } else { config };
+        Self { agent: config.build().new_agent(), url }
     }
 
     /// The broker, and its clock.
@@ -216,6 +221,17 @@ impl Management {
     }
 }
 
+/// Trusts the system's certificate authorities.
+fn tls() -> TlsConfig {
+    let authorities = rustls_native_certs::load_native_certs().certs;
+    let authorities = authorities.iter().map(|der| Certificate::from_der(der).to_owned());
+    TlsConfig::builder()
+        .provider(TlsProvider::Rustls)
+        .root_certs(authorities.collect::<Vec<_>>().into())
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .build()
+}
+
 async fn off_the_runtime<T: Send + 'static>(
     work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
 ) -> anyhow::Result<T> {
@@ -309,6 +325,8 @@ mod tests {
         assert_eq!(format!("{url} {url:?}"), "http://rabbit:15672 http://rabbit:15672");
         let url: ManagementUrl = "http://rabbit:15672/prefix".parse().unwrap();
         assert_eq!((url.user.as_str(), url.base.as_str()), ("guest", "http://rabbit:15672/prefix"));
+        let url: ManagementUrl = "https://me:x@rabbit:15671".parse().unwrap();
+        assert_eq!(url.to_string(), "https://rabbit:15671");
         for wrong in ["rabbit:15672", "amqp://rabbit", "http://", "http://me:secret@"] {
             let error = wrong.parse::<ManagementUrl>().unwrap_err();
             assert!(!error.contains("secret"), "{error}");

@@ -53,7 +53,7 @@ pub(crate) struct Doctor {
     /// Where RabbitMQ is; its vhost is the one that is looked at
     #[arg(long, env = "COUNTERSIGN_AMQP_URL", hide_env_values = true, value_name = "URL")]
     amqp_url: Option<AmqpAddress>,
-    /// Where its management API is: http://USER:PASSWORD@HOST:15672, of a user with the tag monitoring
+    /// Where its management API is: http://USER:PASSWORD@HOST:15672 (or https), of a user with the tag monitoring
     #[arg(long, env = "COUNTERSIGN_MANAGEMENT_URL", hide_env_values = true, value_name = "URL")]
     management_url: Option<ManagementUrl>,
     /// A database of the callback service, an upstream or a consumer: which, is seen by its tables.
