@@ -24,6 +24,8 @@ mod rolled_back;
 
 mod healing;
 
+mod answers;
+
 mod pacing;
 
 mod replicas;

@@ -8,7 +8,7 @@ use countersign_protocol::grpc::request_resend_response::Outcome;
 use countersign_testbed::{Folder, Service};
 
 use crate::stage::{DEADLINE, Stage};
-use crate::upstream::{Reply, Upstream, saying};
+use crate::upstream::{Reply, Upstream, say, saying};
 
 /// `docker stop` kills after 10 s.
 const GRACE: Duration = Duration::from_secs(9);
@@ -40,6 +40,28 @@ async fn sigterm_ends_it_in_time_with_nothing_half_done() {
     assert_eq!(status.code(), Some(0), "{}", program.log());
     assert_eq!(stage.state(late, "waiting").await.resends, 1, "the answer was waited for");
     stage.all_is_acked_in_the_end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conflict_alarms_with_one_error_in_the_log() {
+    let upstream = Upstream::always(say(Outcome::NeverCommitted)).await;
+    let mut stage = Stage::empty(&[]).await;
+    stage.upstream(&upstream);
+    let mut program = program(&stage);
+    program.start().unwrap();
+    program.ready(DEADLINE).await.unwrap();
+    let id = MessageId::generate();
+    stage.check(&[id], &["logistics"]).await;
+    stage.state(id, "never_committed").await;
+    stage.confirm("logistics", &[id]).await;
+    stage.state(id, "conflict").await;
+    // It has said so by the time that it has ended.
+    program.terminate(GRACE).await.unwrap();
+    let log = program.log();
+    let errors: Vec<&str> = log.lines().filter(|line| line.contains("ERROR")).collect();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(errors[0].contains("conflict: confirmed although"), "{errors:?}");
+    assert!(errors[0].contains(&id.to_string()), "{errors:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
