@@ -73,6 +73,12 @@ impl Breaker {
         }
     }
 
+    /// Whether it is asked as if nothing had ever been the matter.
+    #[must_use]
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed { .. })
+    }
+
     /// When a call can be made for which it is too early now.
     #[must_use]
     pub(crate) fn until(&self) -> Option<Instant> {

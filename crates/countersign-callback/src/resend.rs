@@ -157,7 +157,15 @@ impl Resender {
                 Verdict::Defer { until, cause, why } => {
                     overdue.change(To::Waiting { due: until }, cause, why)
                 }
-                Verdict::Park { cause, why } => overdue.change(To::Parked, cause, why),
+                Verdict::Park { cause, why } => {
+                    let upstream = &overdue.key.upstream;
+                    let held_back = self.upstreams.why_held_back(upstream, begun);
+                    let why = match held_back.filter(|_| cause == Cause::OpenTooLong) {
+                        Some(held_back) => format!("{why}; {held_back}"),
+                        None => why,
+                    };
+                    overdue.change(To::Parked, cause, why)
+                }
                 Verdict::Ask { attempt, missing } => {
                     // Without a permit the row stays as it is: due.
                     let Some(permit) = self.upstreams.permit(&overdue.key.upstream, begun) else {

@@ -51,6 +51,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Who is asked for as many as it may be has its pauses, and is held back in between as well.
+const JUST_NOW: Duration = Duration::from_secs(2);
+
 /// Every upstream that has an address, each with a channel that connects when it is first used.
 #[derive(Clone, Debug)]
 pub(crate) struct Upstreams {
@@ -169,6 +172,23 @@ impl Upstreams {
     #[must_use]
     pub(crate) fn is_left_alone(&self, upstream: &Name, now: Instant) -> bool {
         self.by_name.get(upstream).is_some_and(|upstream| upstream.is_left_alone(now))
+    }
+
+    /// Why not all are asked for that this one could be asked for, if that is so just now. For a
+    /// person.
+    #[must_use]
+    pub(crate) fn why_held_back(&self, upstream: &Name, now: Instant) -> Option<String> {
+        let upstream = self.by_name.get(upstream)?;
+        let name = &upstream.name;
+        let asking = upstream.asking();
+        let had_enough = |until: Instant| until + JUST_NOW > now;
+        if !asking.breaker.is_closed() {
+            Some(format!("{name} does not answer"))
+        } else if asking.enough_until.is_some_and(had_enough) {
+            Some(format!("{name} is asked for only so many at a time, and others were first"))
+        } else {
+            None
+        }
     }
 
     /// When the first of them can be asked again for which a time is known.
