@@ -47,11 +47,15 @@ async fn a_broker_that_lost_everything_with_2000_orders_under_way_is_healed_by_t
 }
 
 #[tokio::test]
-async fn an_order_that_was_cancelled_is_not_swept_up_and_one_that_cannot_be_found_is_parked() {
+async fn a_cancelled_order_is_not_swept_up_one_that_cannot_be_found_is_parked_and_one_process_sweeps()
+ {
     let mut broker = Broker::start(BrokerSettings::default()).await.unwrap();
     let postgres = Postgres::start(PostgresSettings::default()).await.unwrap();
     let mut world = sweeping(&broker, &postgres).await;
     world.start().await;
+    let mut other = world.replica(&world.orders, "orders-2");
+    other.start().unwrap();
+    other.ready(HEALED).await.unwrap();
     world.callback.kill();
     world.logistics.kill();
     let orders = world.place_many(3).await;
@@ -73,6 +77,9 @@ async fn an_order_that_was_cancelled_is_not_swept_up_and_one_that_cannot_be_foun
     world.is_empty(ORDERS_QUEUE).await;
     assert_eq!(world.shipments(&cancelled).await, 0);
     assert_eq!(world.message(cancelled.message_id).await.unwrap().state, "unknown");
+    let swept = |log: String| log.contains("nobody would have asked for them");
+    assert_ne!(swept(world.orders.log()), swept(other.log()), "one of the two, and not both");
+    assert!(other.terminate(HEALED).await.unwrap().success());
     // The audit asks for every committed order.
     sqlx::query("DELETE FROM orders WHERE order_id = $1")
         .bind(cancelled.order_id)
