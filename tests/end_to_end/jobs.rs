@@ -132,7 +132,7 @@ async fn a_bulk_resend_of_5000_parked_messages_survives_a_kill_and_each_has_its_
         let state = states[&item.message_id].as_str();
         match item.state.as_str() {
             "succeeded" => {
-                assert_eq!((state, item.result.as_str()), ("confirmed", "confirmed by logistics"))
+                assert_eq!((state, item.result.as_str()), ("confirmed", "confirmed by logistics"));
             }
             // A confirm may have come after it was given up.
             "failed" => assert!(

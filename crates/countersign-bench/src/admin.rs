@@ -187,7 +187,7 @@ async fn ask_everything(client: &Client, pool: &PgPool, asked: u32) -> Result<Ve
         questions.push(time(what, asked, &mut ask).await?);
     }
     let narrow = || OverdueFilter {
-        upstream: "billing".to_owned(),
+        upstream: "orders".to_owned(),
         consumer: "audit".to_owned(),
         causes: words(&["rejected"]),
         ..parked()

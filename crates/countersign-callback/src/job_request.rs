@@ -1,12 +1,12 @@
 //! What somebody asks of jobs, as it came over gRPC, and what they are told.
 
-use countersign_protocol::MessageId;
 use countersign_protocol::grpc::get_message_response::Action as Acted;
 use countersign_protocol::grpc::{
     self, CancelJobRequest, CountOverdueResponse, CreateJobRequest, CreateJobResponse, JobAction,
     JobItem, ListJobItemsRequest, ListJobItemsResponse, ListJobsRequest, ListJobsResponse,
     OverdueFilter,
 };
+use countersign_protocol::{MessageId, UnixMillis};
 use tonic::Status;
 use uuid::Uuid;
 
@@ -299,7 +299,7 @@ impl From<Job> for grpc::Job {
             who: job.who,
             why: job.why,
             created_at_ms: job.created_at.ms(),
-            ended_at_ms: job.ended_at.map_or(0, |at| at.ms()),
+            ended_at_ms: job.ended_at.map_or(0, UnixMillis::ms),
             items: job.items,
             begun: job.begun,
             succeeded: job.ended.succeeded,

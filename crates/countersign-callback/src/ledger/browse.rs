@@ -105,7 +105,8 @@ impl Ledger {
         after: Option<&Place>,
         limit: u32,
     ) -> Result<Vec<Listed>, sqlx::Error> {
-        // The keys are found in the index alone; the rows of this page are looked up then.
+        // The keys are found in the index alone; the rows of this page are looked up then. One lower
+        // bound, as the scan of an index begins at one only.
         let sql = with_groups!(
             "list_overdue",
             ", page AS (
@@ -118,9 +119,11 @@ impl Ledger {
                        AND overdue.cause = in_filter.cause
                        AND overdue.consumers = in_filter.consumers
                        AND since <= coalesce(now() - $5::bigint * interval '1 ms', 'infinity')
-                       AND since >= coalesce(now() - $6::bigint * interval '1 ms', '-infinity')
                        AND (since, message_id, overdue.upstream) > (
-                           coalesce('epoch'::timestamptz + $7::bigint * interval '1 us', '-infinity'),
+                           coalesce(
+                               greatest('epoch'::timestamptz + $7::bigint * interval '1 us',
+                                        now() - $6::bigint * interval '1 ms'),
+                               '-infinity'),
                            $8::uuid, $9::text)
                      ORDER BY since, message_id
                      LIMIT $10
