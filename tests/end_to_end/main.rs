@@ -16,6 +16,8 @@ mod jobs;
 
 mod losses;
 
+mod delays;
+
 mod transactions;
 
 mod consumers;

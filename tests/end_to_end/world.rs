@@ -138,7 +138,10 @@ impl World {
         callback
             .set("COUNTERSIGN_UPSTREAMS", format!("orders={}", orders.url()))
             .set("COUNTERSIGN_CHECK_TIERS", "1s,5s")
-            .set("COUNTERSIGN_RESEND_DELAY", "1s");
+            .set("COUNTERSIGN_RESEND_DELAY", "1s")
+            .set("COUNTERSIGN_BACKLOG_PATIENCE", "2s")
+            .set("COUNTERSIGN_MANAGEMENT_URL", broker.management_url())
+            .set("COUNTERSIGN_MANAGEMENT_LAG", format!("{}ms", Vhost::FIGURES_AGE.as_millis()));
         Self { orders, logistics, callback, vhost, databases, folder }
     }
 
@@ -435,6 +438,17 @@ impl World {
         .await;
     }
 
+    /// Waits until a queue holds at least so many messages that no consumer holds.
+    pub(crate) async fn holds_at_least(&self, queue: &str, messages: u64) {
+        eventually(&format!("{queue} holds {messages} or more"), SOON, async || {
+            match self.vhost.depth(queue).await {
+                Some(depth) if depth.ready >= messages => Ok(()),
+                other => Err(other),
+            }
+        })
+        .await;
+    }
+
     /// Waits until nothing is in these queues, nor on its way from one to another.
     async fn are_quiet(&self, deadline: Duration, which: impl Fn(&str) -> bool) {
         let mut queues = self.vhost.queues().await;
@@ -653,7 +667,7 @@ async fn through_proxy(url: &str) -> (Proxy, String) {
 }
 
 /// Connects when first used, and again when the service was started again.
-fn channel(service: &Service) -> Channel {
+pub(crate) fn channel(service: &Service) -> Channel {
     Endpoint::from_shared(service.url()).expect("a URL").timeout(SOON).connect_lazy()
 }
 

@@ -75,6 +75,8 @@ mod acks;
 
 mod ack_window;
 
+mod ready;
+
 mod error;
 
 pub use acks::Acks;
@@ -87,4 +89,5 @@ pub use delivery::{Delivery, DeliveryTag};
 pub use link::LinkState;
 pub use message::{Outgoing, Properties};
 pub use publisher::{Publisher, PublisherSettings};
+pub use ready::NotCounted;
 pub use verdict::{NotTaken, Pending, Verdict};

@@ -20,6 +20,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::browse::{By, Wanted, grouped};
+use crate::consumers;
 use crate::filter::Filter;
 use crate::horizon::Horizons;
 use crate::job_request::{self, NewJob, Selection, WantedItems, WantedJobs};
@@ -154,7 +155,11 @@ impl Callback for Admin {
         &self,
         _: Request<ListConsumersRequest>,
     ) -> Result<Response<ListConsumersResponse>, Status> {
-        Err(Status::unimplemented("not built yet"))
+        let consumers = consumers::list(&self.ledger).await.map_err(|error| {
+            warn!(%error, "cannot list consumers");
+            Status::unavailable("the ledger's database does not answer: try again")
+        })?;
+        Ok(Response::new(consumers))
     }
 
     async fn list_upstreams(

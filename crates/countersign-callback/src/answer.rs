@@ -10,7 +10,10 @@ use crate::overdue::{Cause, Change, Closed, Overdue, Policy, Recorded, State, To
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// It was sent again.
-    Republished,
+    Republished {
+        /// When, on its upstream's clock, if it says.
+        at: Option<UnixMillis>,
+    },
     /// Its transaction did not commit and never will.
     NeverCommitted,
     /// Its transaction may still commit.
@@ -51,7 +54,7 @@ impl Answer {
     #[must_use]
     pub(crate) fn says_missing(&self) -> Option<bool> {
         match self {
-            Self::Republished | Self::Unknown { .. } => Some(true),
+            Self::Republished { .. } | Self::Unknown { .. } => Some(true),
             Self::NeverCommitted | Self::InProgress { .. } | Self::Withdrawn { .. } => Some(false),
             Self::NotPublished { .. } | Self::NotAsked { .. } | Self::Unanswered { .. } => None,
         }
@@ -60,7 +63,7 @@ impl Answer {
     /// Whether the message may have been sent again.
     #[must_use]
     pub(crate) fn may_have_sent(&self) -> bool {
-        matches!(self, Self::Republished | Self::Unanswered { .. })
+        matches!(self, Self::Republished { .. } | Self::Unanswered { .. })
     }
 }
 
@@ -139,7 +142,7 @@ pub(crate) fn hear(
             Cause::UnknownToUpstream,
             format!("{upstream} cannot tell: {reason}"),
         ),
-        Answer::Republished => used(
+        Answer::Republished { .. } => used(
             Cause::Republished,
             format!("sent again by {upstream} as attempt {}", overdue.resends.saturating_add(1)),
         ),
@@ -161,6 +164,18 @@ pub(crate) fn hear(
             Cause::UpstreamAway,
             format!("{upstream} could not be asked: {why}"),
         ),
+    };
+    let change = Change {
+        missing_after: change.to.due().map(|due| match answer {
+            // Nothing new is under way.
+            Answer::NotAsked { .. } | Answer::NotPublished { .. } => now,
+            _ => due,
+        }),
+        sent_at: match answer {
+            Answer::Republished { at } => *at,
+            _ => None,
+        },
+        ..change
     };
     // An open row that somebody has rejected waits for a person, whatever else would be tried.
     Some(match overdue.rejection(recorded) {
@@ -203,6 +218,8 @@ mod tests {
         max_resends: 3,
         resend_delay: Duration::from_secs(30),
         park_after: Duration::from_secs(24 * 60 * 60),
+        backlog_patience: Duration::from_secs(10),
+        management_lag: Duration::from_secs(12),
     };
 
     fn now() -> UnixMillis {
@@ -227,6 +244,8 @@ mod tests {
             granted: 0,
             granted_at: None,
             since: now(),
+            missing_after: now(),
+            sent_at: None,
             lease: None,
         }
     }
@@ -247,7 +266,7 @@ mod tests {
     fn answers() -> [(Answer, bool); 8] {
         let text = || "so it says".to_owned();
         [
-            (Answer::Republished, true),
+            (Answer::Republished { at: None }, true),
             (Answer::Unanswered { why: text() }, true),
             (Answer::InProgress { retry_after: Duration::from_secs(7) }, false),
             (Answer::NotPublished { reason: text() }, false),
@@ -269,7 +288,8 @@ mod tests {
             let expected = if used { (2, 0) } else { (1, 1) };
             assert_eq!((change.resends, change.returned), expected, "{answer:?}");
         }
-        let again = heard(&asking(2, 5), &Recorded::default(), &Answer::Republished).unwrap();
+        let again =
+            heard(&asking(2, 5), &Recorded::default(), &Answer::Republished { at: None }).unwrap();
         assert_eq!(again.returned, 0, "what was returned in a row begins anew");
     }
 
@@ -299,7 +319,8 @@ mod tests {
             let change = heard(&asking(resends, returned), &Recorded::default(), answer).unwrap();
             change.to.due().unwrap().since(now()).as_secs()
         };
-        let resends = [1, 2, 3, 4, 20].map(|resends| wait(resends, 0, &Answer::Republished));
+        let resends =
+            [1, 2, 3, 4, 20].map(|resends| wait(resends, 0, &Answer::Republished { at: None }));
         assert_eq!(resends, [30, 60, 120, 240, 3_600]);
         let not_asked = Answer::NotAsked { why: String::new() };
         let returned = [0, 1, 2, 3, 4, 99].map(|returned| wait(1, returned, &not_asked));

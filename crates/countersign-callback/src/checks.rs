@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tracing::{debug, info};
 
 use crate::intake::{Kind, Read};
-use crate::ledger::{Armed, Due, Ledger, Tallies, merge};
+use crate::ledger::{Armed, Due, Late, Ledger, Tallies, merge};
 use crate::overdue::{Key, list};
 use crate::pace::Tally;
 use crate::tallies::NotWritten;
@@ -27,7 +27,7 @@ pub(crate) struct Checks {
 impl Kind for Checks {
     type Entry = Checked;
 
-    fn read(body: &[u8], horizon: Horizon) -> Result<Read<Checked>, Unreadable> {
+    fn read(_: Option<&str>, body: &[u8], horizon: Horizon) -> Result<Read<Checked>, Unreadable> {
         let (Check { upstream, armed_at, messages }, refused) = Check::read(body, horizon)?;
         let refused = refused.into_iter().map(|refused| {
             let body = format!(
@@ -97,12 +97,12 @@ impl Kind for Checks {
         let is_settled = |checked: &Checked, missing: &[Name]| {
             checked.armed(missing).is_some_and(|armed| settled.contains(&armed))
         };
-        let late: Vec<(Due, String)> = late
+        let late: Vec<Late> = late
             .into_iter()
             .filter(|(checked, missing)| !is_settled(checked, missing))
             .map(|(checked, missing)| {
                 let reason = format!("not confirmed by {} when its check came due", list(&missing));
-                (checked.due.clone(), reason)
+                Late { due: checked.due.clone(), armed_at: checked.armed_at, reason }
             })
             .collect();
         if late.is_empty() {

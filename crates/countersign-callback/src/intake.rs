@@ -26,16 +26,22 @@ pub(crate) trait Kind: Send + Sync + 'static {
     /// What one envelope holds several of.
     type Entry: Send + Sync;
 
-    /// Reads an envelope: its entries, and those that cannot be taken.
+    /// Reads an envelope, whose property `type` is given: its entries in their order, and those that
+    /// cannot be taken.
     ///
     /// # Errors
     /// When nothing in it can be read.
-    fn read(body: &[u8], horizon: Horizon) -> Result<Read<Self::Entry>, Unreadable>;
+    fn read(
+        kind: Option<&str>,
+        body: &[u8],
+        horizon: Horizon,
+    ) -> Result<Read<Self::Entry>, Unreadable>;
 
     /// An envelope with only this entry, for the quarantine.
     fn print(entry: &Self::Entry) -> Vec<u8>;
 
-    /// Stores the entries. They may have been stored before, in part or all of them.
+    /// Stores the entries. They may have been stored before, in part or all of them. Entries are
+    /// stored in the order in which they came, or together: when one is, all before it have been.
     fn store(
         &self,
         entries: &[Self::Entry],
@@ -115,14 +121,15 @@ impl<K: Kind> Intake<K> {
             && merged.refused.len() < MERGED_ENTRIES
             && let Some(delivery) = deliveries.next()
         {
-            let app_id = delivery.properties.app_id;
+            let app_id = delivery.properties.app_id.clone();
             let quarantined = |body, reason| Quarantined {
                 body,
                 reason,
                 source: self.queue.clone(),
                 app_id: app_id.clone(),
             };
-            match K::read(&delivery.body, horizon) {
+            let kind = delivery.properties.kind.as_deref();
+            match K::read(kind, &delivery.body, horizon) {
                 Ok(read) => {
                     merged.entries.extend(read.entries);
                     merged.refused.extend(

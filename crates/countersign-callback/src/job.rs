@@ -498,6 +498,8 @@ mod tests {
             granted: 0,
             granted_at: None,
             since: now().before(Duration::from_secs(60)),
+            missing_after: now().before(Duration::from_secs(60)),
+            sent_at: None,
             lease: None,
         }
     }

@@ -27,6 +27,16 @@ mod ledger;
 
 mod verdict;
 
+mod standing;
+
+mod markers;
+
+mod depths;
+
+mod management;
+
+mod consumers;
+
 mod resend;
 
 mod upstreams;
@@ -65,6 +75,7 @@ mod patience;
 
 mod log;
 
+pub use management::{InvalidManagementUrl, ManagementUrl};
 pub use overdue::Policy;
 pub use pace::Pacing;
 pub use resend::Timing;

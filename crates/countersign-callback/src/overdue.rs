@@ -17,6 +17,10 @@ pub struct Policy {
     pub resend_delay: Duration,
     /// A message that is still open this long after its check came due is parked.
     pub park_after: Duration,
+    /// How long a message is left alone when nobody can tell whether it lies before its consumer.
+    pub backlog_patience: Duration,
+    /// How old the management API's figures may be.
+    pub management_lag: Duration,
 }
 
 /// A message whose check came due unconfirmed: a row of `overdue`.
@@ -40,6 +44,12 @@ pub(crate) struct Overdue {
     pub(crate) granted_at: Option<UnixMillis>,
     /// When its check came due, on the database's clock.
     pub(crate) since: UnixMillis,
+    /// It counts as missing only when a confirm marker sent after this moment has come back, on the
+    /// database's clock.
+    pub(crate) missing_after: UnixMillis,
+    /// When what is waited for was sent, on its upstream's clock: its check was armed, or it was
+    /// published again.
+    pub(crate) sent_at: Option<UnixMillis>,
     /// The token of who is asking for it; only while [`State::Asking`].
     pub(crate) lease: Option<Uuid>,
 }
@@ -123,6 +133,10 @@ pub(crate) struct Change {
     pub(crate) resends: u32,
     /// Calls in a row that surely did not happen.
     pub(crate) returned: u32,
+    /// From when on it may count as missing, if that changes.
+    pub(crate) missing_after: Option<UnixMillis>,
+    /// When it was sent again, on its upstream's clock, if it was.
+    pub(crate) sent_at: Option<UnixMillis>,
 }
 
 /// Why a row is in its state, in a word that can be counted and filtered by; its reason says more.
@@ -133,6 +147,14 @@ pub(crate) enum Cause {
     NotConfirmed,
     /// Everybody who has to has confirmed it.
     Confirmed,
+    /// Its confirm may be with the broker, not recorded yet.
+    ConfirmUnderWay,
+    /// Nobody can tell yet whether it lies before its consumer.
+    BacklogUnknown,
+    /// It may lie before its consumer, which has to catch up.
+    ConsumerBehind,
+    /// Its consumer has never been heard of with messages of its upstream.
+    ConsumerNeverSeen,
     /// Its consumer has it and tries again by itself.
     ConsumerRetrying,
     /// Its consumer will never accept it.
@@ -252,6 +274,8 @@ impl Overdue {
             reason,
             resends: self.resends,
             returned: self.returned,
+            missing_after: None,
+            sent_at: None,
         }
     }
 
@@ -331,9 +355,13 @@ impl To {
 
 impl Cause {
     /// Every one.
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::NotConfirmed,
         Self::Confirmed,
+        Self::ConfirmUnderWay,
+        Self::BacklogUnknown,
+        Self::ConsumerBehind,
+        Self::ConsumerNeverSeen,
         Self::ConsumerRetrying,
         Self::Rejected,
         Self::Republished,
@@ -358,6 +386,10 @@ impl Cause {
         match self {
             Self::NotConfirmed => "not_confirmed",
             Self::Confirmed => "confirmed",
+            Self::ConfirmUnderWay => "confirm_under_way",
+            Self::BacklogUnknown => "backlog_unknown",
+            Self::ConsumerBehind => "consumer_behind",
+            Self::ConsumerNeverSeen => "consumer_never_seen",
             Self::ConsumerRetrying => "consumer_retrying",
             Self::Rejected => "rejected",
             Self::Republished => "republished",

@@ -13,13 +13,15 @@ use tracing::info;
 use uuid::Uuid;
 
 use crate::answer::{self, Answer};
+use crate::depths::WantedDepths;
 use crate::ledger::{Ledger, Taken, Tallies};
 use crate::log;
+use crate::markers::MarkerNeed;
 use crate::overdue::{Cause, Change, Key, Overdue, Policy, Recorded, State, To, list};
 use crate::pace::{self, Pacing, Scene};
 use crate::patience::Patience;
 use crate::upstreams::{Permit, Upstreams};
-use crate::verdict::{Case, Verdict, judge};
+use crate::verdict::{Case, Verdict, judge, wanted};
 
 /// Heals overdue messages. Any number of replicas may do it at once.
 #[derive(Clone, Debug)]
@@ -34,6 +36,12 @@ pub(crate) struct Resender {
     pub(crate) pacing: Pacing,
     /// How long a call may take, and the lease it is made under.
     pub(crate) timing: Timing,
+    /// The confirm shards that a message can be confirmed through.
+    pub(crate) shards: Vec<u16>,
+    /// Who is told that a marker is needed.
+    pub(crate) markers: MarkerNeed,
+    /// Who is told which queues to look at.
+    pub(crate) depths: WantedDepths,
     /// Woken when there may be something to judge.
     pub(crate) wake: Arc<Notify>,
 }
@@ -55,7 +63,7 @@ impl Default for Timing {
 }
 
 /// How many rows of one upstream are judged at once.
-const JUDGED_AT_ONCE: u16 = 100;
+const JUDGED_AT_ONCE: u16 = 200;
 
 /// How many answers are written at once.
 const WRITTEN_AT_ONCE: usize = 200;
@@ -143,6 +151,8 @@ impl Resender {
             return Ok([until_due, until_asked].into_iter().flatten().fold(POLL, Duration::min));
         }
         let lease = Uuid::new_v4();
+        // First, so that what is recorded is at least as new.
+        let whereabouts = self.ledger.whereabouts(&self.shards).await?;
         let Some(mut taken) = self.ledger.take_due(JUDGED_AT_ONCE, &left_alone, park_after).await?
         else {
             return Ok(OTHERS_WORK);
@@ -151,10 +161,13 @@ impl Resender {
         let mut asks = Vec::new();
         for (overdue, recorded) in &taken.rows {
             let address_known = self.upstreams.know(&overdue.key.upstream);
-            let case = Case { overdue, recorded, address_known };
+            let case = Case { overdue, recorded, address_known, whereabouts: &whereabouts };
             changes.push(match judge(&case, &self.policy, taken.now) {
                 Verdict::Settled => overdue.settled(),
                 Verdict::Defer { until, cause, why } => {
+                    let wanted = wanted(&case, cause, &self.policy, taken.now);
+                    wanted.marker_after.into_iter().for_each(|moment| self.markers.after(moment));
+                    self.depths.want(wanted.queues);
                     overdue.change(To::Waiting { due: until }, cause, why)
                 }
                 Verdict::Park { cause, why } => {
@@ -331,6 +344,8 @@ fn asking(overdue: &Overdue, missing: &[Name], to: To) -> Change {
     };
     Change {
         resends: overdue.resends.saturating_add(1),
+        // If no answer is ever written down, it may have been sent again until then.
+        missing_after: to.due(),
         ..overdue.change(
             to,
             Cause::NotConfirmed,

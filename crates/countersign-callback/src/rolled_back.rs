@@ -21,7 +21,7 @@ pub(crate) struct Notices {
 impl Kind for Notices {
     type Entry = Armed;
 
-    fn read(body: &[u8], horizon: Horizon) -> Result<Read<Armed>, Unreadable> {
+    fn read(_: Option<&str>, body: &[u8], horizon: Horizon) -> Result<Read<Armed>, Unreadable> {
         let (RolledBack { upstream, rolled_back }, refused) = RolledBack::read(body, horizon)?;
         let refused = refused.into_iter().map(|refused| {
             let body =

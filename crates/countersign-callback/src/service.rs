@@ -18,10 +18,14 @@ use tracing::info;
 use crate::admin::Admin;
 use crate::checks::Checks;
 use crate::confirms::Confirms;
+use crate::consumers;
+use crate::depths::{Depths, WantedDepths};
 use crate::horizon::Horizons;
 use crate::intake::{Intake, Kind, PREFETCH};
 use crate::jobs::Jobs;
 use crate::ledger::{Ledger, MIGRATIONS};
+use crate::management::Management;
+use crate::markers::{MarkerNeed, Markers};
 use crate::pace::Pacing;
 use crate::patience::Stopped;
 use crate::quarantine::Quarantine;
@@ -68,7 +72,7 @@ const APPLICATION_NAME: &str = "countersign-callback";
 
 /// Connections to the database beyond one for each confirm shard: for checks, judging, writing
 /// answers, jobs, upkeep, and a few for whoever asks about messages.
-const OTHER_CONNECTIONS: u32 = 9;
+const OTHER_CONNECTIONS: u32 = 11;
 
 /// How long a process that is stuck in the middle of a transaction holds up the others: a row of
 /// `upstream_pace` is locked by whoever asks. No transaction here waits for anything but Postgres.
@@ -104,7 +108,7 @@ impl Service {
             topology.clone(),
         );
         let publishing =
-            Connection::start(config.amqp, "countersign-callback publishing", topology);
+            Connection::start(config.amqp.clone(), "countersign-callback publishing", topology);
         let publisher = Publisher::start(
             &publishing,
             PublisherSettings {
@@ -132,7 +136,8 @@ impl Service {
         for shard in 0..config.confirm_shards {
             let priority = (config.confirm_shards > 1).then(|| fastrand::i32(0..=MOST_PRIORITY));
             let queue = topology::confirm_queue(shard);
-            service.take_in(Confirms { ledger: ledger.clone() }, queue, priority, &horizons);
+            let confirms = Confirms { ledger: ledger.clone(), shard };
+            service.take_in(confirms, queue, priority, &horizons);
         }
         let not_written = NotWritten::default();
         let keeping = tallies::keep(
@@ -154,12 +159,52 @@ impl Service {
         };
         let notices = Notices { ledger: ledger.clone() };
         service.take_in(notices, topology::ROLLED_BACK.to_owned(), None, &horizons);
+        let shards: Vec<u16> = (0..config.confirm_shards).collect();
+        let (need, needed) = MarkerNeed::none();
+        let markers = Markers {
+            ledger: ledger.clone(),
+            publisher: service.publisher.clone(),
+            shards: shards.clone(),
+            needed,
+        };
+        let stop = service.shutdown.clone();
+        service.tasks.spawn(async move {
+            markers.run(stop).await;
+            "sending markers"
+        });
+        let looking = Connection::start(
+            config.amqp.clone(),
+            "countersign-callback looking into queues",
+            Topology::default(),
+        );
+        let wanted = WantedDepths::default();
+        let vhost = config.amqp.vhost();
+        let depths = Depths {
+            ledger: ledger.clone(),
+            shards: shards.clone(),
+            connection: looking,
+            management: config.management.map(|url| Management::new(url, vhost)),
+            wanted: wanted.clone(),
+        };
+        let stop = service.shutdown.clone();
+        service.tasks.spawn(async move {
+            depths.run(stop).await;
+            "looking into queues"
+        });
+        let watching = consumers::watch(ledger.clone(), service.shutdown.clone());
+        service.tasks.spawn(async move {
+            watching.await;
+            "watching consumers"
+        });
         let resender = Resender {
             ledger,
             upstreams: service.upstreams.clone(),
             policy: config.policy,
             pacing: config.pacing,
             timing: config.timing,
+            shards,
+            markers: need,
+            depths: wanted,
             wake,
         };
         let stop = service.shutdown.clone();

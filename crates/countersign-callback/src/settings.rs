@@ -8,6 +8,7 @@ use countersign_protocol::grpc::GetSettingsResponse;
 use countersign_protocol::{Tier, Token};
 use countersign_runtime::{AMQP_URL, DATABASE_URL, Setting, Settings, TOKEN, TOKEN_FILE, listen};
 
+use crate::management::ManagementUrl;
 use crate::overdue::Policy;
 use crate::pace::{MISSING_SHARE, Pacing};
 use crate::resend::Timing;
@@ -53,6 +54,30 @@ pub(crate) const RESEND_RATE: Setting = Setting {
     secret: false,
 };
 
+/// How long a message is left alone when nobody can tell whether it lies before its consumer.
+pub(crate) const BACKLOG_PATIENCE: Setting = Setting {
+    name: "COUNTERSIGN_BACKLOG_PATIENCE",
+    help: "how long a message is left alone when nobody can tell whether it still lies before its consumer: the consumer was never heard of, or its queue has nothing ready and COUNTERSIGN_MANAGEMENT_URL is not set. Too low: a consumer that hangs with messages in hand gets them once more. Too high: what was lost heals that much later",
+    default: Some("10s"),
+    secret: false,
+};
+
+/// Where RabbitMQ says what consumers hold.
+pub(crate) const MANAGEMENT_URL: Setting = Setting {
+    name: "COUNTERSIGN_MANAGEMENT_URL",
+    help: "RabbitMQ's management API, which alone says what consumers hold: http://user:password@host:15672. The user needs the tag monitoring. Without it, see COUNTERSIGN_BACKLOG_PATIENCE",
+    default: None,
+    secret: true,
+};
+
+/// How late the management API is.
+pub(crate) const MANAGEMENT_LAG: Setting = Setting {
+    name: "COUNTERSIGN_MANAGEMENT_LAG",
+    help: "how old the management API's figures may be: twice the broker's collect_statistics_interval (5s unless set) and some more. Too low: a message may be sent again that its consumer has in hand. Too high: what was lost heals that much later",
+    default: Some("12s"),
+    secret: false,
+};
+
 /// Which check delays there are.
 pub(crate) const CHECK_TIERS: Setting = Setting {
     name: "COUNTERSIGN_CHECK_TIERS",
@@ -87,6 +112,9 @@ pub const SETTINGS: &[Setting] = &[
     RESEND_DELAY,
     RESEND_RATE,
     PARK_AFTER,
+    BACKLOG_PATIENCE,
+    MANAGEMENT_URL,
+    MANAGEMENT_LAG,
     CHECK_TIERS,
     CONFIRM_SHARDS,
     RETENTION,
@@ -109,6 +137,8 @@ pub struct Config {
     pub pacing: Pacing,
     /// How long asking takes at most. Not a setting.
     pub timing: Timing,
+    /// Where RabbitMQ says what consumers hold, if it may be asked.
+    pub management: Option<ManagementUrl>,
     /// Which check delays there are.
     pub tiers: Vec<Tier>,
     /// How many queues confirms are spread over.
@@ -135,6 +165,10 @@ impl Config {
         let resend_delay = settings.duration(RESEND_DELAY.name);
         let resend_rate = settings.read(RESEND_RATE.name);
         let park_after = settings.duration(PARK_AFTER.name);
+        let backlog_patience = settings.duration(BACKLOG_PATIENCE.name);
+        let management =
+            settings.is_set(MANAGEMENT_URL.name).then(|| settings.read(MANAGEMENT_URL.name));
+        let management_lag = settings.duration(MANAGEMENT_LAG.name);
         let tiers: Option<Vec<Tier>> = settings.list(CHECK_TIERS.name);
         let confirm_shards = settings.read(CONFIRM_SHARDS.name);
         let retention = settings.duration(RETENTION.name);
@@ -179,9 +213,12 @@ impl Config {
                 max_resends: max_resends?,
                 resend_delay: resend_delay?,
                 park_after: park_after?,
+                backlog_patience: backlog_patience?,
+                management_lag: management_lag?,
             },
             pacing: Pacing { per_second: resend_rate?, missing_share: MISSING_SHARE },
             timing: Timing::default(),
+            management: management.flatten(),
             tiers: tiers?,
             confirm_shards: confirm_shards?,
             retention: retention?,

@@ -19,6 +19,9 @@ const BETWEEN_ROUNDS: Duration = Duration::from_secs(60);
 /// How many closed rows are deleted at once, so that no statement takes long.
 const PRUNED_AT_ONCE: u16 = 1_000;
 
+/// How long markers are known that no watermark rests on.
+const MARKERS_KEPT: Duration = Duration::from_secs(60 * 60);
+
 /// Makes the partitions, waiting for the database as long as it takes, and keeps them from then on,
 /// in tasks of their own.
 ///
@@ -87,6 +90,7 @@ async fn rounds(ledger: Ledger, clock: watch::Sender<Reading>) {
 async fn round(ledger: &Ledger, clock: &watch::Sender<Reading>) -> Result<(), sqlx::Error> {
     let now = ledger.now().await?;
     clock.send_replace(Reading::taken(now));
+    ledger.prune_markers(now.before(MARKERS_KEPT)).await?;
     let mut pruned = 0;
     loop {
         let deleted = ledger.prune(now, PRUNED_AT_ONCE).await?;

@@ -11,7 +11,7 @@ use countersign_protocol::envelope::clean_reason;
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use countersign_protocol::grpc::upstream_client::UpstreamClient;
 use countersign_protocol::grpc::{RequestResendRequest, RequestResendResponse};
-use countersign_protocol::{Attempt, MessageId, Name, Token};
+use countersign_protocol::{Attempt, MessageId, Name, Token, UnixMillis};
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -294,7 +294,10 @@ impl Permit {
 fn read(response: &RequestResendResponse) -> Answer {
     let reason = clean_reason(&response.reason);
     match response.outcome() {
-        Outcome::Republished => Answer::Republished,
+        Outcome::Republished => Answer::Republished {
+            at: Some(UnixMillis::from_ms(response.published_at_ms))
+                .filter(|at| UnixMillis::EPOCH < *at && *at <= UnixMillis::MAX_IN_ID),
+        },
         Outcome::NeverCommitted => Answer::NeverCommitted,
         Outcome::InProgress => Answer::InProgress {
             retry_after: Duration::from_millis(u64::try_from(response.retry_after_ms).unwrap_or(0)),

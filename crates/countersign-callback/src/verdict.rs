@@ -1,10 +1,12 @@
 //! What is to be done about an overdue message: decided from what is known, done elsewhere.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use countersign_protocol::{Attempt, Name, UnixMillis};
 
 use crate::overdue::{Cause, Change, Overdue, Policy, Recorded, State, To, Word, list};
+use crate::standing::{Standing, Wanted, Whereabouts};
 
 /// All that a verdict rests on.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +17,8 @@ pub(crate) struct Case<'a> {
     pub(crate) recorded: &'a Recorded,
     /// Whether there is an address to ask its upstream at.
     pub(crate) address_known: bool,
+    /// How far confirms are recorded and consumers are, read before what is recorded was.
+    pub(crate) whereabouts: &'a Whereabouts,
 }
 
 /// What is to be done.
@@ -55,6 +59,14 @@ pub(crate) const CONFIRM_TRAVELS: Duration = Duration::from_secs(5);
 /// known to a replica that has been started since.
 pub(crate) const LOOK_FOR_ADDRESS: Duration = Duration::from_secs(60);
 
+/// When a message is judged again that waits for something that is noticed by looking: after a
+/// quarter of the time that it has waited already, within these bounds. So what has just come due
+/// heals at once, and 100,000 that wait for long cost little.
+const LOOK_AGAIN: RangeInclusive<Duration> = Duration::from_millis(250)..=Duration::from_secs(30);
+
+/// A consumer that is behind needs some time at least.
+const CATCHES_UP: Duration = Duration::from_millis(500);
+
 /// Judges a message that is due, at `now` on the database's clock.
 ///
 /// The rules stand in the order in which they are asked; the first that has something to say
@@ -63,11 +75,19 @@ pub(crate) const LOOK_FOR_ADDRESS: Duration = Duration::from_secs(60);
 /// rule before [`resends_used_up`]: a message must not be parked or sent again for a delay.
 #[must_use]
 pub(crate) fn judge(case: &Case<'_>, policy: &Policy, now: UnixMillis) -> Verdict {
-    let rules: [Rule; 6] =
-        [everybody_confirmed, rejected, open_too_long, tried_again, resends_used_up, no_address];
+    let rules: [Rule; 8] = [
+        everybody_confirmed,
+        rejected,
+        open_too_long,
+        tried_again,
+        confirm_under_way,
+        consumer_behind,
+        resends_used_up,
+        no_address,
+    ];
     rules.iter().find_map(|rule| rule(case, policy, now)).unwrap_or_else(|| Verdict::Ask {
         attempt: next_attempt(case.overdue),
-        missing: not_trying(case, now),
+        missing: lacking(case, policy, now),
     })
 }
 
@@ -105,6 +125,53 @@ fn tried_again(case: &Case<'_>, policy: &Policy, now: UnixMillis) -> Option<Verd
     })
 }
 
+/// A message is missing only if no confirm of it can be with the broker any more.
+fn confirm_under_way(case: &Case<'_>, policy: &Policy, now: UnixMillis) -> Option<Verdict> {
+    let passed = case.whereabouts.watermark.is_some_and(|mark| mark > case.overdue.missing_after);
+    (!passed).then(|| Verdict::Defer {
+        until: look_again(case, policy, now),
+        cause: Cause::ConfirmUnderWay,
+        why: deferred(case, "its confirm may be with the broker, not recorded yet"),
+    })
+}
+
+/// Everybody who is missing may still come to the message by itself: a resend would only lengthen
+/// the queue.
+fn consumer_behind(case: &Case<'_>, policy: &Policy, now: UnixMillis) -> Option<Verdict> {
+    let Overdue { key, missing_after, .. } = case.overdue;
+    let standing = |name: &Name| case.whereabouts.standing(name, case.overdue, policy, now);
+    let waited_for = not_trying(case, now);
+    // Who is furthest behind decides what is said; who is missing, that something is done.
+    if waited_for.iter().any(|name| standing(name) == Standing::Missing) {
+        return None;
+    }
+    let (standing, consumer) = waited_for.iter().map(|name| (standing(name), name)).max()?;
+    let upstream = &key.upstream;
+    let (cause, why, clear_at) = match standing {
+        Standing::Missing => return None,
+        Standing::NeverSeen(at) => (
+            Cause::ConsumerNeverSeen,
+            format!("{consumer} has never confirmed a message of {upstream}: does it run?"),
+            Some(at),
+        ),
+        Standing::Unclear(at) => (
+            Cause::BacklogUnknown,
+            format!("whether it still lies before {consumer} is not known yet"),
+            Some(at),
+        ),
+        Standing::Behind(_) => {
+            (Cause::ConsumerBehind, format!("{consumer} is behind, and may still come to it"), None)
+        }
+    };
+    let pause = (now.since(*missing_after) / 4).max(CATCHES_UP);
+    let until = look_again(case, policy, now).max(now.after(pause.min(*LOOK_AGAIN.end())));
+    Some(Verdict::Defer {
+        until: clear_at.map_or(until, |at| until.min(at)).min(gives_up(case, policy)),
+        cause,
+        why: deferred(case, &why),
+    })
+}
+
 fn resends_used_up(case: &Case<'_>, policy: &Policy, _: UnixMillis) -> Option<Verdict> {
     let overdue = case.overdue;
     let most = overdue.max_resends(policy);
@@ -114,7 +181,7 @@ fn resends_used_up(case: &Case<'_>, policy: &Policy, _: UnixMillis) -> Option<Ve
             "not confirmed by {} after {} of {most} resends; last: {}",
             list(&overdue.missing(case.recorded)),
             overdue.resends,
-            overdue.reason
+            before_deferral(&overdue.reason)
         ),
     })
 }
@@ -151,6 +218,34 @@ pub(crate) fn hear(overdue: &Overdue, recorded: &Recorded) -> Option<Change> {
     }
 }
 
+/// Whose resend it would be: who is missing, and will not come to the message without one.
+fn lacking(case: &Case<'_>, policy: &Policy, now: UnixMillis) -> Vec<Name> {
+    let mut names = not_trying(case, now);
+    names.retain(|name| {
+        case.whereabouts.standing(name, case.overdue, policy, now) == Standing::Missing
+    });
+    names
+}
+
+/// What would have to be looked at before a message that was deferred can be judged otherwise.
+#[must_use]
+pub(crate) fn wanted(case: &Case<'_>, cause: Cause, policy: &Policy, now: UnixMillis) -> Wanted {
+    match cause {
+        Cause::ConfirmUnderWay => {
+            Wanted { marker_after: Some(case.overdue.missing_after), ..Wanted::default() }
+        }
+        Cause::ConsumerBehind | Cause::ConsumerNeverSeen | Cause::BacklogUnknown => {
+            let of = |name| case.whereabouts.wanted(&name, case.overdue, policy);
+            not_trying(case, now).into_iter().map(of).fold(Wanted::default(), |mut all, one| {
+                all.queues.extend(one.queues);
+                all.marker_after = all.marker_after.max(one.marker_after);
+                all
+            })
+        }
+        _ => Wanted::default(),
+    }
+}
+
 /// Who is missing and does not try again by itself.
 fn not_trying(case: &Case<'_>, now: UnixMillis) -> Vec<Name> {
     let tries = |name: &Name| {
@@ -170,13 +265,37 @@ fn still_trying(word: Word, now: UnixMillis) -> Option<UnixMillis> {
     }
 }
 
+/// What stands between a deferral's reason and the one before it.
+const BEFORE: &str = "; before that: ";
+
+/// A deferral's reason, with the last one that was none: deferrals come and go without history, and
+/// what was last done about the message should not go with them.
+fn deferred(case: &Case<'_>, why: &str) -> String {
+    let ran_out = match case.overdue.state {
+        State::Asking => "; the one who asked gave no answer back",
+        _ => "",
+    };
+    format!("{why}{BEFORE}{}{ran_out}", before_deferral(&case.overdue.reason))
+}
+
+fn before_deferral(reason: &str) -> &str {
+    reason.rsplit_once(BEFORE).map_or(reason, |(_, before)| before)
+}
+
+/// When it is worth looking whether what is waited for has happened.
+fn look_again(case: &Case<'_>, policy: &Policy, now: UnixMillis) -> UnixMillis {
+    let waited = now.since(case.overdue.missing_after);
+    let pause = (waited / 4).clamp(*LOOK_AGAIN.start(), *LOOK_AGAIN.end());
+    now.after(pause).min(gives_up(case, policy))
+}
+
 /// When the message is parked, whatever happens.
 fn gives_up(case: &Case<'_>, policy: &Policy) -> UnixMillis {
     case.overdue.gives_up(policy)
 }
 
 /// In the two largest units: `1day 3h`.
-fn in_words(time: Duration) -> String {
+pub(crate) fn in_words(time: Duration) -> String {
     let words = humantime::format_duration(Duration::from_secs(time.as_secs())).to_string();
     words.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
@@ -193,12 +312,15 @@ mod tests {
 
     use super::*;
     use crate::overdue::{Closed, Key, Report};
+    use crate::standing::{Depth, Progress};
 
     const NOW: i64 = 1_795_231_234_567;
     const POLICY: Policy = Policy {
         max_resends: 3,
         resend_delay: Duration::from_secs(30),
         park_after: Duration::from_secs(1_000),
+        backlog_patience: Duration::from_secs(10),
+        management_lag: Duration::from_secs(12),
     };
 
     fn now() -> UnixMillis {
@@ -207,6 +329,25 @@ mod tests {
 
     fn in_s(seconds: i64) -> UnixMillis {
         UnixMillis::from_ms(NOW + seconds * 1_000)
+    }
+
+    /// Every confirm is recorded, and nobody is behind.
+    fn caught_up() -> Whereabouts {
+        let progress = |consumer: &Name| Progress {
+            consumer: consumer.clone(),
+            queue: format!("{consumer}.orders"),
+            upstream: "orders".parse().unwrap(),
+            confirmed_up_to: Some(in_s(1_000)),
+        };
+        Whereabouts {
+            watermark: Some(in_s(1)),
+            progress: names(&NAMES).iter().map(progress).collect(),
+            ..Whereabouts::default()
+        }
+    }
+
+    fn in_ms(ms: i64) -> UnixMillis {
+        UnixMillis::from_ms(NOW + ms)
     }
 
     fn names(names: &[&str]) -> Vec<Name> {
@@ -227,6 +368,8 @@ mod tests {
             granted: 0,
             granted_at: None,
             since: in_s(-open_for_s),
+            missing_after: in_s(-open_for_s),
+            sent_at: Some(in_s(-open_for_s)),
             lease: None,
         }
     }
@@ -328,9 +471,97 @@ mod tests {
                 park(Cause::ResendsUsedUp, "not confirmed by logistics after 3 of 3 resends; last: what was last")),
         ];
         for (what, overdue, recorded, address_known, expected) in cases {
-            let case = Case { overdue: &overdue, recorded: &recorded, address_known };
+            let case = Case {
+                overdue: &overdue,
+                recorded: &recorded,
+                address_known,
+                whereabouts: &caught_up(),
+            };
             assert_eq!(judge(&case, &POLICY, now()), expected, "{what}");
         }
+    }
+
+    #[test]
+    fn a_delay_is_no_reason_to_ask_or_to_park() {
+        let one: &[&str] = &["logistics"];
+        let two: &[&str] = &["billing", "logistics"];
+        let nobody = recorded(&[], &[]);
+        let lying = |ready| Depth { read_at: in_s(0), empty_at: None, ready, held: None };
+        let behind = |name: &str| {
+            let mut known = caught_up();
+            known.progress.retain(|p| p.consumer.as_str() != name);
+            known.progress.push(Progress {
+                consumer: name.parse().unwrap(),
+                queue: "deep".to_owned(),
+                upstream: "orders".parse().unwrap(),
+                confirmed_up_to: Some(UnixMillis::EPOCH),
+            });
+            known.depths.insert("deep".to_owned(), lying(5));
+            known
+        };
+        let never_seen = || Whereabouts { progress: Vec::new(), ..caught_up() };
+        let unrecorded = |mark| Whereabouts { watermark: mark, ..caught_up() };
+        let under_way =
+            "its confirm may be with the broker, not recorded yet; before that: what was last";
+        let catching_up =
+            "logistics is behind, and may still come to it; before that: what was last";
+        let unheard_of = "logistics has never confirmed a message of orders: does it run?; before that: what was last";
+        #[rustfmt::skip]
+        let cases = [
+            ("no marker has ever come back", overdue(one, 0, 0), unrecorded(None),
+                defer(in_ms(250), Cause::ConfirmUnderWay, under_way)),
+            ("the last marker was sent before", overdue(one, 0, 40), unrecorded(Some(in_s(-40))),
+                defer(in_s(10), Cause::ConfirmUnderWay, under_way)),
+            ("a marker was sent after", overdue(one, 0, 40), unrecorded(Some(in_s(-39))), ask(2, one)),
+            ("no resends are left, and its confirm may be under way", overdue(one, 3, 0), unrecorded(None),
+                defer(in_ms(250), Cause::ConfirmUnderWay, under_way)),
+            ("its consumer is behind", overdue(one, 0, 1), behind("logistics"),
+                defer(in_ms(500), Cause::ConsumerBehind, catching_up)),
+            ("its consumer has long been behind", overdue(one, 0, 40), behind("logistics"),
+                defer(in_s(10), Cause::ConsumerBehind, catching_up)),
+            ("its consumer has been behind for ages", overdue(one, 0, 900), behind("logistics"),
+                defer(in_s(30), Cause::ConsumerBehind, catching_up)),
+            ("its consumer is behind, and no resends are left", overdue(one, 3, 1), behind("logistics"),
+                defer(in_ms(500), Cause::ConsumerBehind, catching_up)),
+            ("its consumer is behind, and it is given up", overdue(one, 0, 1_000), behind("logistics"),
+                park(Cause::OpenTooLong, "unresolved for 16m 40s; last: what was last")),
+            ("one of two is behind, it lacks the other", overdue(two, 0, 1), behind("logistics"), ask(2, &["billing"])),
+            ("its consumer was never seen", overdue(one, 0, 1), never_seen(),
+                defer(in_ms(500), Cause::ConsumerNeverSeen, unheard_of)),
+            ("its consumer was never seen for long", overdue(one, 0, 10), never_seen(), ask(2, one)),
+        ];
+        for (what, overdue, whereabouts, expected) in cases {
+            let case = Case {
+                overdue: &overdue,
+                recorded: &nobody,
+                address_known: true,
+                whereabouts: &whereabouts,
+            };
+            assert_eq!(judge(&case, &POLICY, now()), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_deferral_keeps_what_was_last_done() {
+        let overdue = Overdue { reason: "sent again".to_owned(), ..overdue(&["logistics"], 1, 0) };
+        let unrecorded = Whereabouts { watermark: None, ..caught_up() };
+        let again = |reason: &str| {
+            let overdue = Overdue { reason: reason.to_owned(), ..overdue.clone() };
+            let recorded = Recorded::default();
+            let case = Case {
+                overdue: &overdue,
+                recorded: &recorded,
+                address_known: true,
+                whereabouts: &unrecorded,
+            };
+            match judge(&case, &POLICY, now()) {
+                Verdict::Defer { why, .. } => why,
+                other => panic!("{other:?}"),
+            }
+        };
+        let once = again("sent again");
+        assert!(once.ends_with("; before that: sent again"), "{once}");
+        assert_eq!(again(&once), once, "it does not grow");
     }
 
     #[test]
@@ -398,7 +629,7 @@ mod tests {
             recorded in any_recorded(),
             address_known in any::<bool>(),
         ) {
-            let case = Case { overdue: &overdue, recorded: &recorded, address_known };
+            let case = Case { overdue: &overdue, recorded: &recorded, address_known, whereabouts: &caught_up() };
             let missing = overdue.missing(&recorded);
             match judge(&case, &POLICY, now()) {
                 Verdict::Settled => prop_assert!(missing.is_empty()),

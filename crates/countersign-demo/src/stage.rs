@@ -13,6 +13,10 @@ use crate::story::Story;
 pub(crate) const CHECK_DELAY_S: u64 = 5;
 const CHECK_DELAY: &str = "5s";
 const RESEND_DELAY: &str = "2s";
+/// Shorter than anybody would set it, so that one sees it happen.
+const BACKLOG_PATIENCE: &str = "2s";
+/// The broker's figures are counted anew all the time.
+const MANAGEMENT_LAG: &str = "2s";
 /// After so long an order that a killed process left behind is known never to commit.
 const LONGEST_TRANSACTION: &str = "10s";
 
@@ -75,6 +79,9 @@ impl Stage {
                 ("COUNTERSIGN_UPSTREAMS", &upstreams),
                 ("COUNTERSIGN_CHECK_TIERS", CHECK_DELAY),
                 ("COUNTERSIGN_RESEND_DELAY", RESEND_DELAY),
+                ("COUNTERSIGN_BACKLOG_PATIENCE", BACKLOG_PATIENCE),
+                ("COUNTERSIGN_MANAGEMENT_URL", &broker.address().management_url()),
+                ("COUNTERSIGN_MANAGEMENT_LAG", MANAGEMENT_LAG),
             ],
         )?;
         let logistics = service("logistics", "logistics", &[])?;

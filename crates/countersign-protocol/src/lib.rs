@@ -24,6 +24,8 @@ pub mod confirm;
 
 pub mod rolled_back;
 
+pub mod marker;
+
 pub mod header;
 
 pub mod topology;
@@ -39,6 +41,7 @@ pub use confirm::{Confirm, Outcome};
 pub use envelope::{Horizon, Refused, Unreadable};
 pub use header::{HeaderValue, Headers};
 pub use id::MessageId;
+pub use marker::Marker;
 pub use name::Name;
 pub use rolled_back::RolledBack;
 pub use tier::Tier;

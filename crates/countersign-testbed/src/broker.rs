@@ -63,6 +63,13 @@ impl BrokerAddress {
         format!("amqp://{user}:{password}@127.0.0.1:{amqp_port}/{vhost}")
     }
 
+    /// Its management API's address, for whoever brings a client.
+    #[must_use]
+    pub fn management_url(&self) -> String {
+        let Self { management_port, user, password, .. } = self;
+        format!("http://{user}:{password}@127.0.0.1:{management_port}")
+    }
+
     /// A client of its management API.
     #[must_use]
     pub fn management(&self) -> Management {

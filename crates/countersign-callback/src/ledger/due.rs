@@ -79,6 +79,8 @@ impl Ledger {
              SELECT message_id, taken.upstream, consumers, state, reason, resends, returned, lease,
                     granted, floor(extract(epoch FROM granted_at) * 1000)::bigint AS granted_at_ms,
                     floor(extract(epoch FROM since) * 1000)::bigint AS since_ms,
+                    floor(extract(epoch FROM missing_after) * 1000)::bigint AS missing_after_ms,
+                    floor(extract(epoch FROM sent_at) * 1000)::bigint AS sent_at_ms,
                     floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
              FROM open_upstream CROSS JOIN LATERAL (
                  SELECT * FROM overdue
@@ -93,6 +95,8 @@ impl Ledger {
              SELECT message_id, upstream, consumers, state, reason, resends, returned, lease,
                     granted, floor(extract(epoch FROM granted_at) * 1000)::bigint,
                     floor(extract(epoch FROM since) * 1000)::bigint,
+                    floor(extract(epoch FROM missing_after) * 1000)::bigint,
+                    floor(extract(epoch FROM sent_at) * 1000)::bigint,
                     floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
              FROM (
                  SELECT * FROM overdue

@@ -8,6 +8,10 @@ mod due;
 
 mod pace;
 
+mod markers;
+
+mod progress;
+
 mod browse;
 
 mod jobs;
@@ -29,7 +33,9 @@ use uuid::Uuid;
 
 pub(crate) use self::browse::{Counted, Listed, Place};
 pub(crate) use self::jobs::{Began, KnownAction, ListedItem, Turn};
+pub(crate) use self::markers::ShardMarkers;
 pub(crate) use self::pace::{KnownUpstream, Tallies, merge};
+pub(crate) use self::progress::{Reached, Reading, Watched};
 pub(crate) use self::rolled_back::{Armed, KEPT};
 use crate::overdue::{Cause, Change, Key, Overdue, Recorded, Report, Word};
 
@@ -61,6 +67,17 @@ pub(crate) struct Due {
     pub(crate) key: Key,
     /// Who has to confirm it.
     pub(crate) consumers: Vec<Name>,
+}
+
+/// A message to be noted as overdue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Late {
+    /// Which, and who has to confirm it.
+    pub(crate) due: Due,
+    /// When its check was armed, on its upstream's clock.
+    pub(crate) armed_at: UnixMillis,
+    /// Why, for a person.
+    pub(crate) reason: String,
 }
 
 impl Ledger {
@@ -238,26 +255,28 @@ impl Ledger {
     /// When nothing was noted.
     pub(crate) async fn note_overdue(
         &self,
-        late: &[(Due, String)],
+        late: &[Late],
         looked_up: &Tallies,
     ) -> Result<Vec<Key>, sqlx::Error> {
-        let mut sorted: Vec<&(Due, String)> = late.iter().collect();
-        sorted.sort_unstable_by(|(a, _), (b, _)| a.key.cmp(&b.key));
-        let ids: Vec<Uuid> = sorted.iter().map(|(due, _)| due.key.message_id.uuid()).collect();
+        let mut sorted: Vec<&Late> = late.iter().collect();
+        sorted.sort_unstable_by(|a, b| a.due.key.cmp(&b.due.key));
+        let ids: Vec<Uuid> = sorted.iter().map(|late| late.due.key.message_id.uuid()).collect();
         let upstreams: Vec<&str> =
-            sorted.iter().map(|(due, _)| due.key.upstream.as_str()).collect();
+            sorted.iter().map(|late| late.due.key.upstream.as_str()).collect();
         // An array of arrays would have to be rectangular; names hold no comma.
-        let consumers: Vec<String> = sorted.iter().map(|(due, _)| joined(&due.consumers)).collect();
-        let reasons: Vec<&str> = sorted.iter().map(|(_, reason)| reason.as_str()).collect();
+        let consumers: Vec<String> =
+            sorted.iter().map(|late| joined(&late.due.consumers)).collect();
+        let reasons: Vec<&str> = sorted.iter().map(|late| late.reason.as_str()).collect();
+        let sent: Vec<i64> = sorted.iter().map(|late| late.armed_at.ms()).collect();
         let noted: Vec<KeyRow> = sqlx::query_as(
             "-- note_overdue
              WITH noted AS (
                  INSERT INTO overdue
-                     (message_id, upstream, consumers, state, cause, reason, due_at)
+                     (message_id, upstream, consumers, state, cause, reason, due_at, sent_at)
                  SELECT message_id, upstream, string_to_array(consumers, ','), 'waiting', $5,
-                        reason, now()
-                 FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[])
-                     AS entry (message_id, upstream, consumers, reason)
+                        reason, now(), to_timestamp(sent_ms / 1000.0)
+                 FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $8::bigint[])
+                     AS entry (message_id, upstream, consumers, reason, sent_ms)
                  ON CONFLICT DO NOTHING
                  RETURNING message_id, upstream, state, cause, reason, resends
              ), event AS (
@@ -282,6 +301,7 @@ impl Ledger {
         .bind(Cause::NotConfirmed.as_str())
         .bind(looked_up.keys().map(Name::as_str).collect::<Vec<_>>())
         .bind(looked_up.values().map(|t| stored_total(t.looked_up)).collect::<Vec<_>>())
+        .bind(sent)
         .fetch_all(&self.pool)
         .await?;
         noted.into_iter().map(KeyRow::read).collect()
@@ -503,21 +523,28 @@ async fn write(transaction: &mut Transaction, changes: &[Change]) -> Result<(), 
     let due: Vec<Option<i64>> = changes.iter().map(|c| c.to.due().map(UnixMillis::ms)).collect();
     let leases: Vec<Option<Uuid>> = changes.iter().map(|c| c.to.lease()).collect();
     let causes: Vec<&str> = changes.iter().map(|c| c.cause.as_str()).collect();
+    let missing: Vec<Option<i64>> =
+        changes.iter().map(|c| c.missing_after.map(UnixMillis::ms)).collect();
+    let sent: Vec<Option<i64>> = changes.iter().map(|c| c.sent_at.map(UnixMillis::ms)).collect();
     sqlx::query(
         "-- write
          WITH change AS (
              SELECT * FROM UNNEST(
                  $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::integer[],
-                 $7::integer[], $8::bigint[], $9::uuid[], $10::text[]
+                 $7::integer[], $8::bigint[], $9::uuid[], $10::text[], $11::bigint[], $12::bigint[]
              ) AS change (
                  message_id, upstream, from_state, to_state, reason, resends,
-                 returned, due_ms, lease, cause
+                 returned, due_ms, lease, cause, missing_ms, sent_ms
              )
          ), changed AS (
              UPDATE overdue
              SET state = change.to_state, cause = change.cause, reason = change.reason,
                  resends = change.resends, returned = change.returned, lease = change.lease,
                  due_at = to_timestamp(change.due_ms / 1000.0),
+                 missing_after = coalesce(
+                     to_timestamp(change.missing_ms / 1000.0), overdue.missing_after
+                 ),
+                 sent_at = coalesce(to_timestamp(change.sent_ms / 1000.0), overdue.sent_at),
                  closed_at = CASE
                      WHEN change.to_state IN
                          ('confirmed', 'never_committed', 'withdrawn', 'conflict', 'closed')
@@ -566,6 +593,8 @@ async fn write(transaction: &mut Transaction, changes: &[Change]) -> Result<(), 
     .bind(due)
     .bind(leases)
     .bind(causes)
+    .bind(missing)
+    .bind(sent)
     .execute(&mut **transaction)
     .await?;
     Ok(())
@@ -586,6 +615,8 @@ async fn lock(transaction: &mut Transaction, keys: &[Key]) -> Result<Vec<Overdue
          SELECT message_id, upstream, consumers, state, reason, resends, returned, lease,
                 granted, floor(extract(epoch FROM granted_at) * 1000)::bigint AS granted_at_ms,
                 floor(extract(epoch FROM since) * 1000)::bigint AS since_ms,
+                floor(extract(epoch FROM missing_after) * 1000)::bigint AS missing_after_ms,
+                floor(extract(epoch FROM sent_at) * 1000)::bigint AS sent_at_ms,
                 floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
          FROM overdue
          WHERE (message_id, upstream) IN (SELECT * FROM UNNEST($1::uuid[], $2::text[]))
@@ -674,6 +705,8 @@ struct OverdueRow {
     granted: i32,
     granted_at_ms: Option<i64>,
     since_ms: i64,
+    missing_after_ms: i64,
+    sent_at_ms: Option<i64>,
     now_ms: i64,
 }
 
@@ -709,6 +742,8 @@ impl OverdueRow {
             granted: u32::try_from(self.granted).unwrap_or(0),
             granted_at: self.granted_at_ms.map(UnixMillis::from_ms),
             since: UnixMillis::from_ms(self.since_ms),
+            missing_after: UnixMillis::from_ms(self.missing_after_ms),
+            sent_at: self.sent_at_ms.map(UnixMillis::from_ms),
             lease: self.lease,
         })
     }

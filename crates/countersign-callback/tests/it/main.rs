@@ -22,6 +22,10 @@ mod looking_up;
 
 mod rolled_back;
 
+mod markers;
+
+mod progress;
+
 mod healing;
 
 mod answers;

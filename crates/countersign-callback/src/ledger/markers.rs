@@ -1,0 +1,194 @@
+//! Confirm markers: which were sent through each shard, and which have come back.
+
+use std::time::Duration;
+
+use countersign_protocol::{Marker, UnixMillis};
+use sqlx::FromRow;
+
+use super::Ledger;
+
+/// What is known of one shard's markers. Times are on the database's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ShardMarkers {
+    /// Which shard.
+    pub(crate) shard: u16,
+    /// Everything that was in the shard before this moment is recorded. `None` if no marker has ever
+    /// come back.
+    pub(crate) watermark: Option<UnixMillis>,
+    /// When the oldest was sent that has not come back, of those sent after the watermark.
+    pub(crate) missed_since: Option<UnixMillis>,
+}
+
+impl Ledger {
+    /// What is known of each of these shards' markers, and the time.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(crate) async fn markers(
+        &self,
+        shards: &[u16],
+    ) -> Result<(Vec<ShardMarkers>, UnixMillis), sqlx::Error> {
+        let rows: Vec<ShardRow> = sqlx::query_as(
+            "-- markers
+             SELECT shard, floor(extract(epoch FROM watermark) * 1000)::bigint AS watermark_ms,
+                    (SELECT floor(extract(epoch FROM min(sent_at)) * 1000)::bigint
+                     FROM confirm_marker
+                     WHERE confirm_marker.shard = returned.shard AND returned_at IS NULL
+                       AND sent_at > coalesce(watermark, '-infinity')) AS missed_since_ms,
+                    floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
+             FROM (
+                 SELECT shard, (
+                     SELECT max(sent_at) FROM confirm_marker
+                     WHERE confirm_marker.shard = configured.shard AND returned_at IS NOT NULL
+                 ) AS watermark
+                 FROM UNNEST($1::integer[]) AS configured (shard)
+             ) AS returned",
+        )
+        .bind(stored(shards))
+        .fetch_all(self.pool())
+        .await?;
+        let now = rows.first().map_or(0, |row| row.now_ms);
+        let markers = rows.into_iter().map(|row| ShardMarkers {
+            shard: u16::try_from(row.shard).unwrap_or(u16::MAX),
+            watermark: row.watermark_ms.map(UnixMillis::from_ms),
+            missed_since: row.missed_since_ms.map(UnixMillis::from_ms),
+        });
+        Ok((markers.collect(), UnixMillis::from_ms(now)))
+    }
+
+    /// Everything that was in any of these shards before this moment is recorded: the oldest of
+    /// their watermarks, on the database's clock. `None` while one has none.
+    ///
+    /// To be read before what is recorded, which is then at least as new.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(crate) async fn watermark(
+        &self,
+        shards: &[u16],
+    ) -> Result<Option<UnixMillis>, sqlx::Error> {
+        let (markers, _) = self.markers(shards).await?;
+        let oldest = markers.iter().map(|shard| shard.watermark).min();
+        Ok(oldest.flatten())
+    }
+
+    /// Makes a marker for each of these shards through which none is awaited, or for so long that
+    /// it is given up. They are to be sent; committed before that, so that no marker travels that
+    /// is not known. Of several replicas that do this at once, one gets the marker.
+    ///
+    /// # Errors
+    /// When none was made.
+    pub(crate) async fn make_markers(
+        &self,
+        shards: &[u16],
+        given_up_after: Duration,
+    ) -> Result<Vec<Marker>, sqlx::Error> {
+        sqlx::query(
+            "-- give_markers_up
+             UPDATE confirm_marker SET awaited = false
+             WHERE awaited AND shard = ANY($1)
+               AND sent_at < clock_timestamp() - make_interval(secs => $2)",
+        )
+        .bind(stored(shards))
+        .bind(given_up_after.as_secs_f64())
+        .execute(self.pool())
+        .await?;
+        let made: Vec<(i64, i32)> = sqlx::query_as(
+            "-- make_markers
+             INSERT INTO confirm_marker (shard)
+             SELECT shard FROM UNNEST($1::integer[]) AS configured (shard) ORDER BY shard
+             ON CONFLICT (shard) WHERE awaited DO NOTHING
+             RETURNING number, shard",
+        )
+        .bind(stored(shards))
+        .fetch_all(self.pool())
+        .await?;
+        let marker = |(number, shard): (i64, i32)| {
+            Some(Marker { number, shard: u16::try_from(shard).ok()? })
+        };
+        Ok(made.into_iter().filter_map(marker).collect())
+    }
+
+    /// A marker that could not be sent is not awaited any more.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(crate) async fn give_marker_up(&self, marker: Marker) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "-- give_marker_up\nUPDATE confirm_marker SET awaited = false WHERE number = $1",
+        )
+        .bind(marker.number)
+        .execute(self.pool())
+        .await?;
+        Ok(())
+    }
+
+    /// Notes that these markers have come back. To be called when everything that came before them
+    /// is committed. Says which of them are known here, be it from before.
+    ///
+    /// # Errors
+    /// When nothing was noted.
+    pub(crate) async fn markers_returned(
+        &self,
+        markers: &[Marker],
+    ) -> Result<Vec<Marker>, sqlx::Error> {
+        if markers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let numbers: Vec<i64> = markers.iter().map(|marker| marker.number).collect();
+        let shards: Vec<i32> = markers.iter().map(|marker| i32::from(marker.shard)).collect();
+        let known: Vec<(i64, i32)> = sqlx::query_as(
+            "-- markers_returned
+             UPDATE confirm_marker
+             SET returned_at = coalesce(returned_at, clock_timestamp()), awaited = false
+             FROM (
+                 SELECT DISTINCT number, shard
+                 FROM UNNEST($1::bigint[], $2::integer[]) AS entry (number, shard)
+             ) AS entry
+             WHERE confirm_marker.number = entry.number AND confirm_marker.shard = entry.shard
+             RETURNING confirm_marker.number, confirm_marker.shard",
+        )
+        .bind(numbers)
+        .bind(shards)
+        .fetch_all(self.pool())
+        .await?;
+        let marker = |(number, shard): (i64, i32)| {
+            Some(Marker { number, shard: u16::try_from(shard).ok()? })
+        };
+        Ok(known.into_iter().filter_map(marker).collect())
+    }
+
+    /// Deletes markers that no watermark rests on: of each shard those sent before the newest that
+    /// has come back, and before `older_than`, so that the late ones are still known.
+    ///
+    /// # Errors
+    /// When none was deleted.
+    pub(crate) async fn prune_markers(&self, older_than: UnixMillis) -> Result<u64, sqlx::Error> {
+        let deleted = sqlx::query(
+            "-- prune_markers
+             DELETE FROM confirm_marker AS old
+             WHERE old.sent_at < to_timestamp($1::bigint / 1000.0) AND NOT old.awaited
+               AND EXISTS (
+                   SELECT FROM confirm_marker AS newer
+                   WHERE newer.shard = old.shard AND newer.returned_at IS NOT NULL
+                     AND (newer.sent_at, newer.number) > (old.sent_at, old.number)
+               )",
+        )
+        .bind(older_than.ms())
+        .execute(self.pool())
+        .await?;
+        Ok(deleted.rows_affected())
+    }
+}
+
+fn stored(shards: &[u16]) -> Vec<i32> {
+    shards.iter().copied().map(i32::from).collect()
+}
+
+#[derive(FromRow)]
+struct ShardRow {
+    shard: i32,
+    watermark_ms: Option<i64>,
+    missed_since_ms: Option<i64>,
+    now_ms: i64,
+}

@@ -1,0 +1,203 @@
+//! Markers through the confirm shards, sent while somebody needs to know how far confirms have been
+//! recorded.
+
+use std::time::Duration;
+
+use countersign_amqp::{Outgoing, Properties, Publisher, Verdict};
+use countersign_protocol::{Marker, UnixMillis, marker, topology};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info};
+
+use crate::ledger::{Ledger, ShardMarkers};
+use crate::patience::Patience;
+
+/// Who judges says here from which moment on a marker is needed. A clone says it to the same
+/// [`Markers`].
+#[derive(Clone, Debug)]
+pub(crate) struct MarkerNeed(watch::Sender<Option<UnixMillis>>);
+
+/// Sends markers.
+#[derive(Debug)]
+pub(crate) struct Markers {
+    /// Where they are noted.
+    pub(crate) ledger: Ledger,
+    /// What they are sent with.
+    pub(crate) publisher: Publisher,
+    /// Through which shards.
+    pub(crate) shards: Vec<u16>,
+    /// Whether any are needed.
+    pub(crate) needed: watch::Receiver<Option<UnixMillis>>,
+}
+
+/// One that has not come back for so long is followed by another: it may have been purged. Where
+/// confirms have piled up it is only late, and counts when it comes.
+const FOLLOWED_AFTER: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether the markers are back, while one is needed.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// No marker back for so long is something that a person should know.
+const ALARM_AFTER: Duration = Duration::from_secs(5 * 60);
+
+impl MarkerNeed {
+    /// Nobody needs any yet.
+    #[must_use]
+    pub(crate) fn none() -> (Self, watch::Receiver<Option<UnixMillis>>) {
+        let (needed, seen) = watch::channel(None);
+        (Self(needed), seen)
+    }
+
+    /// Somebody waits for a marker sent after this moment on the database's clock.
+    pub(crate) fn after(&self, moment: UnixMillis) {
+        self.0.send_if_modified(|needed| {
+            let further = needed.is_none_or(|needed| needed < moment);
+            if further {
+                *needed = Some(moment);
+            }
+            further
+        });
+    }
+}
+
+impl Markers {
+    /// Sends markers when they are needed, until `shutdown`.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        let mut patience = Patience::new("send markers through the confirm shards");
+        let mut alarm = Alarm::default();
+        let mut satisfied = None;
+        loop {
+            let further = self.needed.wait_for(|needed| *needed > satisfied);
+            let needed = match shutdown.run_until_cancelled(further).await {
+                Some(Ok(needed)) => needed.unwrap_or(UnixMillis::EPOCH),
+                // Nobody is left to need any.
+                Some(Err(_)) | None => return,
+            };
+            match self.look(needed, &mut alarm).await {
+                Ok(true) => satisfied = Some(needed),
+                Ok(false) => {}
+                Err(error) => {
+                    if patience.wait(&error, &shutdown).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+            }
+            patience.rewarded();
+            if shutdown.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Whether a marker sent after this moment has come back through every shard. Sends one where
+    /// none is on its way.
+    async fn look(&self, needed: UnixMillis, alarm: &mut Alarm) -> Result<bool, NotSent> {
+        let (markers, now) = self.ledger.markers(&self.shards).await?;
+        alarm.look(&markers, now);
+        let lacking: Vec<u16> = markers
+            .iter()
+            .filter(|shard| shard.watermark.is_none_or(|watermark| watermark <= needed))
+            .map(|shard| shard.shard)
+            .collect();
+        if lacking.is_empty() {
+            return Ok(true);
+        }
+        let made = self.ledger.make_markers(&lacking, FOLLOWED_AFTER).await?;
+        for marker in made {
+            if let Err(not_sent) = self.send(marker).await {
+                self.ledger.give_marker_up(marker).await?;
+                return Err(not_sent);
+            }
+            debug!(shard = marker.shard, number = marker.number, "marker sent");
+        }
+        Ok(false)
+    }
+
+    async fn send(&self, marker: Marker) -> Result<(), NotSent> {
+        let message = Outgoing {
+            exchange: topology::CONFIRM.to_owned(),
+            key: marker.shard.to_string(),
+            properties: Properties {
+                kind: Some(marker::KIND.to_owned()),
+                content_type: Some("application/json".to_owned()),
+                ..Properties::default()
+            },
+            body: marker.encode().into(),
+        };
+        let pending =
+            self.publisher.publish(message).map_err(|why| NotSent::Broker(why.to_string()))?;
+        match pending.await {
+            Verdict::Routed => Ok(()),
+            Verdict::Unroutable { why } => Err(NotSent::Broker(format!("unroutable: {why}"))),
+            Verdict::Refused => Err(NotSent::Broker("refused by the broker".to_owned())),
+            // It may come back.
+            Verdict::Unknown { why } => Err(NotSent::Broker(why)),
+        }
+    }
+}
+
+/// Why no marker is on its way.
+#[derive(Debug, thiserror::Error)]
+enum NotSent {
+    #[error("{0}")]
+    Ledger(#[from] sqlx::Error),
+    #[error("the broker has not taken it: {0}")]
+    Broker(String),
+}
+
+/// One line when markers do not come back, one when they do again.
+#[derive(Debug, Default)]
+struct Alarm {
+    raised: bool,
+}
+
+impl Alarm {
+    fn look(&mut self, markers: &[ShardMarkers], now: UnixMillis) {
+        let missed = markers.iter().filter_map(|shard| Some((shard.missed_since?, shard.shard)));
+        let longest = missed.min().filter(|(since, _)| now.since(*since) >= ALARM_AFTER);
+        match (longest, self.raised) {
+            (Some((since, shard)), false) => {
+                error!(
+                    shard,
+                    for_s = now.since(since).as_secs(),
+                    "no marker comes back through confirm shard {shard}: confirms are not recorded, and nothing is asked for meanwhile; is {} consumed?",
+                    topology::confirm_queue(shard)
+                );
+                self.raised = true;
+            }
+            (None, true) => {
+                info!("markers come back through every confirm shard again");
+                self.raised = false;
+            }
+            (Some(_), true) | (None, false) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_alarm_is_raised_once_and_ends_once() {
+        let shard = |missed_since: Option<i64>| ShardMarkers {
+            shard: 0,
+            watermark: None,
+            missed_since: missed_since.map(UnixMillis::from_ms),
+        };
+        let mut alarm = Alarm::default();
+        let raised = [
+            (Some(1_000), 300_999),
+            (Some(1_000), 301_000),
+            (Some(1_000), 999_000),
+            (Some(990_000), 999_000),
+            (None, 999_000),
+        ]
+        .map(|(missed_since, now)| {
+            alarm.look(&[shard(None), shard(missed_since)], UnixMillis::from_ms(now));
+            alarm.raised
+        });
+        assert_eq!(raised, [false, true, true, false, false]);
+    }
+}

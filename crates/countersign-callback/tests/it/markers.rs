@@ -1,0 +1,160 @@
+//! Confirm markers: while a confirm may be with the broker, nothing is asked for.
+
+use countersign_protocol::MessageId;
+use countersign_protocol::grpc::request_resend_response::Outcome;
+use countersign_testbed::eventually;
+use serde_json::json;
+use sqlx::{Postgres, Transaction};
+
+use crate::replicas::start_doomed;
+use crate::stage::{DEADLINE, Stage};
+use crate::upstream::{Upstream, say};
+
+const SHARD: &str = "countersign.confirm.0";
+
+/// Confirms wait for this lock, so that a replica holds them.
+async fn hold_confirms(stage: &Stage) -> Transaction<'static, Postgres> {
+    let mut blocking = stage.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE confirmation IN SHARE MODE").execute(&mut *blocking).await.unwrap();
+    blocking
+}
+
+/// So many messages are confirmed, then their checks come due. Returns when they are overdue.
+async fn confirmed_and_due(stage: &Stage, count: usize) -> Vec<MessageId> {
+    let ids: Vec<MessageId> = (0..count).map(|_| MessageId::generate()).collect();
+    for ids in ids.chunks(10) {
+        stage.confirm("logistics", ids).await;
+    }
+    stage.check(&ids, &["logistics"]).await;
+    eventually("they wait for a marker", DEADLINE, async || {
+        stage.count("SELECT count(*) FROM overdue WHERE cause = 'confirm_under_way'").await
+            == i64::try_from(ids.len()).unwrap()
+    })
+    .await;
+    ids
+}
+
+async fn all_are_confirmed(stage: &Stage, ids: &[MessageId], upstream: &Upstream) {
+    for id in ids {
+        stage.state(*id, "confirmed").await;
+    }
+    assert_eq!(upstream.asked().len(), 0, "every confirm was on its way");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_confirm_that_is_under_way_is_waited_for() {
+    let upstream = Upstream::always(say(Outcome::Republished)).await;
+    let stage = Stage::new(&upstream, &[]).await;
+    let blocking = hold_confirms(&stage).await;
+    let ids = confirmed_and_due(&stage, 20).await;
+    blocking.rollback().await.unwrap();
+    all_are_confirmed(&stage, &ids, &upstream).await;
+    assert_eq!(stage.history(ids[0]).await, ["waiting", "confirmed"], "deferrals leave no trace");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_marker_overtakes_nothing_when_a_replica_is_killed() {
+    let upstream = Upstream::always(say(Outcome::Republished)).await;
+    let mut stage = Stage::empty(&[]).await;
+    stage.upstream(&upstream);
+    let doomed = start_doomed(&stage, std::time::Duration::from_secs(6));
+    eventually("the doomed replica is there", DEADLINE, async || {
+        stage.vhost.consumers(SHARD).await > 0
+    })
+    .await;
+    let blocking = hold_confirms(&stage).await;
+    let ids = confirmed_and_due(&stage, 100).await;
+    eventually("a marker is on its way", DEADLINE, async || {
+        stage.count("SELECT count(*) FROM confirm_marker WHERE awaited").await == 1
+    })
+    .await;
+    doomed.shutdown_background();
+    blocking.rollback().await.unwrap();
+    stage.start().await;
+    all_are_confirmed(&stage, &ids, &upstream).await;
+    stage.all_is_acked_in_the_end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_marker_overtakes_nothing_when_a_replica_stops() {
+    let upstream = Upstream::always(say(Outcome::Republished)).await;
+    let mut stage = Stage::new(&upstream, &[]).await;
+    let blocking = hold_confirms(&stage).await;
+    let ids = confirmed_and_due(&stage, 100).await;
+    stage.start().await;
+    let (stopped, released) = tokio::join!(stage.stop_first(), async {
+        // The second replica goes on sending markers meanwhile.
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        blocking.rollback().await
+    });
+    released.unwrap();
+    let () = stopped;
+    all_are_confirmed(&stage, &ids, &upstream).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_marker_proves_nothing() {
+    let upstream = Upstream::always(say(Outcome::Republished)).await;
+    let stage = Stage::new(&upstream, &[]).await;
+    let number: i64 =
+        sqlx::query_scalar("INSERT INTO confirm_marker (shard) VALUES (7) RETURNING number")
+            .fetch_one(&stage.pool)
+            .await
+            .unwrap();
+    for forged in [
+        json!({ "v": 1, "kind": "marker", "shard": 0, "number": 4_711 }),
+        json!({ "v": 1, "kind": "marker", "shard": 0, "number": number }),
+        json!({ "v": 1, "kind": "marker", "shard": 7, "number": number }),
+        json!({ "v": 1, "kind": "marker", "shard": 0 }),
+    ] {
+        let properties = json!({ "delivery_mode": 2, "type": "countersign.marker" });
+        let body = forged.to_string();
+        assert!(stage.vhost.publish("countersign.confirm", "0", properties, body.as_bytes()).await);
+    }
+    let after = MessageId::generate();
+    stage.confirm("logistics", &[after]).await;
+    stage.recorded("logistics", after).await;
+    let returned = "SELECT count(*) FROM confirm_marker WHERE returned_at IS NOT NULL";
+    assert_eq!(stage.count(returned).await, 0);
+    let unreadable = stage.vhost.peek("countersign.quarantine", 5).await;
+    assert_eq!(unreadable.len(), 1, "{unreadable:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_marker_that_does_not_come_back_is_followed_by_another() {
+    let upstream = Upstream::always(say(Outcome::Republished)).await;
+    let stage = Stage::new(&upstream, &[]).await;
+    // As if somebody had purged the shard while it was in there.
+    sqlx::query("INSERT INTO confirm_marker (shard) VALUES (0)")
+        .execute(&stage.pool)
+        .await
+        .unwrap();
+    let id = MessageId::generate();
+    stage.check(&[id], &["logistics"]).await;
+    upstream.is_asked(id, 2).await;
+    let returned: Vec<bool> = sqlx::query_scalar(
+        "SELECT returned_at IS NOT NULL FROM confirm_marker WHERE sent_at < (SELECT missing_after FROM overdue) OR returned_at IS NOT NULL ORDER BY number",
+    )
+    .fetch_all(&stage.pool)
+    .await
+    .unwrap();
+    assert_eq!(returned.first(), Some(&false), "{returned:?}");
+    assert!(returned[1..].contains(&true), "{returned:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_sent_while_nobody_needs_a_marker() {
+    let upstream = Upstream::always(say(Outcome::Republished)).await;
+    let mut stage = Stage::new(&upstream, &["confirm-shards=2"]).await;
+    let ids: Vec<MessageId> = (0..50).map(|_| MessageId::generate()).collect();
+    stage.confirm("logistics", &ids).await;
+    stage.recorded("logistics", ids[0]).await;
+    stage.check(&ids, &["logistics"]).await;
+    let id = MessageId::generate();
+    assert_eq!(stage.count("SELECT count(*) FROM confirm_marker").await, 0);
+    stage.check(&[id], &["logistics"]).await;
+    upstream.is_asked(id, 2).await;
+    let shards = "SELECT count(DISTINCT shard) FROM confirm_marker WHERE returned_at IS NOT NULL";
+    assert_eq!(stage.count(shards).await, 2, "one has come back through each");
+    stage.all_is_acked_in_the_end().await;
+}

@@ -1,0 +1,189 @@
+//! What is only late is not asked for: the callback service or a consumer was away, hangs or is slow.
+//! What is lost meanwhile is asked for all the same.
+
+use std::time::Duration;
+
+use countersign_protocol::grpc::ListConsumersRequest;
+use countersign_protocol::grpc::callback_client::CallbackClient;
+use countersign_protocol::grpc::list_consumers_response::Consumer;
+use countersign_testbed::{Service, Signal, eventually};
+
+use crate::world::{GRACE, HEALED, ORDERS_QUEUE, Placed, SOON, World, channel};
+
+const CHECK_DELAY: Duration = Duration::from_secs(2);
+
+/// Checks come due after 2 s, and a consumer that nobody knows about is left alone for long: what is
+/// asked for here is asked for because it is known to be missing.
+async fn world() -> World {
+    let mut world = World::new().await;
+    world.orders.set("COUNTERSIGN_CHECK_DELAY", "2s");
+    world.callback.set("COUNTERSIGN_CHECK_TIERS", "2s").set("COUNTERSIGN_BACKLOG_PATIENCE", "30s");
+    world.start().await;
+    world
+}
+
+/// So many orders, each confirmed: where the consumer is, is known.
+async fn confirmed(world: &World, count: usize) {
+    for order in world.place_many(count).await {
+        world.is_in_state(&order, "confirmed").await;
+    }
+}
+
+async fn all_confirmed(world: &World) {
+    let orders: Vec<String> =
+        world.committed_orders().await.iter().map(|order| order.message_id.to_string()).collect();
+    world
+        .callback_finds(
+            "every order is confirmed",
+            "SELECT message_id::text FROM confirmation",
+            &orders.into_iter().collect(),
+        )
+        .await;
+}
+
+/// Nothing of a committed order was asked for, and nothing was parked.
+async fn nothing_was_sent_again(world: &World) {
+    let rows = world.overdue_orders().await;
+    let asked: Vec<_> = rows.iter().filter(|row| row.resends > 0).collect();
+    assert!(asked.is_empty(), "{} of {} were asked for: {:?}", asked.len(), rows.len(), asked[0]);
+    let parked: Vec<_> = rows.iter().filter(|row| row.state == "parked").collect();
+    assert!(parked.is_empty(), "{} were parked: {:?}", parked.len(), parked[0]);
+}
+
+/// As `ListConsumers` has it.
+async fn consumers(callback: &Service) -> Vec<Consumer> {
+    let mut client = CallbackClient::new(channel(callback));
+    client.list_consumers(ListConsumersRequest {}).await.unwrap().into_inner().consumers
+}
+
+/// Waits until logistics makes no progress while messages wait for it.
+async fn no_progress(world: &World, at_least: u64) {
+    eventually("logistics makes no progress", HEALED, async || {
+        let consumers = consumers(&world.callback).await;
+        match &*consumers {
+            [one] if one.state == "no_progress" && one.deferred >= at_least => Ok(()),
+            _ => Err(consumers),
+        }
+    })
+    .await;
+}
+
+async fn outage(checks_are_due: &World) {
+    checks_are_due.holds_at_least("countersign.check.due", 1).await;
+    tokio::time::sleep(3 * CHECK_DELAY).await;
+}
+
+#[tokio::test]
+async fn a_callback_service_that_was_away_asks_for_nothing() {
+    let mut world = world().await;
+    confirmed(&world, 10).await;
+    assert!(world.callback.terminate(GRACE).await.unwrap().success());
+    world.place_many(500).await;
+    outage(&world).await;
+    world.callback.start().unwrap();
+    world.callback.ready(SOON).await.unwrap();
+    all_confirmed(&world).await;
+    world.checks_have_come_due().await;
+    nothing_was_sent_again(&world).await;
+    assert_eq!(world.duplicates().await, 0);
+    world.audit().await;
+}
+
+#[tokio::test]
+async fn a_rolling_restart_asks_for_nothing() {
+    let mut world = world().await;
+    let mut second = world.replica(&world.callback, "callback-2");
+    second.start().unwrap();
+    second.ready(SOON).await.unwrap();
+    confirmed(&world, 10).await;
+    for _ in 0..2 {
+        world.place_many(100).await;
+        assert!(second.terminate(GRACE).await.unwrap().success());
+        world.place_many(100).await;
+        second.start().unwrap();
+        second.ready(SOON).await.unwrap();
+        assert!(world.callback.terminate(GRACE).await.unwrap().success());
+        world.place_many(100).await;
+        world.callback.start().unwrap();
+        world.callback.ready(SOON).await.unwrap();
+    }
+    all_confirmed(&world).await;
+    world.checks_have_come_due().await;
+    nothing_was_sent_again(&world).await;
+    assert_eq!(world.duplicates().await, 0);
+    world.audit().await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_was_away_gets_nothing_twice() {
+    const WAITING: u64 = 1_000;
+    let mut world = world().await;
+    confirmed(&world, 10).await;
+    assert!(world.logistics.terminate(GRACE).await.unwrap().success());
+    world.place_many(usize::try_from(WAITING).unwrap()).await;
+    tokio::time::sleep(3 * CHECK_DELAY).await;
+    no_progress(&world, WAITING).await;
+    let alarms = world.callback.log().matches("no progress for").count();
+    assert!(alarms <= 1, "one line, whatever the number of messages: {alarms}");
+    world.logistics.start().unwrap();
+    all_confirmed(&world).await;
+    nothing_was_sent_again(&world).await;
+    assert_eq!(world.duplicates().await, 0);
+    world.audit().await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_hangs_gets_nothing_twice() {
+    let mut world = world().await;
+    confirmed(&world, 10).await;
+    world.logistics.signal(Signal::Stop);
+    // As many as it takes in hand at once: the queue itself looks empty.
+    let orders = world.place_many(20).await;
+    no_progress(&world, 20).await;
+    nothing_was_sent_again(&world).await;
+    world.logistics.signal(Signal::Cont);
+    for order in &orders {
+        world.is_in_state(order, "confirmed").await;
+    }
+    nothing_was_sent_again(&world).await;
+    world.audit().await;
+}
+
+#[tokio::test]
+async fn what_is_destroyed_before_a_slow_consumer_is_asked_for_and_nothing_else() {
+    let world = world().await;
+    confirmed(&world, 10).await;
+    // 20 handlers at once, so 40 orders in a second.
+    for sql in [
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN PERFORM pg_sleep(0.5); RETURN NEW; END $$",
+        "CREATE TRIGGER slow BEFORE INSERT ON shipments
+         FOR EACH ROW EXECUTE FUNCTION slow()",
+    ] {
+        sqlx::query(sql).execute(&world.databases.logistics).await.unwrap();
+    }
+    world.place_many(450).await;
+    let destroyed = world.vhost.take(ORDERS_QUEUE, 1).await;
+    let id = destroyed[0].message_id().unwrap().parse().unwrap();
+    let destroyed = Placed { order_id: id, message_id: id };
+    // The backlog does not shrink until it is asked for.
+    eventually("the destroyed message is asked for", HEALED, async || {
+        world.place_many(40).await;
+        let rows = world.overdue().await;
+        let row = rows.into_iter().find(|row| row.message_id == id);
+        if row.as_ref().is_some_and(|row| row.resends > 0) { Ok(()) } else { Err(row) }
+    })
+    .await;
+    world.holds_at_least(ORDERS_QUEUE, 1).await;
+    let sql = "DROP TRIGGER slow ON shipments";
+    sqlx::query(sql).execute(&world.databases.logistics).await.unwrap();
+    let message = world.is_in_state(&destroyed, "confirmed").await;
+    assert_eq!(message.resends, 1, "{message:?}");
+    all_confirmed(&world).await;
+    let rows = world.overdue_orders().await;
+    let others: Vec<_> =
+        rows.iter().filter(|row| row.resends > 0 && row.message_id != id).collect();
+    assert!(others.is_empty(), "{} others were asked for: {:?}", others.len(), others[0]);
+    assert_eq!(world.duplicates().await, 0);
+    world.audit().await;
+}
