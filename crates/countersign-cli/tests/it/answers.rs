@@ -1,17 +1,21 @@
 //! The commands as they are typed, against a server that knows one message.
 
 use countersign_protocol::grpc::callback_server::{Callback, CallbackServer};
+use countersign_protocol::grpc::list_consumers_response::Consumer;
+use countersign_protocol::grpc::list_upstreams_response as listed;
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use countersign_protocol::grpc::upstream_server::{Upstream, UpstreamServer};
 use countersign_protocol::grpc::{
-    GetMessageRequest, GetMessageResponse, RequestResendRequest, RequestResendResponse,
+    GetMessageRequest, GetMessageResponse, ListConsumersRequest, ListConsumersResponse,
+    ListOverdueRequest, ListOverdueResponse, ListUpstreamsRequest, ListUpstreamsResponse,
+    OverdueMessage, RequestResendRequest, RequestResendResponse,
 };
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
-use crate::program::countersign;
+use crate::program::{countersign, json as told};
 
 const ID: &str = "01936f4e-8c1a-7c3e-9b5e-3f2d1c0b9a88";
 
@@ -32,7 +36,56 @@ impl Callback for Double {
             ..GetMessageResponse::default()
         }))
     }
+
+    async fn list_overdue(
+        &self,
+        request: Request<ListOverdueRequest>,
+    ) -> Result<Response<ListOverdueResponse>, Status> {
+        let ListOverdueRequest { filter, page_size, page_token } = request.into_inner();
+        assert_eq!(filter.unwrap().states, ["parked", "conflict"]);
+        let first: u32 = page_token.parse().unwrap_or(0);
+        let end = OVERDUE.min(first + page_size);
+        let message = |n: u32| OverdueMessage { message_id: n.to_string(), ..Default::default() };
+        Ok(Response::new(ListOverdueResponse {
+            messages: (first..end).map(message).collect(),
+            next_page_token: if end < OVERDUE { end.to_string() } else { String::new() },
+        }))
+    }
+
+    async fn list_consumers(
+        &self,
+        _: Request<ListConsumersRequest>,
+    ) -> Result<Response<ListConsumersResponse>, Status> {
+        let consumer = |name: &str, state: &str, depth| Consumer {
+            consumer: name.to_owned(),
+            queue: format!("{name}.orders"),
+            state: state.to_owned(),
+            depth,
+            ..Consumer::default()
+        };
+        let consumers =
+            vec![consumer("billing", "no_progress", 12_345), consumer("logistics", "idle", -1)];
+        Ok(Response::new(ListConsumersResponse { consumers }))
+    }
+
+    async fn list_upstreams(
+        &self,
+        _: Request<ListUpstreamsRequest>,
+    ) -> Result<Response<ListUpstreamsResponse>, Status> {
+        let orders = listed::Upstream {
+            upstream: "orders".to_owned(),
+            breaker: "closed".to_owned(),
+            budget_per_second: 100.0,
+            canaries_only: true,
+            canaries: 5,
+            ..listed::Upstream::default()
+        };
+        Ok(Response::new(ListUpstreamsResponse { upstreams: vec![orders] }))
+    }
 }
+
+/// More than three pages.
+const OVERDUE: u32 = 3_210;
 
 #[tonic::async_trait]
 impl Upstream for Double {
@@ -107,4 +160,32 @@ async fn no_answer_is_exit_code_1_and_a_wrong_command_line_64() {
     let (code, text, _) = countersign(&["status", "--help"]).await;
     assert_eq!(code, Some(0));
     assert!(text.contains("Example:") && text.contains("never_committed"), "{text}");
+}
+
+#[tokio::test]
+async fn a_list_pages_through_as_much_as_was_asked_for() {
+    let url = serve().await;
+    let overdue = ["overdue", "--state", "parked,conflict", "--callback", &url];
+    for (more, expected, whole) in
+        [(&["--all"][..], OVERDUE, true), (&["--limit", "2500"], 2_500, false), (&[], 100, false)]
+    {
+        let (code, list) = told(&[&overdue[..], more].concat()).await;
+        let ids = list["messages"].as_array().unwrap().iter().map(|m| m["message_id"].clone());
+        let all = (0..expected).map(|n| json!(n.to_string()));
+        assert_eq!(code, Some(0));
+        assert!(ids.eq(all), "each of the first {expected} once");
+        assert_eq!(list["next_page_token"] == json!(""), whole);
+    }
+}
+
+#[tokio::test]
+async fn consumers_and_upstreams_are_told_with_an_exit_code() {
+    let url = serve().await;
+    let (code, text, _) = countersign(&["consumers", "--callback", &url]).await;
+    assert_eq!(code, Some(1), "billing makes no progress");
+    let row = |name: &str| text.lines().find(|line| line.contains(name)).unwrap().to_owned();
+    assert!(row("billing").contains("no_progress") && row("billing").contains("12,345"), "{text}");
+    assert!(row("logistics").contains(" ? "), "nobody knows its depth: {text}");
+    let (code, list) = told(&["upstreams", "--callback", &url]).await;
+    assert_eq!((code, &list["upstreams"][0]["canaries"]), (Some(0), &json!(5)));
 }
