@@ -43,5 +43,5 @@ COMMENT ON COLUMN upstream_tally.upstream IS 'Whose checks.';
 -- What is due is looked for upstream by upstream: the rows of one that is left alone are not read.
 DROP INDEX overdue_due;
 CREATE INDEX overdue_due ON overdue (upstream, due_at) WHERE due_at IS NOT NULL;
-CREATE INDEX overdue_open ON overdue ((greatest(since, granted_at))) WHERE due_at IS NOT NULL;
+CREATE INDEX overdue_open ON overdue (upstream, (greatest(since, granted_at))) WHERE due_at IS NOT NULL;
 CREATE INDEX overdue_resent ON overdue (upstream, due_at) WHERE due_at IS NOT NULL AND resends >= 1;

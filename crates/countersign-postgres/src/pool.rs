@@ -86,10 +86,13 @@ pub async fn connect_once(
 }
 
 fn options(url: &DatabaseUrl, settings: &PoolSettings) -> PgConnectOptions {
-    url.options().application_name(&settings.application_name).options([(
-        "idle_in_transaction_session_timeout",
-        settings.idle_in_transaction_timeout.as_millis().to_string(),
-    )])
+    let idle = settings.idle_in_transaction_timeout.as_millis().to_string();
+    url.options().application_name(&settings.application_name).options([
+        ("idle_in_transaction_session_timeout", idle.as_str()),
+        // For statements that take a millisecond, Postgres's compiler costs 20 (measured on 500,000
+        // overdue rows: 20 ms instead of 0.25).
+        ("jit", "off"),
+    ])
 }
 
 async fn wait_for_server(url: &DatabaseUrl, options: &PgConnectOptions) {

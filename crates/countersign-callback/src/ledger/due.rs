@@ -40,10 +40,12 @@ impl Ledger {
                       ORDER BY due_at LIMIT 1
                   ) AS first
                   WHERE open_upstream.upstream <> ALL($1)),
-                 (SELECT greatest(due_at, greatest(since, granted_at) + make_interval(secs => $2))
-                  FROM overdue
-                  WHERE due_at IS NOT NULL AND upstream = ANY($1)
-                  ORDER BY greatest(since, granted_at) LIMIT 1)
+                 (SELECT min(greatest(first.due_at, first.opened_at + make_interval(secs => $2)))
+                  FROM UNNEST($1::text[]) AS left_alone (upstream) CROSS JOIN LATERAL (
+                      SELECT due_at, greatest(since, granted_at) AS opened_at FROM overdue
+                      WHERE overdue.upstream = left_alone.upstream AND due_at IS NOT NULL
+                      ORDER BY greatest(since, granted_at) LIMIT 1
+                  ) AS first)
              ) - now()) * 1000)::bigint",
         )
         .bind(texts(left_alone))
@@ -92,17 +94,17 @@ impl Ledger {
              ) AS taken
              WHERE open_upstream.upstream <> ALL($1)
              UNION ALL
-             SELECT message_id, upstream, consumers, state, reason, resends, returned, lease,
-                    granted, floor(extract(epoch FROM granted_at) * 1000)::bigint,
+             SELECT message_id, given_up.upstream, consumers, state, reason, resends, returned,
+                    lease, granted, floor(extract(epoch FROM granted_at) * 1000)::bigint,
                     floor(extract(epoch FROM since) * 1000)::bigint,
                     floor(extract(epoch FROM missing_after) * 1000)::bigint,
                     floor(extract(epoch FROM sent_at) * 1000)::bigint,
                     floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
-             FROM (
+             FROM UNNEST($1::text[]) AS left_alone (upstream) CROSS JOIN LATERAL (
                  SELECT * FROM overdue
-                 WHERE due_at IS NOT NULL
+                 WHERE overdue.upstream = left_alone.upstream AND due_at IS NOT NULL
                    AND greatest(since, granted_at) <= now() - make_interval(secs => $3)
-                   AND due_at <= now() AND upstream = ANY($1)
+                   AND due_at <= now()
                  ORDER BY greatest(since, granted_at)
                  LIMIT $2
                  FOR UPDATE SKIP LOCKED
