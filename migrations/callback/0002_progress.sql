@@ -41,7 +41,7 @@ CREATE TABLE consumer_progress (
 
 COMMENT ON TABLE consumer_progress IS 'How far each consumer is with the messages of each upstream that it gets through each queue. Times of one upstream are compared only with each other.';
 COMMENT ON COLUMN consumer_progress.confirmed_up_to IS 'The newest publish that the consumer has had in hand (processed, rejected, or to be retried), on the upstream''s clock. NULL if its confirms do not say.';
-COMMENT ON COLUMN consumer_progress.progressed_at IS 'When confirmed_up_to last grew, on this database''s clock.';
+COMMENT ON COLUMN consumer_progress.progressed_at IS 'When confirmed_up_to last grew (or, without it, when the consumer last confirmed), on this database''s clock.';
 COMMENT ON COLUMN consumer_progress.stalled_at IS 'Since when the log has said that it makes no progress while messages wait, on this database''s clock. NULL while it is well.';
 COMMENT ON COLUMN consumer_progress.consumer IS 'Whose confirms they are.';
 COMMENT ON COLUMN consumer_progress.queue IS 'The queue that it says it got the messages through.';

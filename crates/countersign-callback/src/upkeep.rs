@@ -91,6 +91,7 @@ async fn round(ledger: &Ledger, clock: &watch::Sender<Reading>) -> Result<(), sq
     let now = ledger.now().await?;
     clock.send_replace(Reading::taken(now));
     ledger.prune_markers(now.before(MARKERS_KEPT)).await?;
+    ledger.prune_progress(now).await?;
     let mut pruned = 0;
     loop {
         let deleted = ledger.prune(now, PRUNED_AT_ONCE).await?;

@@ -83,13 +83,32 @@ impl Ledger {
                  AS entry (consumer, queue, upstream, up_to_ms)
              ON CONFLICT (consumer, upstream, queue) DO UPDATE
              SET confirmed_up_to = excluded.confirmed_up_to, progressed_at = clock_timestamp()
-             WHERE consumer_progress.confirmed_up_to IS NULL AND excluded.confirmed_up_to IS NOT NULL
+             WHERE consumer_progress.confirmed_up_to IS NULL
                 OR consumer_progress.confirmed_up_to < excluded.confirmed_up_to",
         )
         .bind(consumers)
         .bind(queues)
         .bind(upstreams)
         .bind(up_to)
+        .execute(self.pool())
+        .await?;
+        Ok(())
+    }
+
+    /// Forgets consumers and queues of which nothing has been heard for longer than the retention.
+    ///
+    /// # Errors
+    /// When nothing was forgotten.
+    pub(crate) async fn prune_progress(&self, now: UnixMillis) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "-- prune_progress
+             WITH silent AS (
+                 DELETE FROM consumer_progress
+                 WHERE progressed_at < to_timestamp($1::bigint / 1000.0)
+             )
+             DELETE FROM queue_depth WHERE claimed_at < to_timestamp($1::bigint / 1000.0)",
+        )
+        .bind(now.before(self.retention).ms())
         .execute(self.pool())
         .await?;
         Ok(())
