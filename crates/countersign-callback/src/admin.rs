@@ -22,14 +22,13 @@ use uuid::Uuid;
 use crate::browse::{By, Wanted, grouped};
 use crate::consumers;
 use crate::filter::Filter;
-use crate::horizon::Horizons;
 use crate::job_request::{self, NewJob, Selection, WantedItems, WantedJobs};
 use crate::ledger::{
     Counted, Known, KnownAction, KnownConfirmation, KnownEvent, KnownReport, Ledger,
 };
 use crate::list_upstreams;
 use crate::pace::Pacing;
-use crate::sweep::Question;
+use crate::sweep::{Question, Sweeps};
 use crate::upstreams::Upstreams;
 
 /// `countersign.v1.Callback`.
@@ -40,7 +39,7 @@ pub(crate) struct Admin {
     pacing: Pacing,
     token: Option<Token>,
     job_created: Arc<Notify>,
-    horizons: Horizons,
+    sweeps: Sweeps,
     settings: GetSettingsResponse,
 }
 
@@ -51,7 +50,7 @@ impl Admin {
         ledger: Ledger,
         upstreams: Upstreams,
         pacing: Pacing,
-        horizons: Horizons,
+        sweeps: Sweeps,
         token: Option<Token>,
         job_created: Arc<Notify>,
         settings: GetSettingsResponse,
@@ -60,7 +59,7 @@ impl Admin {
             ledger,
             upstreams,
             pacing,
-            horizons,
+            sweeps,
             token,
             job_created,
             settings,
@@ -122,11 +121,11 @@ impl Callback for Admin {
         &self,
         request: Request<FindUnconfirmedRequest>,
     ) -> Result<Response<FindUnconfirmedResponse>, Status> {
-        let question = Question::read(request.into_inner(), self.horizons.now())?;
-        let forgotten = self.ledger.forgotten(&question.upstream, &question.known).await;
-        let forgotten = forgotten.map_err(|error| {
-            warn!(upstream = %question.upstream, %error, "cannot look messages up for a sweep");
-            Status::unavailable("the ledger's database does not answer: try again")
+        let question = Question::read(request.into_inner(), self.sweeps.horizons.now())?;
+        let forgotten = self.sweeps.forgotten(&question).await.map_err(|why| {
+            let cause = std::error::Error::source(&why);
+            warn!(upstream = %question.upstream, error = %why, cause, "no answer for a sweep now");
+            Status::unavailable(why.to_string())
         })?;
         Ok(Response::new(question.answer(&forgotten)))
     }

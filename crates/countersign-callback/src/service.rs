@@ -32,6 +32,7 @@ use crate::quarantine::Quarantine;
 use crate::resend::Resender;
 use crate::rolled_back::Notices;
 use crate::settings::Config;
+use crate::sweep::Sweeps;
 use crate::tallies::{self, NotWritten};
 use crate::upkeep;
 use crate::upstreams::Upstreams;
@@ -44,7 +45,7 @@ pub struct Service {
     pacing: Pacing,
     token: Option<Token>,
     job_created: Arc<Notify>,
-    horizons: Horizons,
+    sweeps: Sweeps,
     settings: GetSettingsResponse,
     consuming: Connection,
     publishing: Connection,
@@ -117,13 +118,20 @@ impl Service {
                 ..PublisherSettings::default()
             },
         );
+        let shards: Vec<u16> = (0..config.confirm_shards).collect();
+        let (need, needed) = MarkerNeed::none();
         let mut service = Self {
             ledger: ledger.clone(),
             upstreams: Upstreams::new(&config.upstreams, config.timing.call, config.token.clone()),
             pacing: config.pacing,
             token: config.token.clone(),
             job_created: Arc::default(),
-            horizons: horizons.clone(),
+            sweeps: Sweeps {
+                ledger: ledger.clone(),
+                horizons: horizons.clone(),
+                shards: shards.clone(),
+                markers: need.clone(),
+            },
             settings,
             consuming,
             publishing,
@@ -159,8 +167,6 @@ impl Service {
         };
         let notices = Notices { ledger: ledger.clone() };
         service.take_in(notices, topology::ROLLED_BACK.to_owned(), None, &horizons);
-        let shards: Vec<u16> = (0..config.confirm_shards).collect();
-        let (need, needed) = MarkerNeed::none();
         let markers = Markers {
             ledger: ledger.clone(),
             publisher: service.publisher.clone(),
@@ -227,7 +233,7 @@ impl Service {
             self.ledger.clone(),
             self.upstreams.clone(),
             self.pacing,
-            self.horizons.clone(),
+            self.sweeps.clone(),
             self.token.clone(),
             Arc::clone(&self.job_created),
             self.settings.clone(),

@@ -1,15 +1,91 @@
 //! What an upstream's sweep asks: which of these messages has nobody confirmed, and would nobody ask
 //! for?
+//!
+//! A confirm that lies in the broker is a confirm. After an outage of this service many do, and what
+//! they are about looks forgotten. So whatever looks forgotten is looked up once more when a marker,
+//! sent after the question, has come back through every confirm shard.
+
+use std::time::Duration;
 
 use countersign_protocol::check::MAX_CONSUMERS;
 use countersign_protocol::envelope::{MAX_AHEAD, MAX_ENTRIES};
 use countersign_protocol::grpc::find_unconfirmed_request::Message;
 use countersign_protocol::grpc::{FindUnconfirmedRequest, FindUnconfirmedResponse};
 use countersign_protocol::{Horizon, MessageId, Name};
+use tokio::time::{Instant, sleep};
 use tonic::Status;
 
-use crate::ledger::Due;
+use crate::horizon::Horizons;
+use crate::ledger::{Due, Ledger};
+use crate::markers::MarkerNeed;
 use crate::overdue::Key;
+
+/// Looks up what upstreams ask.
+#[derive(Clone, Debug)]
+pub(crate) struct Sweeps {
+    /// Where.
+    pub(crate) ledger: Ledger,
+    /// Which ids it knows about.
+    pub(crate) horizons: Horizons,
+    /// All confirm shards.
+    pub(crate) shards: Vec<u16>,
+    /// Who sends markers through them.
+    pub(crate) markers: MarkerNeed,
+}
+
+/// Why there is no answer now. The question is to be asked again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unanswered {
+    /// It does not answer.
+    #[error("the ledger's database does not answer: try again")]
+    Database(#[from] sqlx::Error),
+    /// Nobody knows yet what is not confirmed.
+    #[error("confirms that lie in the broker are still being recorded: try again")]
+    Recording,
+}
+
+/// How long a question may wait for markers: less than its asker waits for the answer.
+const MARKERS_WITHIN: Duration = Duration::from_secs(8);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+impl Sweeps {
+    /// Which of the messages in question nobody has confirmed and nobody would ask for.
+    ///
+    /// # Errors
+    /// When that cannot be said now.
+    pub(crate) async fn forgotten(
+        &self,
+        question: &Question,
+    ) -> Result<Vec<MessageId>, Unanswered> {
+        let Question { upstream, known, .. } = question;
+        let forgotten = self.ledger.forgotten(upstream, known).await?;
+        // The usual case: one statement, and no markers.
+        if forgotten.is_empty() {
+            return Ok(forgotten);
+        }
+        self.all_is_recorded().await?;
+        let perhaps: Vec<Due> = known
+            .iter()
+            .filter(|due| forgotten.binary_search(&due.key.message_id).is_ok())
+            .cloned()
+            .collect();
+        Ok(self.ledger.forgotten(upstream, &perhaps).await?)
+    }
+
+    /// Waits until every confirm that is in the broker now is recorded.
+    async fn all_is_recorded(&self) -> Result<(), Unanswered> {
+        let end = Instant::now() + MARKERS_WITHIN;
+        let asked_at = self.ledger.now().await?;
+        self.markers.after(asked_at);
+        while self.ledger.watermark(&self.shards).await?.is_none_or(|mark| mark <= asked_at) {
+            if Instant::now() >= end {
+                return Err(Unanswered::Recording);
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+}
 
 /// A question that can be answered.
 #[derive(Clone, Debug, PartialEq, Eq)]

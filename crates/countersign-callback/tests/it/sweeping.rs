@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::request_resend_response::Outcome;
+use countersign_testbed::eventually;
 use tonic::Code;
 
-use crate::stage::Stage;
+use crate::stage::{DEADLINE, Stage};
 use crate::upstream::{Upstream, say};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -54,4 +55,28 @@ async fn a_sweep_that_asks_nonsense_is_told_what_to_do() {
     let refused = stage.find_unconfirmed("orders", &asked).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert!(refused.message().contains("send it as a UUIDv7"), "{}", refused.message());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_confirm_that_still_lies_in_the_broker_counts() {
+    let upstream = Upstream::always(say(Outcome::Withdrawn)).await;
+    let stage = Stage::new(&upstream, &[]).await;
+    let (confirmed, lost) = (MessageId::generate(), MessageId::generate());
+    // As when the service comes back after an outage: it has the confirm in hand, and has not
+    // recorded it yet.
+    let mut lock = stage.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE confirmation IN SHARE MODE").execute(&mut *lock).await.unwrap();
+    stage.confirm("logistics", &[confirmed]).await;
+    let release = async {
+        let marker = "SELECT count(*) FROM confirm_marker WHERE returned_at IS NULL";
+        eventually("the question waits for a marker", DEADLINE, async || {
+            stage.count(marker).await > 0
+        })
+        .await;
+        lock.rollback().await.unwrap();
+    };
+    let logistics: &[&str] = &["logistics"];
+    let asked = [confirmed, lost].map(|id| (id.to_string(), logistics));
+    let (answer, ()) = tokio::join!(stage.find_unconfirmed("orders", &asked), release);
+    assert_eq!(answer.unwrap().unconfirmed, [lost.to_string()]);
 }
