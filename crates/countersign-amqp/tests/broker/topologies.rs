@@ -28,6 +28,7 @@ async fn the_whole_topology_of_the_contract_is_declared_and_can_be_declared_agai
             "countersign.confirm.0",
             "countersign.confirm.1",
             "countersign.quarantine",
+            "countersign.rolled_back",
             "logistics.orders",
             "logistics.orders.dead",
             "logistics.orders.retry.1s",
