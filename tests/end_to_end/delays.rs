@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
+use countersign_protocol::MessageId;
 use countersign_protocol::grpc::ListConsumersRequest;
 use countersign_protocol::grpc::callback_client::CallbackClient;
 use countersign_protocol::grpc::list_consumers_response::Consumer;
 use countersign_testbed::{Service, Signal, eventually};
 
-use crate::world::{GRACE, HEALED, ORDERS_QUEUE, Placed, SOON, World, channel};
+use crate::world::{GRACE, HEALED, ORDERS_QUEUE, Placed, SOON, World, channel, ends};
 
 const CHECK_DELAY: Duration = Duration::from_secs(2);
 
@@ -186,4 +187,84 @@ async fn what_is_destroyed_before_a_slow_consumer_is_asked_for_and_nothing_else(
     assert!(others.is_empty(), "{} others were asked for: {:?}", others.len(), others[0]);
     assert_eq!(world.duplicates().await, 0);
     world.audit().await;
+}
+
+#[tokio::test]
+async fn an_upstream_whose_clock_is_ten_minutes_ahead_shares_a_consumer() {
+    clocks_differ(600).await;
+}
+
+#[tokio::test]
+async fn an_upstream_whose_clock_is_ten_minutes_behind_shares_a_consumer() {
+    clocks_differ(-600).await;
+}
+
+/// Two upstreams share a consumer: one has the right time, the other is off by so many seconds. While
+/// the consumer is behind, neither's clock makes it look as if it had passed the other's messages;
+/// what is destroyed is sent again by each.
+async fn clocks_differ(seconds: i64) {
+    const WAITING: usize = 150;
+    let mut world = World::new().await;
+    world.orders.set("COUNTERSIGN_CHECK_DELAY", "2s");
+    let mut bookings = world.replica(&world.orders, "bookings");
+    bookings
+        .set("COUNTERSIGN_UPSTREAM_NAME", "bookings")
+        .set("LD_PRELOAD", libfaketime())
+        .set("FAKETIME", format!("{seconds:+}s"))
+        .set("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    let upstreams = format!("orders={},bookings={}", world.orders.url(), bookings.url());
+    world
+        .callback
+        .set("COUNTERSIGN_CHECK_TIERS", "2s")
+        .set("COUNTERSIGN_BACKLOG_PATIENCE", "30s")
+        .set("COUNTERSIGN_UPSTREAMS", upstreams);
+    world.start().await;
+    bookings.start().unwrap();
+    bookings.ready(SOON).await.unwrap();
+
+    let (right, wrong) = (world.place_many(10).await, world.place_many_at(&bookings, 10).await);
+    let made_at = |order: &Placed| MessageId::try_from(order.message_id).unwrap().time().ms();
+    let apart = (made_at(&wrong[0]) - made_at(&right[0])) / 1_000 - seconds;
+    assert!(apart.abs() < 60, "the clock is off by {apart} s more than it should be");
+    for order in right.iter().chain(&wrong) {
+        world.is_in_state(order, "confirmed").await;
+    }
+
+    assert!(world.logistics.terminate(GRACE).await.unwrap().success());
+    world.place_many(WAITING).await;
+    world.place_many_at(&bookings, WAITING).await;
+    tokio::time::sleep(3 * CHECK_DELAY).await;
+    eventually("logistics makes no progress for either", HEALED, async || {
+        let consumers = consumers(&world.callback).await;
+        let waits =
+            |of: &Consumer| of.state == "no_progress" && of.deferred >= WAITING.try_into().unwrap();
+        if consumers.len() == 2 && consumers.iter().all(waits) { Ok(()) } else { Err(consumers) }
+    })
+    .await;
+    nothing_was_sent_again(&world).await;
+    world.logistics.start().unwrap();
+    all_confirmed(&world).await;
+    nothing_was_sent_again(&world).await;
+    assert_eq!(world.duplicates().await, 0);
+
+    assert!(world.logistics.terminate(GRACE).await.unwrap().success());
+    let destroyed = [world.place_many(1).await[0], world.place_many_at(&bookings, 1).await[0]];
+    world.holds(ORDERS_QUEUE, 2).await;
+    world.destroy(ORDERS_QUEUE).await;
+    world.logistics.start().unwrap();
+    for order in &destroyed {
+        let message = world.is_in_state(order, "confirmed").await;
+        assert_eq!(message.resends, 1, "{message:?}");
+    }
+    world.balances(HEALED).await;
+    ends(&mut bookings).await;
+    world.ends().await;
+}
+
+/// Shifts the clock of what it is loaded into.
+fn libfaketime() -> String {
+    let folders = std::fs::read_dir("/usr/lib").unwrap().filter_map(Result::ok);
+    let mut libraries = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1"));
+    let library = libraries.find(|library| library.exists());
+    library.expect("libfaketime is installed: ./test install does that").display().to_string()
 }

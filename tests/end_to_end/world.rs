@@ -173,8 +173,13 @@ impl World {
 
     /// Places so many orders, some of them at the same time.
     pub(crate) async fn place_many(&self, count: usize) -> Vec<Placed> {
+        self.place_many_at(&self.orders, count).await
+    }
+
+    /// [`Self::place_many`], at another service like orders.
+    pub(crate) async fn place_many_at(&self, service: &Service, count: usize) -> Vec<Placed> {
         const AT_A_TIME: usize = 20;
-        let orders = OrdersClient::new(channel(&self.orders));
+        let orders = OrdersClient::new(channel(service));
         let mut placed = Vec::with_capacity(count);
         while placed.len() < count {
             let mut tasks = JoinSet::new();

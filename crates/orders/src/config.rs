@@ -22,6 +22,13 @@ const LONGEST_TRANSACTION: Setting = Setting {
     secret: false,
 };
 
+const UPSTREAM_NAME: Setting = Setting {
+    name: "COUNTERSIGN_UPSTREAM_NAME",
+    help: "the name that the checks of these orders carry: the one that the callback service has in its COUNTERSIGN_UPSTREAMS. Two that share a name have to share their database, and the time of day to within seconds",
+    default: Some("orders"),
+    secret: false,
+};
+
 const CONSUMERS: Setting = Setting {
     name: "COUNTERSIGN_CONSUMERS",
     help: "who has to confirm an order, comma-separated: 1 to 16 names, such as logistics,billing. An order is done when all of them have. One that does not exist: every order is parked in the end",
@@ -50,6 +57,7 @@ pub const SETTINGS: &[Setting] = &[
     listen("127.0.0.1:50051"),
     CHECK_DELAY,
     LONGEST_TRANSACTION,
+    UPSTREAM_NAME,
     CONSUMERS,
     CALLBACK,
     SWEEP_EVERY,
@@ -64,6 +72,8 @@ pub struct Config {
     pub(crate) database: DatabaseUrl,
     pub(crate) check_delay: Tier,
     pub(crate) longest_transaction: Duration,
+    /// Who this is, to the callback service.
+    pub(crate) upstream: Name,
     pub(crate) consumers: Vec<Name>,
     /// How the sweep is done; `None` if there is none.
     pub(crate) sweep: Option<SweepSettings>,
@@ -78,6 +88,7 @@ impl Config {
         let database = settings.read(DATABASE_URL.name);
         let check_delay = settings.read(CHECK_DELAY.name);
         let longest_transaction = settings.duration(LONGEST_TRANSACTION.name);
+        let upstream = settings.read(UPSTREAM_NAME.name);
         let consumers: Option<Vec<Name>> = settings.list(CONSUMERS.name);
         if consumers.as_ref().is_some_and(|names| !(1..=MAX_CONSUMERS).contains(&names.len())) {
             settings.mistake(CONSUMERS.name, format!("give 1 to {MAX_CONSUMERS} names"));
@@ -105,6 +116,7 @@ impl Config {
             database: database?,
             check_delay: check_delay?,
             longest_transaction: longest_transaction?,
+            upstream: upstream?,
             consumers: consumers?,
             sweep,
             token,

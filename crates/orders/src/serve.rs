@@ -51,9 +51,8 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<(Publisher, 
     let pool = connect(&config.database, connections).await;
     migrate(&pool, &order::migrator()).await.context("cannot migrate the orders")?;
 
-    let mut settings =
-        ProducerSettings::new("orders".parse()?, config.check_delay, config.consumers)
-            .with_exchange(EXCHANGE, ExchangeKind::Topic);
+    let mut settings = ProducerSettings::new(config.upstream, config.check_delay, config.consumers)
+        .with_exchange(EXCHANGE, ExchangeKind::Topic);
     settings.token = config.token;
     settings.longest_transaction = config.longest_transaction;
     settings.armed_max_age = config.longest_transaction / 2;
