@@ -25,6 +25,7 @@ def main():
     print(f"seed {args.seed}: {args.consumers} consumers, {args.rate} orders/s for {args.seconds} s", flush=True)
     with Stack(args.image) as stack:
         stack.build_and_up("--scale", f"logistics={args.consumers}")
+        slow_down(stack)
         orders = Orders(stack, args.rate)
         kills = kill_consumers(stack, chance, args.seconds)
         orders.stop()
@@ -73,6 +74,13 @@ class Orders:
             thread.join()
 
 
+def slow_down(stack):
+    """A shipment takes a while, so that a kill meets some in the making."""
+    stack.sql("logistics", "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
+                           "$$ BEGIN PERFORM pg_sleep(0.1); RETURN NEW; END $$")
+    stack.sql("logistics", "CREATE TRIGGER slow BEFORE INSERT ON shipments FOR EACH ROW EXECUTE FUNCTION slow()")
+
+
 def kill_consumers(stack, chance, seconds):
     """SIGKILLs one or more of them at random moments, and starts them again a moment later."""
     ids = [container["Id"] for container in stack.containers("logistics")]
@@ -105,10 +113,12 @@ def audit(stack, placed):
     expect(placed <= set(ordered), f"accepted, and not in the database: {placed - set(ordered)}")
     resends = int(stack.sql("callback", "SELECT coalesce(sum(resends), 0) FROM overdue")[0][0])
     duplicates = int(stack.sql("logistics", "SELECT coalesce(sum(duplicates), 0) FROM countersign.inbox")[0][0])
+    # The broker tells its figures every five seconds.
+    redelivered = eventually("the kills met messages in the consumers' hands", 30,
+                             lambda: stack.redeliveries("logistics.orders"))
     print(f"ordered {len(ordered)}, shipped {len(shipped)}, doubled 0, parked {len(parked)}, lost 0; "
-          f"resends {resends}, duplicates suppressed {duplicates}")
+          f"resends {resends}, redelivered {redelivered}, duplicates suppressed {duplicates}")
     expect(2 * len(shipped) > len(ordered), "most are shipped, not parked")
-    expect(resends + duplicates, "nothing was sent or delivered a second time: the kills met no message")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The compose file, brought up for a test: its own project name, image name, ports and volumes."""
 
+import base64
 import contextlib
 import json
 import os
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 import uuid
 
 import grpc
@@ -114,6 +116,15 @@ class Stack:
         """How many messages are ready in a queue. Those held by a consumer do not count."""
         with self.channel() as channel:
             return channel.queue_declare(queue, passive=True).method.message_count
+
+
+    def redeliveries(self, queue):
+        """How many deliveries the broker has made again, as far as its figures know by now."""
+        url = f"http://127.0.0.1:{self.ports['RABBITMQ_MANAGEMENT']}/api/queues/%2F/{queue}"
+        request = urllib.request.Request(url)
+        request.add_header("Authorization", "Basic " + base64.b64encode(b"guest:guest").decode())
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer).get("message_stats", {}).get("redeliver", 0)
 
 
 class Grpc:
