@@ -117,7 +117,7 @@ async fn a_rolling_restart_asks_for_nothing() {
 
 #[tokio::test]
 async fn a_consumer_that_was_away_gets_nothing_twice() {
-    const WAITING: u64 = 1_000;
+    const WAITING: u64 = 5_000;
     let mut world = world().await;
     confirmed(&world, 10).await;
     assert!(world.logistics.terminate(GRACE).await.unwrap().success());
@@ -127,6 +127,14 @@ async fn a_consumer_that_was_away_gets_nothing_twice() {
     let alarms = world.callback.log().matches("no progress for").count();
     assert!(alarms <= 1, "one line, whatever the number of messages: {alarms}");
     world.logistics.start().unwrap();
+    eventually("logistics has caught up", 3 * HEALED, async || {
+        let shipped: i64 = sqlx::query_scalar("SELECT count(*) FROM shipments")
+            .fetch_one(&world.databases.logistics)
+            .await
+            .unwrap();
+        if shipped.unsigned_abs() >= WAITING { Ok(()) } else { Err(shipped) }
+    })
+    .await;
     all_confirmed(&world).await;
     nothing_was_sent_again(&world).await;
     assert_eq!(world.duplicates().await, 0);
