@@ -21,17 +21,11 @@ impl Ledger {
         left_alone: &[Name],
         park_after: Duration,
     ) -> Result<Option<Duration>, sqlx::Error> {
-        let ms: Option<i64> = sqlx::query_scalar(
+        let ms: Option<i64> = sqlx::query_scalar(concat!(
             "-- next_due
-             WITH RECURSIVE open_upstream AS (
-                 (SELECT upstream FROM overdue
-                  WHERE due_at IS NOT NULL ORDER BY upstream LIMIT 1)
-                 UNION ALL
-                 SELECT (SELECT overdue.upstream FROM overdue
-                         WHERE due_at IS NOT NULL AND overdue.upstream > open_upstream.upstream
-                         ORDER BY overdue.upstream LIMIT 1)
-                 FROM open_upstream WHERE upstream IS NOT NULL
-             )
+             ",
+            open_upstreams!(),
+            "
              SELECT ceil(extract(epoch FROM least(
                  (SELECT min(first.due_at)
                   FROM open_upstream CROSS JOIN LATERAL (
@@ -46,8 +40,8 @@ impl Ledger {
                       WHERE overdue.upstream = left_alone.upstream AND due_at IS NOT NULL
                       ORDER BY greatest(since, granted_at) LIMIT 1
                   ) AS first)
-             ) - now()) * 1000)::bigint",
-        )
+             ) - now()) * 1000)::bigint"
+        ))
         .bind(texts(left_alone))
         .bind(park_after.as_secs_f64())
         .fetch_one(&self.pool)
@@ -67,17 +61,11 @@ impl Ledger {
         park_after: Duration,
     ) -> Result<Option<Taken>, sqlx::Error> {
         let mut transaction = Transaction::open(&self.pool, "").await?;
-        let rows: Vec<OverdueRow> = sqlx::query_as(
+        let rows: Vec<OverdueRow> = sqlx::query_as(concat!(
             "-- take_due
-             WITH RECURSIVE open_upstream AS (
-                 (SELECT upstream FROM overdue
-                  WHERE due_at IS NOT NULL ORDER BY upstream LIMIT 1)
-                 UNION ALL
-                 SELECT (SELECT overdue.upstream FROM overdue
-                         WHERE due_at IS NOT NULL AND overdue.upstream > open_upstream.upstream
-                         ORDER BY overdue.upstream LIMIT 1)
-                 FROM open_upstream WHERE upstream IS NOT NULL
-             )
+             ",
+            open_upstreams!(),
+            "
              SELECT message_id, taken.upstream, consumers, state, reason, resends, returned, lease,
                     granted, floor(extract(epoch FROM granted_at) * 1000)::bigint AS granted_at_ms,
                     floor(extract(epoch FROM since) * 1000)::bigint AS since_ms,
@@ -108,8 +96,8 @@ impl Ledger {
                  ORDER BY greatest(since, granted_at)
                  LIMIT $2
                  FOR UPDATE SKIP LOCKED
-             ) AS given_up",
-        )
+             ) AS given_up"
+        ))
         .bind(texts(left_alone))
         .bind(i64::from(limit))
         .bind(park_after.as_secs_f64())

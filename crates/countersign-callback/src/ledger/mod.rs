@@ -4,6 +4,22 @@
 //! in a circle. Statements over partitioned tables carry the bounds of their ids: without them
 //! every partition is searched (4.6 ms instead of 0.3 for 500 ids over 30 partitions).
 
+/// `WITH RECURSIVE open_upstream AS (…)`: every upstream with a row that is due some time, then one
+/// NULL. A loose scan: one probe of an index for each upstream, however many rows it has.
+macro_rules! open_upstreams {
+    () => {
+        "WITH RECURSIVE open_upstream AS (
+             (SELECT upstream FROM overdue
+              WHERE due_at IS NOT NULL ORDER BY upstream LIMIT 1)
+             UNION ALL
+             SELECT (SELECT overdue.upstream FROM overdue
+                     WHERE due_at IS NOT NULL AND overdue.upstream > open_upstream.upstream
+                     ORDER BY overdue.upstream LIMIT 1)
+             FROM open_upstream WHERE upstream IS NOT NULL
+         )"
+    };
+}
+
 mod due;
 
 mod pace;

@@ -69,17 +69,11 @@ impl Ledger {
     /// # Errors
     /// When the database does not answer.
     pub(crate) async fn upstreams(&self) -> Result<BTreeMap<Name, KnownUpstream>, sqlx::Error> {
-        let rows: Vec<(String, Option<i32>, bool, i64)> = sqlx::query_as(
+        let rows: Vec<(String, Option<i32>, bool, i64)> = sqlx::query_as(concat!(
             "-- upstreams
-             WITH RECURSIVE open_upstream AS (
-                 (SELECT upstream FROM overdue
-                  WHERE due_at IS NOT NULL ORDER BY upstream LIMIT 1)
-                 UNION ALL
-                 SELECT (SELECT overdue.upstream FROM overdue
-                         WHERE due_at IS NOT NULL AND overdue.upstream > open_upstream.upstream
-                         ORDER BY overdue.upstream LIMIT 1)
-                 FROM open_upstream WHERE upstream IS NOT NULL
-             ), known AS (
+             ",
+            open_upstreams!(),
+            ", known AS (
                  SELECT upstream FROM open_upstream WHERE upstream IS NOT NULL
                  UNION
                  SELECT upstream FROM upstream_pace
@@ -89,8 +83,8 @@ impl Ledger {
                  WHERE overdue.upstream = known.upstream
                    AND due_at IS NOT NULL AND due_at <= now()
              )
-             FROM known LEFT JOIN upstream_pace USING (upstream)",
-        )
+             FROM known LEFT JOIN upstream_pace USING (upstream)"
+        ))
         .fetch_all(&self.pool)
         .await?;
         let known = |(upstream, canaries, canaries_only, due): (String, Option<i32>, bool, i64)| {
