@@ -33,61 +33,27 @@
 //! # }
 //! ```
 
-mod address;
-
-mod link;
-
 mod connection;
 
-mod supervisor;
+mod publish;
 
-mod epoch;
-
-mod transport;
-
-mod declare;
+mod consume;
 
 mod backoff;
 
 mod complaint;
 
-mod message;
-
-mod verdict;
-
-mod publisher;
-
-mod waiting;
-
-mod flight;
-
-mod judge;
-
-mod batcher;
-
-mod consumer;
-
-mod browser;
-
-mod delivery;
-
-mod acks;
-
-mod ack_window;
-
-mod ready;
-
 mod error;
 
-pub use acks::Acks;
-pub use address::{Address, InvalidAddress};
-pub use batcher::{Batcher, BatcherSettings, OnFailure};
-pub use browser::{BrowseError, Browsed, Browser, DeadLetter};
 pub use connection::Connection;
-pub use consumer::{Consumer, Subscription};
-pub use delivery::{Delivery, DeliveryTag};
-pub use link::LinkState;
-pub use message::{Outgoing, Properties};
-pub use publisher::{Publisher, PublisherSettings};
-pub use ready::NotCounted;
-pub use verdict::{NotTaken, Pending, Verdict};
+pub use connection::address::{Address, InvalidAddress};
+pub use connection::link::LinkState;
+pub use consume::acks::Acks;
+pub use consume::browser::{BrowseError, Browsed, Browser, DeadLetter};
+pub use consume::delivery::{Delivery, DeliveryTag};
+pub use consume::depth::NotCounted;
+pub use consume::{Consumer, Subscription};
+pub use publish::batcher::{Batcher, BatcherSettings, OnFailure};
+pub use publish::message::{Outgoing, Properties};
+pub use publish::outcome::{NotTaken, Pending, Verdict};
+pub use publish::{Publisher, PublisherSettings};

@@ -1,11 +1,17 @@
 //! The callback service: records confirms, looks up the checks that come due, and asks the upstreams
 //! of unconfirmed messages to send them again.
 //!
-//! To be read in the order of a message's life: `confirms`, `checks` and `rolled_back` notices are taken in from the broker
-//! (`intake`) and stored in the `ledger`; what is `overdue` is judged (`verdict`), its upstream asked
-//! (`resend`, `upstreams`), and the `answer` weighed. What cannot be read goes to `quarantine`, and
-//! `admin` tells a person what became of a message, and an upstream's `sweep` what
-//! nobody would ask for.
+//! The rooms, in the order of a message's life:
+//!
+//! - `intake`: from the broker into the ledger. Confirms, checks that come due and rolled-back notices
+//!   are read and stored; what cannot be read goes to quarantine.
+//! - `rules`: what is decided, without a clock, a database or a network. The verdict on an overdue
+//!   message, the weight of an upstream's answer, budgets, the circuit breaker, jobs.
+//! - `ledger`: all the SQL.
+//! - `heal`: from the ledger to the upstreams. Overdue messages are judged and asked for, the answers
+//!   written down, jobs carried out.
+//! - `watch`: what is known beyond one row. Markers, queue depths, the consumers' progress.
+//! - `api`: the gRPC service for operators and sweeps, in plain values.
 
 mod settings;
 
@@ -13,59 +19,15 @@ mod service;
 
 mod intake;
 
-mod confirms;
-
-mod checks;
-
-mod rolled_back;
-
-mod quarantine;
-
-mod overdue;
+mod rules;
 
 mod ledger;
 
-mod verdict;
+mod heal;
 
-mod standing;
+mod watch;
 
-mod markers;
-
-mod depths;
-
-mod management;
-
-mod consumers;
-
-mod resend;
-
-mod upstreams;
-
-mod breaker;
-
-mod pace;
-
-mod tallies;
-
-mod list_upstreams;
-
-mod answer;
-
-mod filter;
-
-mod page;
-
-mod browse;
-
-mod job;
-
-mod job_request;
-
-mod jobs;
-
-mod admin;
-
-mod sweep;
+mod api;
 
 mod upkeep;
 
@@ -75,10 +37,10 @@ mod patience;
 
 mod log;
 
-pub use management::{InvalidManagementUrl, ManagementUrl};
-pub use overdue::Policy;
-pub use pace::Pacing;
-pub use resend::Timing;
+pub use heal::resend::Timing;
+pub use heal::upstreams::{InvalidUpstream, UpstreamAddress};
+pub use rules::budget::Pacing;
+pub use rules::overdue::Policy;
 pub use service::{Error as ServiceError, Service};
 pub use settings::{Config, SETTINGS};
-pub use upstreams::{InvalidUpstream, UpstreamAddress};
+pub use watch::management::{InvalidManagementUrl, ManagementUrl};

@@ -3,9 +3,9 @@
 use countersign_protocol::Name;
 use tracing::{debug, error, info, warn};
 
-use crate::breaker;
-use crate::overdue::{Change, State};
-use crate::pace;
+use crate::rules::breaker;
+use crate::rules::budget;
+use crate::rules::overdue::{Change, State};
 
 /// Logs what has just become of an overdue message.
 pub(crate) fn change(change: &Change) {
@@ -48,13 +48,13 @@ pub(crate) fn breaker(upstream: &Name, change: breaker::Change, why: &str) {
 }
 
 /// Logs that a storm begins or ends.
-pub(crate) fn storm(upstream: &Name, change: pace::Change) {
+pub(crate) fn storm(upstream: &Name, change: budget::Change) {
     match change {
-        pace::Change::Begun { share } => warn!(
+        budget::Change::Begun { share } => warn!(
             %upstream, missing_percent = (share * 100.0).round(),
             "much is missing: only canaries are asked for until they are confirmed"
         ),
-        pace::Change::Over { canaries } => {
+        budget::Change::Over { canaries } => {
             info!(%upstream, canaries, "the storm is over: no resend is held back any more");
         }
     }

@@ -15,27 +15,27 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::admin::Admin;
-use crate::checks::Checks;
-use crate::confirms::Confirms;
-use crate::consumers;
-use crate::depths::{Depths, WantedDepths};
+use crate::api::Admin;
+use crate::api::sweep::Sweeps;
+use crate::heal::jobs::Jobs;
+use crate::heal::recent_checks::{self, NotWritten};
+use crate::heal::resend::Resender;
+use crate::heal::upstreams::Upstreams;
 use crate::horizon::Horizons;
+use crate::intake::checks::Checks;
+use crate::intake::confirms::Confirms;
+use crate::intake::quarantine::Quarantine;
+use crate::intake::rolled_back::Notices;
 use crate::intake::{Intake, Kind, PREFETCH};
-use crate::jobs::Jobs;
 use crate::ledger::{Ledger, MIGRATIONS};
-use crate::management::Management;
-use crate::markers::{MarkerNeed, Markers};
-use crate::pace::Pacing;
 use crate::patience::Stopped;
-use crate::quarantine::Quarantine;
-use crate::resend::Resender;
-use crate::rolled_back::Notices;
+use crate::rules::budget::Pacing;
 use crate::settings::Config;
-use crate::sweep::Sweeps;
-use crate::tallies::{self, NotWritten};
 use crate::upkeep;
-use crate::upstreams::Upstreams;
+use crate::watch::consumers;
+use crate::watch::depths::{Depths, WantedDepths};
+use crate::watch::management::Management;
+use crate::watch::markers::{MarkerNeed, Markers};
 
 /// The running service.
 #[derive(Debug)]
@@ -148,7 +148,7 @@ impl Service {
             service.take_in(confirms, queue, priority, &horizons);
         }
         let not_written = NotWritten::default();
-        let keeping = tallies::keep(
+        let keeping = recent_checks::keep(
             not_written.clone(),
             ledger.clone(),
             config.pacing,

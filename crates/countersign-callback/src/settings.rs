@@ -8,11 +8,11 @@ use countersign_protocol::grpc::GetSettingsResponse;
 use countersign_protocol::{Tier, Token};
 use countersign_runtime::{AMQP_URL, DATABASE_URL, Setting, Settings, TOKEN, TOKEN_FILE, listen};
 
-use crate::management::ManagementUrl;
-use crate::overdue::Policy;
-use crate::pace::{MISSING_SHARE, Pacing};
-use crate::resend::Timing;
-use crate::upstreams::UpstreamAddress;
+use crate::heal::resend::Timing;
+use crate::heal::upstreams::UpstreamAddress;
+use crate::rules::budget::{MISSING_SHARE, Pacing};
+use crate::rules::overdue::Policy;
+use crate::watch::management::ManagementUrl;
 
 /// Which upstreams can be asked, and where.
 pub(crate) const UPSTREAMS: Setting = Setting {

@@ -1,44 +1,10 @@
 //! `countersign`: what became of messages, and what a person can do about it.
 
-mod status;
+mod commands;
 
-mod timeline;
+mod terminal;
 
-mod overdue;
-
-mod acting;
-
-mod jobs;
-
-mod job;
-
-mod parties;
-
-mod quarantine;
-
-mod doctor;
-
-mod ask;
-
-mod filter;
-
-mod page;
-
-mod callback;
-
-mod credentials;
-
-mod address;
-
-mod broker;
-
-mod person;
-
-mod table;
-
-mod clock;
-
-mod told;
+mod connect;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -47,15 +13,15 @@ use clap::{Parser, Subcommand};
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::JobAction;
 
-use crate::acting::Act;
-use crate::address::Address;
-use crate::callback::Callback;
-use crate::credentials::Credentials;
-use crate::doctor::Doctor;
-use crate::jobs::Jobs;
-use crate::overdue::Overdue;
-use crate::quarantine::Quarantine;
-use crate::told::{Told, Usage};
+use crate::commands::acting::Act;
+use crate::commands::doctor::Doctor;
+use crate::commands::jobs::Jobs;
+use crate::commands::overdue::Overdue;
+use crate::commands::quarantine::Quarantine;
+use crate::connect::address::Address;
+use crate::connect::callback::Callback;
+use crate::connect::credentials::Credentials;
+use crate::terminal::outcome::{Told, Usage};
 
 /// Looks at messages that Countersign watches over, and asks for them to be sent again.
 ///
@@ -92,10 +58,10 @@ enum Command {
         callback: Callback,
     },
     /// Lists or counts what is not confirmed in time
-    #[command(after_help = overdue::EXAMPLES)]
+    #[command(after_help = commands::overdue::EXAMPLES)]
     Overdue(Overdue),
     /// Has messages sent again, some or all that match
-    #[command(after_help = acting::RESEND)]
+    #[command(after_help = commands::acting::RESEND)]
     Resend {
         #[command(flatten)]
         act: Act,
@@ -104,28 +70,28 @@ enum Command {
         all_at_once: bool,
     },
     /// Closes messages: no more is done about them
-    #[command(after_help = acting::CLOSE)]
+    #[command(after_help = commands::acting::CLOSE)]
     Close {
         #[command(flatten)]
         act: Act,
     },
     /// Leaves a note on messages
-    #[command(after_help = acting::NOTE)]
+    #[command(after_help = commands::acting::NOTE)]
     Note {
         #[command(flatten)]
         act: Act,
     },
     /// Lists what people had done; shows or cancels one
-    #[command(after_help = jobs::EXAMPLES)]
+    #[command(after_help = commands::jobs::EXAMPLES)]
     Jobs(Jobs),
     /// Shows how far each consumer is
-    #[command(after_help = parties::CONSUMERS)]
+    #[command(after_help = commands::parties::CONSUMERS)]
     Consumers {
         #[command(flatten)]
         callback: Callback,
     },
     /// Shows how each upstream is doing
-    #[command(after_help = parties::UPSTREAMS)]
+    #[command(after_help = commands::parties::UPSTREAMS)]
     Upstreams {
         #[command(flatten)]
         callback: Callback,
@@ -157,7 +123,7 @@ enum Command {
     #[command(subcommand)]
     Quarantine(Quarantine),
     /// Looks for what is wrong, in the broker, the databases and the callback service
-    #[command(after_help = doctor::EXAMPLES)]
+    #[command(after_help = commands::doctor::EXAMPLES)]
     Doctor(Doctor),
 }
 
@@ -217,16 +183,16 @@ async fn main() -> ExitCode {
 
 async fn run(Arguments { command, json }: Arguments) -> anyhow::Result<Told> {
     match command {
-        Command::Status { id, callback } => status::status(id, &callback, json).await,
+        Command::Status { id, callback } => commands::status::status(id, &callback, json).await,
         Command::Overdue(overdue) => overdue.run(json).await,
         Command::Resend { act, all_at_once } => act.run(JobAction::Resend, all_at_once, json).await,
         Command::Close { act } => act.run(JobAction::Close, false, json).await,
         Command::Note { act } => act.run(JobAction::Note, false, json).await,
         Command::Jobs(jobs) => jobs.run(json).await,
-        Command::Consumers { callback } => parties::consumers(&callback, json).await,
-        Command::Upstreams { callback } => parties::upstreams(&callback, json).await,
+        Command::Consumers { callback } => commands::parties::consumers(&callback, json).await,
+        Command::Upstreams { callback } => commands::parties::upstreams(&callback, json).await,
         Command::Ask { id, upstream, reason, credentials } => {
-            ask::ask(id, &upstream, &reason, &credentials, json).await
+            commands::ask::ask(id, &upstream, &reason, &credentials, json).await
         }
         Command::Quarantine(command) => command.run(json).await,
         Command::Doctor(doctor) => doctor.run(json).await,

@@ -64,59 +64,37 @@
 //! service asks to send again, with a [`MessageSource`] that finds the message in your own data.
 //! Beside it runs a [`Sweeper`], for the day when the broker loses what it had promised to keep.
 
+mod send;
+
+mod answer;
+
+mod sweep;
+
 mod clock;
 
 mod settings;
 
 mod message;
 
-mod budget;
-
-mod publisher;
-
-mod arm;
-
-mod enlist;
-
-mod rolled_back;
-
-mod committed;
-
 mod source;
 
 mod stored;
-
-mod judge;
-
-mod records;
-
-mod repeats;
-
-mod resend;
-
-mod sweep;
-
-mod callback;
-
-mod put_back;
-
-mod watched;
 
 mod prepare;
 
 mod sql;
 
-pub use arm::{ArmError, Armed, Held, NotArmed, NotArmedReason};
-pub use callback::{CallbackAddress, InvalidCallback};
-pub use committed::Committed;
+pub use answer::service::{UpstreamServer, UpstreamService, upstream, upstream_without_store};
 pub use countersign_amqp::{Address, LinkState};
 pub use countersign_protocol::{HeaderValue, MessageId, Name, Tier, Token};
-pub use enlist::{BeginError, CommitError, Enlisted, Isolation};
 pub use message::{InvalidHeader, Message};
 pub use prepare::prepare;
-pub use publisher::Publisher;
-pub use resend::{UpstreamServer, UpstreamService, upstream, upstream_without_store};
+pub use send::arm::{ArmError, Armed, Held, NotArmed, NotArmedReason};
+pub use send::committed::Committed;
+pub use send::enlist::{BeginError, CommitError, Enlisted, Isolation};
+pub use send::publisher::Publisher;
 pub use settings::ProducerSettings;
 pub use source::{Found, MessageSource, SourceError};
 pub use stored::StoredMessages;
+pub use sweep::callback::{CallbackAddress, InvalidCallback};
 pub use sweep::{SweepSettings, Sweeper};

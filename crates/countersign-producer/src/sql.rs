@@ -7,9 +7,9 @@ use countersign_protocol::{MessageId, Name, UnixMillis};
 use sqlx::{PgConnection, PgPool, Row as _};
 use uuid::Uuid;
 
-use crate::enlist::Isolation;
-use crate::judge::Row;
+use crate::answer::decision::Row;
 use crate::message::Message;
+use crate::send::enlist::Isolation;
 use crate::stored::Envelope;
 
 /// The table, as error messages of Postgres name it.

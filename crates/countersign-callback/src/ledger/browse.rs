@@ -16,8 +16,8 @@ use sqlx::query::QueryAs;
 use uuid::Uuid;
 
 use super::Ledger;
-use crate::filter::{Filter, texts};
-use crate::overdue::{Cause, State};
+use crate::api::filter::{Filter, texts};
+use crate::rules::overdue::{Cause, State};
 
 /// The groups that a filter applies to: `$1` states, `$2` upstream, `$3` consumer, `$4` causes.
 /// In one statement with what is done with them, so that a row that changes its group meanwhile is

@@ -17,9 +17,9 @@ use super::browse::{bound, with_groups};
 use super::{
     Counted, KeyRow, Ledger, OverdueRow, committed, lock, read_id, read_text, recorded, write,
 };
-use crate::job::{Ended, ItemState, Job};
-use crate::job_request::{NewJob, Selection, WantedItems};
-use crate::overdue::{Change, Key, Overdue, Recorded};
+use crate::api::jobs::{NewJob, Selection, WantedItems};
+use crate::rules::job::{Ended, ItemState, Job};
+use crate::rules::overdue::{Change, Key, Overdue, Recorded};
 
 /// An item, as it is listed. Times are in milliseconds since 1970.
 #[derive(Clone, Debug, FromRow)]

@@ -22,7 +22,7 @@ macro_rules! open_upstreams {
 
 mod due;
 
-mod pace;
+mod budget;
 
 mod markers;
 
@@ -48,12 +48,12 @@ use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
 pub(crate) use self::browse::{Counted, Listed, Place};
+pub(crate) use self::budget::{KnownUpstream, Tallies, merge};
 pub(crate) use self::jobs::{Began, KnownAction, ListedItem, Turn};
 pub(crate) use self::markers::ShardMarkers;
-pub(crate) use self::pace::{KnownUpstream, Tallies, merge};
 pub(crate) use self::progress::{Reached, Reading, Watched};
 pub(crate) use self::rolled_back::{Armed, KEPT};
-use crate::overdue::{Cause, Change, Key, Overdue, Recorded, Report, Word};
+use crate::rules::overdue::{Cause, Change, Key, Overdue, Recorded, Report, Word};
 
 /// The ledger's migrations.
 pub(crate) static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/callback");

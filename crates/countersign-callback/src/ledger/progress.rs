@@ -6,8 +6,8 @@ use countersign_protocol::{Name, UnixMillis};
 use sqlx::FromRow;
 
 use super::{Ledger, read_text};
-use crate::overdue::Cause;
-use crate::standing::{Depth, Progress, Whereabouts};
+use crate::rules::backlog::{Depth, Progress, Whereabouts};
+use crate::rules::overdue::Cause;
 
 /// How far a consumer is now, from its confirms.
 #[derive(Clone, Debug, PartialEq, Eq)]

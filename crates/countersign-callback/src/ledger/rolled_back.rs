@@ -9,7 +9,7 @@ use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::{Ids, Ledger, read_id, read_text};
-use crate::overdue::Key;
+use crate::rules::overdue::Key;
 
 /// One arming of one upstream's message.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

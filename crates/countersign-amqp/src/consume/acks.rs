@@ -1,0 +1,107 @@
+//! Acknowledging deliveries, many in one frame where that is possible.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::consume::ack_window::{Ack, AckWindow};
+use crate::consume::delivery::{DeliveryTag, Subscribed};
+
+/// Acks deliveries of one [`Consumer`](crate::Consumer). A clone is the same.
+#[derive(Clone, Debug, Default)]
+pub struct Acks(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    open: Mutex<Option<(Subscribed, AckWindow)>>,
+    given: Notify,
+}
+
+impl Acks {
+    /// Acks a delivery, soon: the broker may forget the message. Never waits, and what is given
+    /// while the last acks are being written leaves together.
+    ///
+    /// A tag of an old epoch, or of another consumer, is forgotten: the broker has taken the message
+    /// back, or its own consumer's acks are meant. So is a tag that was acked before.
+    pub fn ack(&self, tag: DeliveryTag) {
+        let first = match &mut *self.open() {
+            Some((subscribed, window)) if *subscribed == tag.subscribed => window.give(tag.number),
+            _ => false,
+        };
+        if first {
+            self.0.given.notify_one();
+        }
+    }
+
+    /// Begins anew; from now on only tags of this subscription count.
+    pub(crate) fn begin(&self) -> Subscribed {
+        let subscribed = Subscribed::next();
+        *self.open() = Some((subscribed, AckWindow::default()));
+        subscribed
+    }
+
+    /// Forgets whatever is given from now on.
+    pub(crate) fn end(&self) {
+        *self.open() = None;
+    }
+
+    /// Waits until there is something to [`flush`](Self::flush).
+    pub(crate) async fn given(&self) {
+        self.0.given.notified().await;
+    }
+
+    /// What is to be told to the broker.
+    pub(crate) fn flush(&self) -> Vec<Ack> {
+        self.open().as_mut().map(|(_, window)| window.flush()).unwrap_or_default()
+    }
+
+    fn open(&self) -> MutexGuard<'_, Option<(Subscribed, AckWindow)>> {
+        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn tag(subscribed: Subscribed, number: u64) -> DeliveryTag {
+        DeliveryTag { subscribed, number }
+    }
+
+    #[test]
+    fn an_ack_of_an_old_epoch_is_forgotten() {
+        let acks = Acks::default();
+        let old = acks.begin();
+        acks.ack(tag(old, 1));
+        let new = acks.begin();
+        acks.ack(tag(old, 2));
+        assert_eq!(acks.flush(), []);
+        acks.ack(tag(new, 1));
+        assert_eq!(acks.flush(), [Ack { number: 1, multiple: false }]);
+        acks.end();
+        acks.ack(tag(new, 2));
+        assert_eq!(acks.flush(), []);
+    }
+
+    #[test]
+    fn a_tag_of_another_consumer_is_forgotten() {
+        let (one, other) = (Acks::default(), Acks::default());
+        let (_, others) = (one.begin(), other.begin());
+        one.ack(tag(others, 1));
+        assert_eq!(one.flush(), []);
+    }
+
+    #[test]
+    fn whoever_flushes_is_told_once_for_many() {
+        let acks = Acks::default();
+        let subscribed = acks.begin();
+        for number in 1..=100 {
+            acks.ack(tag(subscribed, number));
+        }
+        assert!(acks.given().now_or_never().is_some());
+        assert_eq!(acks.flush(), [Ack { number: 100, multiple: true }]);
+        assert!(acks.given().now_or_never().is_none());
+    }
+}

@@ -1,0 +1,58 @@
+//! A message as it comes out of a queue.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+
+use crate::publish::message::{Properties, read_properties};
+
+/// A message from the broker, to be acked by its tag.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// What to ack it by.
+    pub tag: DeliveryTag,
+    /// The exchange it was published to.
+    pub exchange: String,
+    /// The key it was published with.
+    pub key: String,
+    /// Whether it was delivered before, to whomever.
+    pub redelivered: bool,
+    /// Its properties.
+    pub properties: Properties,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// Which delivery of which epoch of which consumer. One of an old epoch cannot be acked any more:
+/// the broker has taken the message back and delivers it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DeliveryTag {
+    pub(crate) subscribed: Subscribed,
+    pub(crate) number: u64,
+}
+
+/// A consumer in one epoch; no two in a process are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Subscribed(pub(crate) u64);
+
+static SUBSCRIPTIONS: AtomicU64 = AtomicU64::new(0);
+
+impl Subscribed {
+    /// A new one.
+    pub(crate) fn next() -> Self {
+        Self(SUBSCRIPTIONS.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl Delivery {
+    pub(crate) fn read(subscribed: Subscribed, received: lapin::message::Delivery) -> Self {
+        Self {
+            tag: DeliveryTag { subscribed, number: received.delivery_tag },
+            exchange: received.exchange.into(),
+            key: received.routing_key.into(),
+            redelivered: received.redelivered,
+            properties: read_properties(&received.properties),
+            body: received.data.into(),
+        }
+    }
+}

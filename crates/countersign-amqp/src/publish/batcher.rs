@@ -1,0 +1,230 @@
+//! Batching without a timer: entries that arrive while a message is on its way share the next one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::backoff::Backoff;
+use crate::complaint::Complaint;
+use crate::connection::link::LinkState;
+use crate::publish::Publisher;
+use crate::publish::message::Outgoing;
+use crate::publish::outcome::{NotTaken, Pending, Verdict};
+use crate::publish::waiting::{Batch, Limits, Owed, Waiting};
+
+/// How a [`Batcher`] batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatcherSettings {
+    /// How many entries one message holds at most, at least 1. Default: 1,000, the most that the
+    /// envelopes of the wire contract may hold.
+    pub max_entries: usize,
+    /// How many entries may be without a verdict; more are [`NotTaken::Overloaded`]. With
+    /// [`OnFailure::KeepTrying`], this is how many outlast the broker's absence.
+    /// Default: 100,000.
+    pub max_waiting: usize,
+    /// What to do when a message is not routed. Default: [`OnFailure::Report`].
+    pub on_failure: OnFailure,
+}
+
+/// What a [`Batcher`] does with a message that was not [`Routed`](Verdict::Routed).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Its verdict is the verdict of its entries. Entries are not taken while the broker is away.
+    Report,
+    /// It is published again, with growing delays and across reconnects, until it is routed.
+    /// Entries are taken while the broker is away, up to the limit.
+    KeepTrying,
+}
+
+impl Default for BatcherSettings {
+    fn default() -> Self {
+        Self { max_entries: 1_000, max_waiting: 100_000, on_failure: OnFailure::Report }
+    }
+}
+
+/// Lets entries share messages. A clone is the same batcher.
+///
+/// One message is on its way at a time; what arrives meanwhile leaves in the next. So an entry
+/// that comes alone leaves at once, and under load messages grow by themselves. Dropping the last
+/// clone closes it; what it has taken is still published.
+#[derive(Debug)]
+pub struct Batcher<E>(Arc<Handle<E>>);
+
+#[derive(Debug)]
+struct Handle<E> {
+    waiting: Arc<Waiting<E>>,
+    link: watch::Receiver<LinkState>,
+    on_failure: OnFailure,
+    abandon: CancellationToken,
+}
+
+impl<E> Clone for Batcher<E> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<E> Drop for Handle<E> {
+    fn drop(&mut self) {
+        self.waiting.close();
+    }
+}
+
+impl<E: Send + 'static> Batcher<E> {
+    /// Starts a batcher that publishes what `pack` makes of one or more entries.
+    ///
+    /// A message that `pack` makes larger than a body may be is packed again in halves.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    #[must_use]
+    pub fn start(
+        publisher: Publisher,
+        settings: BatcherSettings,
+        pack: impl Fn(&[E]) -> Outgoing + Send + 'static,
+    ) -> Self {
+        let BatcherSettings { max_entries, max_waiting, on_failure } = settings;
+        let waiting = Waiting::new(Limits { entries: max_waiting, bytes: usize::MAX });
+        let most = Limits { entries: max_entries.max(1), bytes: usize::MAX };
+        let abandon = CancellationToken::new();
+        let link = publisher.link();
+        let packer = Packer { publisher, on_failure, pack, troubles: Complaint::default() };
+        // If `pack` panics, nothing waits for a task that is no more.
+        let end = CloseAtEnd(Arc::clone(&waiting));
+        let work = async move {
+            packer.run(&end.0, most).await;
+        };
+        tokio::spawn(abandon.clone().run_until_cancelled_owned(work));
+        Self(Arc::new(Handle { waiting, link, on_failure, abandon }))
+    }
+
+    /// Hands an entry over. Never waits; the verdict is that of the message it leaves in.
+    ///
+    /// # Errors
+    /// When it cannot be taken; nothing of it was sent. With [`OnFailure::KeepTrying`] the broker's
+    /// absence is no reason.
+    pub fn submit(&self, entry: E) -> Result<Pending, NotTaken> {
+        let Handle { waiting, link, on_failure, .. } = &*self.0;
+        waiting.push(entry, 0, || match on_failure {
+            OnFailure::Report => link.borrow().away(),
+            OnFailure::KeepTrying => None,
+        })
+    }
+
+    /// The state of its connection, now and from now on.
+    #[must_use]
+    pub fn link(&self) -> watch::Receiver<LinkState> {
+        self.0.link.clone()
+    }
+
+    /// Takes nothing more, and waits until every entry taken has its verdict, or until `deadline`
+    /// has passed: then the rest is judged [`Unknown`](Verdict::Unknown). The publisher is not
+    /// closed.
+    ///
+    /// # Cancel safety
+    /// It takes nothing more even if this is dropped.
+    pub async fn close(&self, deadline: Duration) {
+        self.0.waiting.close();
+        if timeout(deadline, self.0.waiting.finished()).await.is_err() {
+            self.0.abandon.cancel();
+            self.0.waiting.finished().await;
+        }
+    }
+}
+
+struct CloseAtEnd<E>(Arc<Waiting<E>>);
+
+impl<E> Drop for CloseAtEnd<E> {
+    fn drop(&mut self) {
+        self.0.close();
+        self.0.give_up(|| Some("closed before it was published".to_owned()));
+    }
+}
+
+/// The one task that packs entries into messages and sees them through.
+struct Packer<P> {
+    publisher: Publisher,
+    on_failure: OnFailure,
+    pack: P,
+    troubles: Complaint,
+}
+
+impl<P> Packer<P> {
+    async fn run<E>(mut self, waiting: &Arc<Waiting<E>>, most: Limits)
+    where
+        P: Fn(&[E]) -> Outgoing,
+    {
+        while let Some(Batch { items, owed }) = waiting.take(most).await {
+            self.publish(items, owed).await;
+        }
+    }
+
+    /// Publishes entries in as few messages as they fit in.
+    async fn publish<E>(&mut self, entries: Vec<E>, owed: Owed<E>)
+    where
+        P: Fn(&[E]) -> Outgoing,
+    {
+        let mut parts = vec![(entries, owed)];
+        while let Some((mut entries, mut owed)) = parts.pop() {
+            match self.see_through((self.pack)(&entries)).await {
+                Ok(verdict) => owed.settle_all(verdict),
+                Err(bytes) if entries.len() > 1 => {
+                    let half = entries.len() / 2;
+                    warn!(bytes, entries = entries.len(), "too large a message: packed in halves");
+                    let second = (entries.split_off(half), owed.split_off(half));
+                    parts.push(second);
+                    parts.push((entries, owed));
+                }
+                Err(bytes) => {
+                    let why = NotTaken::TooLarge(bytes).to_string();
+                    owed.settle_all(Verdict::Unroutable { why });
+                }
+            }
+        }
+    }
+
+    /// Publishes a message, as often as it takes; `Err` with its size when that is too large.
+    async fn see_through(&mut self, message: Outgoing) -> Result<Verdict, usize> {
+        let mut backoff = Backoff::new();
+        loop {
+            let verdict = match self.publisher.publish(message.clone()) {
+                Ok(pending) => pending.await,
+                Err(NotTaken::TooLarge(bytes)) => return Err(bytes),
+                Err(NotTaken::Closed) => {
+                    return Ok(Verdict::Unknown { why: "the publisher was closed".to_owned() });
+                }
+                Err(not_taken) => Verdict::Unknown { why: not_taken.to_string() },
+            };
+            if verdict == Verdict::Routed {
+                if self.troubles.settled() {
+                    info!(exchange = message.exchange, key = message.key, "published after all");
+                }
+                return Ok(verdict);
+            }
+            let closed = *self.publisher.link().borrow() == LinkState::Closed;
+            if closed || self.on_failure == OnFailure::Report {
+                return Ok(verdict);
+            }
+            if self.troubles.is_due(Instant::now(), &format!("{verdict:?}")) {
+                warn!(
+                    exchange = message.exchange,
+                    key = message.key,
+                    ?verdict,
+                    "not published; trying again and again"
+                );
+            }
+            sleep(backoff.next_delay()).await;
+            until_there(self.publisher.link()).await;
+        }
+    }
+}
+
+async fn until_there(mut link: watch::Receiver<LinkState>) {
+    // An error means that the connection was closed: the publisher will say so.
+    let there = |state: &LinkState| matches!(state, LinkState::Up | LinkState::Closed);
+    let _ = link.wait_for(there).await;
+}

@@ -1,0 +1,123 @@
+//! A batch of messages on its way to the broker.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use lapin::message::BasicReturnMessage;
+use lapin::options::BasicPublishOptions;
+use lapin::types::ShortString;
+use lapin::{BasicProperties, Channel, Confirmation};
+
+use crate::error::Error;
+use crate::publish::message::Prepared;
+use crate::publish::outcome::Verdict;
+use crate::publish::returns::{Answer, Label, Returned, judge};
+
+/// Messages that were published on one channel, with nothing else between them.
+pub(crate) struct Flight<'a> {
+    labels: Vec<Label>,
+    answers: Vec<Option<Answer>>,
+    coming: Vec<Option<Coming<'a>>>,
+    failure: Option<Error>,
+}
+
+type Coming<'a> = BoxFuture<'a, Result<Answer, Error>>;
+
+/// Refused by the broker unless it goes to a queue; only then is it returned.
+const MANDATORY: BasicPublishOptions = BasicPublishOptions { mandatory: true, immediate: false };
+
+impl<'a> Flight<'a> {
+    /// Publishes them all, in order, without waiting for the socket in between.
+    ///
+    /// The channel must be this task's own: the client takes a message's number and its place on
+    /// the wire one after the other, so that two tasks get each other's confirms (8 to 62 of 5,760
+    /// refused messages were reported as acked, measured with lapin 4.12).
+    pub(crate) fn start(channel: &'a Channel, messages: Vec<Prepared>) -> Self {
+        let mut flight = Self {
+            labels: Vec::with_capacity(messages.len()),
+            answers: Vec::with_capacity(messages.len()),
+            coming: Vec::with_capacity(messages.len()),
+            failure: None,
+        };
+        // The first poll hands the message to the client; the confirm is waited for later.
+        let mut unheard = Context::from_waker(Waker::noop());
+        for Prepared { id, exchange, key, properties, body } in messages {
+            let sent = publish(channel, exchange.clone(), key.clone(), properties, body);
+            flight.labels.push(Label { id, exchange, key });
+            flight.answers.push(None);
+            flight.coming.push(Some(Box::pin(sent)));
+            let _ = flight.poll_one(flight.coming.len() - 1, &mut unheard);
+        }
+        flight
+    }
+
+    /// Waits until every confirm is in, or one is certain not to come.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost by dropping it; it can be called again.
+    pub(crate) async fn land(&mut self) -> Result<(), Error> {
+        for place in 0..self.coming.len() {
+            std::future::poll_fn(|context| self.poll_one(place, context)).await;
+            if let Some(failure) = &self.failure {
+                return Err(failure.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the confirms that are in, without waiting for the rest.
+    pub(crate) fn collect(&mut self) {
+        let mut unheard = Context::from_waker(Waker::noop());
+        for place in 0..self.coming.len() {
+            let _ = self.poll_one(place, &mut unheard);
+        }
+    }
+
+    /// How many confirms are not in, of how many.
+    pub(crate) fn missing(&self) -> (usize, usize) {
+        (self.answers.iter().filter(|answer| answer.is_none()).count(), self.answers.len())
+    }
+
+    /// The verdict on each message, in order. `why` is said of those whose confirm is not in.
+    pub(crate) fn judge(&self, why: &str) -> Vec<Verdict> {
+        judge(&self.labels, &self.answers, why)
+    }
+
+    fn poll_one(&mut self, place: usize, context: &mut Context<'_>) -> Poll<()> {
+        let Some(coming) = self.coming.get_mut(place).and_then(Option::as_mut) else {
+            return Poll::Ready(());
+        };
+        let Poll::Ready(outcome) = Pin::new(coming).poll(context) else { return Poll::Pending };
+        self.coming[place] = None;
+        match outcome {
+            Ok(answer) => self.answers[place] = Some(answer),
+            Err(error) => self.failure = Some(self.failure.take().unwrap_or(error)),
+        }
+        Poll::Ready(())
+    }
+}
+
+async fn publish(
+    channel: &Channel,
+    exchange: ShortString,
+    key: ShortString,
+    properties: BasicProperties,
+    body: Bytes,
+) -> Result<Answer, Error> {
+    let confirm = channel.basic_publish(exchange, key, MANDATORY, &body, properties).await?;
+    drop(body);
+    match confirm.await? {
+        Confirmation::Ack(returned) => Ok(Answer { acked: true, returned: returned.map(read) }),
+        Confirmation::Nack(returned) => Ok(Answer { acked: false, returned: returned.map(read) }),
+        Confirmation::NotRequested => Err(Error::ConfirmsOff),
+    }
+}
+
+fn read(message: BasicReturnMessage) -> Returned {
+    let BasicReturnMessage { delivery, reply_code, reply_text } = message;
+    let id = delivery.properties.message_id().clone().unwrap_or_default();
+    let label = Label { id, exchange: delivery.exchange, key: delivery.routing_key };
+    Returned { label, why: format!("{reply_text} ({reply_code})") }
+}

@@ -1,0 +1,212 @@
+//! Overdue messages as people look at them: lists and counts.
+
+use std::collections::BTreeMap;
+
+use countersign_protocol::MessageId;
+use countersign_protocol::grpc::count_overdue_response::Group;
+use countersign_protocol::grpc::{
+    CountOverdueResponse, ListOverdueRequest, ListOverdueResponse, OverdueMessage,
+};
+use tonic::Status;
+
+use crate::api::filter::{self, Filter};
+use crate::api::page::{self, List, no_token};
+use crate::ledger::{Counted, Listed, Place};
+
+/// A page that somebody asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// Of which rows.
+    pub(crate) filter: Filter,
+    /// After which one.
+    pub(crate) after: Option<Place>,
+    /// How many.
+    pub(crate) size: u32,
+    list: List,
+}
+
+impl Wanted {
+    /// Reads what came over gRPC.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT`, with the field and what may stand there.
+    pub(crate) fn read(request: ListOverdueRequest) -> Result<Self, Status> {
+        let filter = Filter::read(request.filter)?;
+        let list = List { name: "ListOverdue", of: filter.text() };
+        let after = list.read(&request.page_token)?.map(place).transpose()?;
+        Ok(Self { filter, after, size: page::size(request.page_size)?, list })
+    }
+
+    /// How many rows to fetch: one more than the page has, to know whether there is a next one.
+    #[must_use]
+    pub(crate) fn limit(&self) -> u32 {
+        self.size.saturating_add(1)
+    }
+
+    /// The page, out of the rows that were fetched.
+    #[must_use]
+    pub(crate) fn answer(&self, mut rows: Vec<Listed>) -> ListOverdueResponse {
+        let size = usize::try_from(self.size).unwrap_or(usize::MAX);
+        let more = rows.len() > size;
+        rows.truncate(size);
+        let next = rows.last().filter(|_| more).map(|last| {
+            let place =
+                [last.since_us.to_string(), last.message_id.to_string(), last.upstream.clone()];
+            self.list.token(&place)
+        });
+        ListOverdueResponse {
+            messages: rows.into_iter().map(OverdueMessage::from).collect(),
+            next_page_token: next.unwrap_or_default(),
+        }
+    }
+}
+
+fn place([since_us, message_id, upstream]: [String; 3]) -> Result<Place, Status> {
+    let message_id: Option<MessageId> = message_id.parse().ok();
+    let place = (since_us.parse().ok(), message_id, upstream.parse().ok());
+    let (Some(since_us), Some(message_id), Some(upstream)) = place else { return Err(no_token()) };
+    Ok(Place { since_us, message_id, upstream })
+}
+
+impl From<Listed> for OverdueMessage {
+    fn from(row: Listed) -> Self {
+        Self {
+            message_id: row.message_id.to_string(),
+            upstream: row.upstream,
+            consumers: row.consumers,
+            state: row.state,
+            cause: row.cause,
+            reason: row.reason,
+            resends: u32::try_from(row.resends).unwrap_or(0),
+            since_ms: row.since_us.div_euclid(1_000),
+            next_at_ms: row.due_at_ms.unwrap_or(0),
+        }
+    }
+}
+
+/// By what messages are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    State,
+    Upstream,
+    Consumer,
+    Cause,
+}
+
+impl By {
+    const ALL: [Self; 4] = [Self::State, Self::Upstream, Self::Consumer, Self::Cause];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::State => "state",
+            Self::Upstream => "upstream",
+            Self::Consumer => "consumer",
+            Self::Cause => "cause",
+        }
+    }
+
+    /// Reads what came over gRPC.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT`, with what may stand there.
+    pub(crate) fn read(group_by: &[String]) -> Result<Vec<Self>, Status> {
+        filter::words("group_by", group_by, &Self::ALL, Self::as_str)
+    }
+}
+
+/// The counts, grouped as asked: the largest group first. A message that several consumers have to
+/// confirm is in the group of each, and counted once in the total.
+#[must_use]
+pub(crate) fn grouped(counted: &[Counted], by: &[By]) -> CountOverdueResponse {
+    let mut groups: BTreeMap<[&str; 4], (i64, i64)> = BTreeMap::new();
+    for count in counted {
+        let if_asked = |what: By, word| if by.contains(&what) { word } else { "" };
+        let consumers = match by.contains(&By::Consumer) {
+            true => count.consumers.iter().map(String::as_str).collect(),
+            false => vec![""],
+        };
+        for consumer in consumers {
+            let key = [
+                if_asked(By::State, count.state.as_str()),
+                if_asked(By::Upstream, count.upstream.as_str()),
+                consumer,
+                if_asked(By::Cause, count.cause.as_str()),
+            ];
+            let (messages, oldest) = groups.entry(key).or_insert((0, i64::MAX));
+            *messages += count.messages;
+            *oldest = (*oldest).min(count.oldest_since_ms);
+        }
+    }
+    let group = |([state, upstream, consumer, cause], (messages, oldest_since_ms)): (
+        [&str; 4],
+        (i64, i64),
+    )| Group {
+        state: state.to_owned(),
+        upstream: upstream.to_owned(),
+        consumer: consumer.to_owned(),
+        cause: cause.to_owned(),
+        messages: number(messages),
+        oldest_since_ms,
+    };
+    let mut groups: Vec<Group> = groups.into_iter().map(group).collect();
+    groups.sort_by_key(|group| std::cmp::Reverse(group.messages));
+    let total = number(counted.iter().map(|count| count.messages).sum());
+    CountOverdueResponse { groups, total }
+}
+
+fn number(count: i64) -> u64 {
+    u64::try_from(count).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counted(state: &str, consumers: &[&str], messages: i64, oldest: i64) -> Counted {
+        Counted {
+            state: state.to_owned(),
+            upstream: "orders".to_owned(),
+            cause: "rejected".to_owned(),
+            consumers: consumers.iter().map(|&consumer| consumer.to_owned()).collect(),
+            messages,
+            oldest_since_ms: oldest,
+        }
+    }
+
+    fn count(by: &[&str]) -> (Vec<(String, u64, i64)>, u64) {
+        let rows = [
+            counted("parked", &["logistics"], 5, 30),
+            counted("parked", &["logistics", "audit"], 2, 10),
+            counted("waiting", &["audit"], 9, 20),
+        ];
+        let by: Vec<String> = by.iter().map(|&word| word.to_owned()).collect();
+        let response = grouped(&rows, &By::read(&by).unwrap());
+        let group = |group: &Group| {
+            let words = [&group.state, &group.upstream, &group.consumer, &group.cause];
+            let words: Vec<&str> = words.iter().map(|word| word.as_str()).collect();
+            (words.join("/"), group.messages, group.oldest_since_ms)
+        };
+        (response.groups.iter().map(group).collect(), response.total)
+    }
+
+    #[test]
+    fn messages_are_counted_in_the_groups_asked_for() {
+        let group = |words: &str, messages, oldest| (words.to_owned(), messages, oldest);
+        assert_eq!(count(&[]), (vec![group("///", 16, 10)], 16));
+        let by_state = vec![group("waiting///", 9, 20), group("parked///", 7, 10)];
+        assert_eq!(count(&["state"]), (by_state, 16));
+        let by_consumer = vec![group("//audit/", 11, 10), group("//logistics/", 7, 10)];
+        assert_eq!(count(&["consumer"]), (by_consumer, 16), "in both groups, counted once");
+        let by_two = vec![group("/orders//rejected", 16, 10)];
+        assert_eq!(count(&["cause", "upstream"]), (by_two, 16));
+    }
+
+    #[test]
+    fn what_cannot_be_grouped_by_is_refused() {
+        let status = By::read(&["age".to_owned()]).unwrap_err();
+        assert_eq!(
+            status.message(),
+            "group_by: \"age\" is none of state, upstream, consumer, cause"
+        );
+    }
+}

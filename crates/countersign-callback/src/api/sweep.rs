@@ -1,0 +1,228 @@
+//! What an upstream's sweep asks: which of these messages has nobody confirmed, and would nobody ask
+//! for?
+//!
+//! A confirm that lies in the broker is a confirm. After an outage of this service many do, and what
+//! they are about looks forgotten. So whatever looks forgotten is looked up once more when a marker,
+//! sent after the question, has come back through every confirm shard.
+
+use std::time::Duration;
+
+use countersign_protocol::check::MAX_CONSUMERS;
+use countersign_protocol::envelope::{MAX_AHEAD, MAX_ENTRIES};
+use countersign_protocol::grpc::find_unconfirmed_request::Message;
+use countersign_protocol::grpc::{FindUnconfirmedRequest, FindUnconfirmedResponse};
+use countersign_protocol::{Horizon, MessageId, Name};
+use tokio::time::{Instant, sleep};
+use tonic::Status;
+
+use crate::horizon::Horizons;
+use crate::ledger::{Due, Ledger};
+use crate::rules::overdue::Key;
+use crate::watch::markers::MarkerNeed;
+
+/// Looks up what upstreams ask.
+#[derive(Clone, Debug)]
+pub(crate) struct Sweeps {
+    /// Where.
+    pub(crate) ledger: Ledger,
+    /// Which ids it knows about.
+    pub(crate) horizons: Horizons,
+    /// All confirm shards.
+    pub(crate) shards: Vec<u16>,
+    /// Who sends markers through them.
+    pub(crate) markers: MarkerNeed,
+}
+
+/// Why there is no answer now. The question is to be asked again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unanswered {
+    /// It does not answer.
+    #[error("the ledger's database does not answer: try again")]
+    Database(#[from] sqlx::Error),
+    /// Nobody knows yet what is not confirmed.
+    #[error("confirms that lie in the broker are still being recorded: try again")]
+    Recording,
+}
+
+/// How long a question may wait for markers: less than its asker waits for the answer.
+const MARKERS_WITHIN: Duration = Duration::from_secs(8);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+impl Sweeps {
+    /// Which of the messages in question nobody has confirmed and nobody would ask for.
+    ///
+    /// # Errors
+    /// When that cannot be said now.
+    pub(crate) async fn forgotten(
+        &self,
+        question: &Question,
+    ) -> Result<Vec<MessageId>, Unanswered> {
+        let Question { upstream, known, .. } = question;
+        let forgotten = self.ledger.forgotten(upstream, known).await?;
+        // The usual case: one statement, and no markers.
+        if forgotten.is_empty() {
+            return Ok(forgotten);
+        }
+        self.all_is_recorded().await?;
+        let perhaps: Vec<Due> = known
+            .iter()
+            .filter(|due| forgotten.binary_search(&due.key.message_id).is_ok())
+            .cloned()
+            .collect();
+        Ok(self.ledger.forgotten(upstream, &perhaps).await?)
+    }
+
+    /// Waits until every confirm that is in the broker now is recorded.
+    async fn all_is_recorded(&self) -> Result<(), Unanswered> {
+        let end = Instant::now() + MARKERS_WITHIN;
+        let asked_at = self.ledger.now().await?;
+        self.markers.after(asked_at);
+        while self.ledger.watermark(&self.shards).await?.is_none_or(|mark| mark <= asked_at) {
+            if Instant::now() >= end {
+                return Err(Unanswered::Recording);
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+}
+
+/// A question that can be answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Question {
+    /// Who asks.
+    pub(crate) upstream: Name,
+    /// What the ledger is asked about.
+    pub(crate) known: Vec<Due>,
+    /// What nothing can be said of: confirms of that time are not kept any more.
+    pub(crate) too_old: Vec<MessageId>,
+}
+
+impl Question {
+    /// Reads a request. One message that makes no sense fails it as a whole: its sender is a program,
+    /// and what it asks for wrongly would be missed for ever.
+    ///
+    /// # Errors
+    /// When it cannot be answered: what is wrong, and what to do about it.
+    pub(crate) fn read(request: FindUnconfirmedRequest, horizon: Horizon) -> Result<Self, Status> {
+        let FindUnconfirmedRequest { upstream, messages } = request;
+        let upstream: Name = upstream.parse().map_err(|why| {
+            Status::invalid_argument(format!(
+                "upstream: {why}; it is the name that its checks carry"
+            ))
+        })?;
+        if messages.is_empty() || messages.len() > MAX_ENTRIES {
+            return Err(Status::invalid_argument(format!(
+                "messages: {} given; ask about 1 to {MAX_ENTRIES} at once",
+                messages.len()
+            )));
+        }
+        let mut question = Self { upstream, known: Vec::new(), too_old: Vec::new() };
+        for (index, message) in messages.into_iter().enumerate() {
+            let due = read_message(message, &question.upstream, horizon)
+                .map_err(|why| Status::invalid_argument(format!("messages[{index}]: {why}")))?;
+            if due.key.message_id.time() < horizon.now.before(horizon.retention) {
+                question.too_old.push(due.key.message_id);
+            } else {
+                question.known.push(due);
+            }
+        }
+        Ok(question)
+    }
+
+    /// The answer, when the ledger has said which of the known ones nobody would ask for.
+    #[must_use]
+    pub(crate) fn answer(self, unconfirmed: &[MessageId]) -> FindUnconfirmedResponse {
+        let texts = |ids: &[MessageId]| ids.iter().map(MessageId::to_string).collect();
+        FindUnconfirmedResponse { unconfirmed: texts(unconfirmed), too_old: texts(&self.too_old) }
+    }
+}
+
+fn read_message(message: Message, upstream: &Name, horizon: Horizon) -> Result<Due, String> {
+    let Message { message_id, consumers } = message;
+    let message_id: MessageId =
+        message_id.parse().map_err(|why| format!("message_id: {why}; send it as a UUIDv7"))?;
+    if message_id.time() > horizon.now.after(MAX_AHEAD) {
+        return Err(format!(
+            "message_id: {message_id} was made more than 24 hours ahead of this clock; set the upstream's clock right"
+        ));
+    }
+    if consumers.is_empty() || consumers.len() > MAX_CONSUMERS {
+        return Err(format!(
+            "consumers: {} given; name the 1 to {MAX_CONSUMERS} who have to confirm it",
+            consumers.len()
+        ));
+    }
+    let mut consumers = consumers
+        .iter()
+        .map(|name| name.parse().map_err(|why| format!("consumers: {why}")))
+        .collect::<Result<Vec<Name>, String>>()?;
+    consumers.sort_unstable();
+    consumers.dedup();
+    Ok(Due { key: Key { message_id, upstream: upstream.clone() }, consumers })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use countersign_protocol::UnixMillis;
+    use tonic::Code;
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    const NOW: UnixMillis = UnixMillis::from_ms(1_795_000_000_000);
+    const HORIZON: Horizon = Horizon { now: NOW, retention: DAY };
+
+    fn made(at: UnixMillis) -> String {
+        MessageId::from_parts(at, [7; 10]).to_string()
+    }
+
+    fn message(message_id: &str, consumers: &[&str]) -> Message {
+        let consumers = consumers.iter().map(|&name| name.to_owned()).collect();
+        Message { message_id: message_id.to_owned(), consumers }
+    }
+
+    fn asking(upstream: &str, messages: Vec<Message>) -> FindUnconfirmedRequest {
+        FindUnconfirmedRequest { upstream: upstream.to_owned(), messages }
+    }
+
+    #[test]
+    fn what_is_older_than_anything_kept_is_told_apart_from_what_is_not_confirmed() {
+        let (old, edge) = (made(NOW.before(DAY + Duration::from_millis(1))), made(NOW.before(DAY)));
+        let messages = vec![message(&old, &["billing"]), message(&edge, &["b", "a", "b"])];
+        let question = Question::read(asking("orders", messages), HORIZON).unwrap();
+        let [due] = &*question.known else { panic!("{question:?}") };
+        assert_eq!(due.key.message_id.to_string(), edge);
+        assert_eq!(due.consumers, ["a".parse().unwrap(), "b".parse().unwrap()]);
+        let answer = question.clone().answer(&[due.key.message_id]);
+        assert_eq!((answer.unconfirmed, answer.too_old), (vec![edge], vec![old]));
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_where_it_is_and_what_to_do() {
+        let good = made(NOW);
+        let ahead = made(NOW.after(DAY + Duration::from_millis(1)));
+        let one = |id: &str, consumers: &[&str]| {
+            asking("orders", vec![message(&good, &["a"]), message(id, consumers)])
+        };
+        let many: Vec<String> = (0..17).map(|n| format!("c{n}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        for (request, part) in [
+            (asking("", vec![message(&good, &["a"])]), "upstream: "),
+            (asking("orders", Vec::new()), "messages: 0 given; ask about 1 to 1000"),
+            (asking("orders", vec![message(&good, &["a"]); 1_001]), "1001 given"),
+            (one("nonsense", &["a"]), "messages[1]: message_id: not a UUID"),
+            (one("6f9619ff-8b86-4011-b42d-00c04fc964ff", &["a"]), "not of version 7"),
+            (one(&ahead, &["a"]), "set the upstream's clock right"),
+            (one(&good, &[]), "consumers: 0 given; name the 1 to 16"),
+            (one(&good, &many), "consumers: 17 given"),
+            (one(&good, &["Logistics!"]), "messages[1]: consumers: \"Logistics!\""),
+        ] {
+            let status = Question::read(request, HORIZON).unwrap_err();
+            assert_eq!(status.code(), Code::InvalidArgument);
+            assert!(status.message().contains(part), "{part:?} is not in {:?}", status.message());
+        }
+    }
+}

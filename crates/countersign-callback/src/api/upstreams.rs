@@ -1,0 +1,61 @@
+//! `ListUpstreams`: how each upstream is doing.
+
+use std::collections::BTreeMap;
+
+use countersign_protocol::Name;
+use countersign_protocol::grpc::ListUpstreamsResponse;
+use countersign_protocol::grpc::list_upstreams_response::Upstream;
+
+use crate::heal::upstreams::{Told, Upstreams};
+use crate::ledger::KnownUpstream;
+use crate::rules::budget::{Pacing, Weather};
+
+/// What a person is told: of those that have an address, and of those that something is known of.
+#[must_use]
+pub(crate) fn answer(
+    upstreams: &Upstreams,
+    mut known: BTreeMap<Name, KnownUpstream>,
+    pacing: &Pacing,
+) -> ListUpstreamsResponse {
+    for name in upstreams.names() {
+        known.entry(name.clone()).or_default();
+    }
+    let upstream = |(name, known): (Name, KnownUpstream)| {
+        let told = upstreams.told(&name);
+        let canaries_only = matches!(known.weather, Weather::Storm { .. });
+        Upstream {
+            summary: summary(&name, told.as_ref(), &known),
+            upstream: name.to_string(),
+            budget_per_second: f64::from(pacing.per_second),
+            canaries_only,
+            canaries: known.weather.canaries().filter(|_| canaries_only).unwrap_or(0),
+            due: known.due,
+            breaker: told.as_ref().map_or_else(String::new, |told| told.breaker.clone()),
+            address: told.map_or_else(String::new, |told| told.address),
+        }
+    };
+    ListUpstreamsResponse { upstreams: known.into_iter().map(upstream).collect() }
+}
+
+fn summary(name: &Name, told: Option<&Told>, known: &KnownUpstream) -> String {
+    let mut parts = Vec::new();
+    match told {
+        None => parts.push(format!("no address for {name}: add it to COUNTERSIGN_UPSTREAMS")),
+        Some(told) => match told.tried_in {
+            Some(wait) => parts.push(format!(
+                "does not answer: tried again in {} s, no attempt is used meanwhile",
+                wait.as_secs() + 1
+            )),
+            None if told.breaker == "half_open" => {
+                parts.push("does not answer: being tried with one call".to_owned());
+            }
+            None => {}
+        },
+    }
+    if let Weather::Storm { canaries } = known.weather {
+        parts.push(format!(
+            "much is missing: {canaries} resends may be unconfirmed at once, more when they are confirmed"
+        ));
+    }
+    parts.join("; ")
+}

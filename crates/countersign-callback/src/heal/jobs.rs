@@ -1,0 +1,156 @@
+//! Jobs at work: taken in turns by any replica, a batch in each transaction, with everything that
+//! has to be remembered in the database. A process may die at any moment.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::ledger::{Began, Ledger, Turn};
+use crate::log;
+use crate::patience::Patience;
+use crate::rules::job::{Job, JobState, Next};
+
+/// Works on jobs. Any number of replicas may do it at once.
+#[derive(Clone, Debug)]
+pub(crate) struct Jobs {
+    /// Where they are.
+    pub(crate) ledger: Ledger,
+    /// Woken when there is a new job.
+    pub(crate) created: Arc<Notify>,
+    /// Whom to wake when there is something to judge.
+    pub(crate) wake: Arc<Notify>,
+}
+
+/// How many items are begun at once: so long are their rows locked.
+const BEGUN_AT_ONCE: u64 = 500;
+
+/// How many items are left out at once.
+const SKIPPED_AT_ONCE: u64 = 5_000;
+
+/// How long a job may wait for a replica that was not woken for it, and how often it is looked
+/// whether its items have ended.
+const POLL: Duration = Duration::from_millis(500);
+
+impl Jobs {
+    /// Works until `shutdown`; then the batch in hand is finished.
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let mut patience = Patience::new("work on jobs");
+        while !shutdown.is_cancelled() {
+            match self.round(&shutdown).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    tokio::select! {
+                        () = shutdown.cancelled() => {}
+                        () = self.created.notified() => {}
+                        () = tokio::time::sleep(POLL) => {}
+                    }
+                }
+                Err(error) => {
+                    if patience.wait(&error, &shutdown).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+            }
+            patience.rewarded();
+        }
+    }
+
+    /// A turn for each job. Whether anything came of it.
+    async fn round(&self, shutdown: &CancellationToken) -> Result<bool, sqlx::Error> {
+        let mut busy = false;
+        for id in self.ledger.open_jobs().await? {
+            if shutdown.is_cancelled() {
+                break;
+            }
+            if let Some(turn) = self.ledger.take_job(id).await? {
+                busy |= self.turn(turn).await?;
+            }
+        }
+        Ok(busy)
+    }
+
+    /// One step of one job. Whether anything came of it.
+    async fn turn(&self, mut turn: Turn) -> Result<bool, sqlx::Error> {
+        let before = turn.job.clone();
+        let mut changes = Vec::new();
+        let mut next = turn.job.next(turn.now);
+        while let Next::Step(step) = next {
+            turn.job.step = step;
+            next = turn.job.next(turn.now);
+        }
+        match next {
+            Next::Begin(most) => changes = begin(&mut turn, most.min(BEGUN_AT_ONCE)).await?,
+            Next::Stop(why) => {
+                turn.job.state = JobState::Stopped;
+                turn.job.reason = why;
+            }
+            Next::Skip => {
+                let result = turn.job.left_out();
+                turn.skip(SKIPPED_AT_ONCE, &result).await?;
+            }
+            Next::End => {
+                turn.job.ended_at = Some(turn.now);
+                if turn.job.state == JobState::Running {
+                    turn.job.state = JobState::Done;
+                }
+            }
+            Next::Wait | Next::Step(_) => {}
+        }
+        if turn.job == before {
+            turn.leave().await?;
+            return Ok(false);
+        }
+        let job = turn.job.clone();
+        turn.end().await?;
+        changes.iter().for_each(log::change);
+        if !changes.is_empty() {
+            self.wake.notify_one();
+        }
+        tell(&before, &job);
+        Ok(true)
+    }
+}
+
+/// Begins some items.
+async fn begin(
+    turn: &mut Turn,
+    most: u64,
+) -> Result<Vec<crate::rules::overdue::Change>, sqlx::Error> {
+    let items = turn.next_items(most).await?;
+    let (mut began, mut changes, mut granted) = (Vec::new(), Vec::new(), Vec::new());
+    for item in items {
+        let beginning = turn.job.begin(item.overdue.as_ref(), &item.recorded, turn.now);
+        if let (Some(up_to), Some(overdue)) = (beginning.grant, item.overdue) {
+            granted.push((overdue.key, up_to));
+        }
+        changes.extend(beginning.change);
+        began.push(Began {
+            position: item.position,
+            state: beginning.state,
+            result: beginning.result,
+        });
+    }
+    turn.begin(&began, &changes, &granted).await?;
+    let begun = u64::try_from(began.len()).unwrap_or(u64::MAX);
+    turn.job.begins_at = turn.job.begins_next(begun, turn.now);
+    Ok(changes)
+}
+
+/// A line for what is worth a person's time.
+fn tell(before: &Job, job: &Job) {
+    let (job_id, action, who) = (job.id, job.action.as_str(), &job.who);
+    if before.state == job.state && before.step == job.step && job.ended_at.is_none() {
+        return;
+    }
+    let crate::rules::job::Ended { succeeded, failed, skipped } = job.ended;
+    let (items, state, step) = (job.items, job.state.as_str(), job.step);
+    if job.state == JobState::Stopped && before.state != JobState::Stopped {
+        warn!(%job_id, action, who, items, succeeded, failed, reason = job.reason, "a job stopped by itself");
+    } else {
+        info!(%job_id, action, who, items, succeeded, failed, skipped, state, step, "a job goes on");
+    }
+}

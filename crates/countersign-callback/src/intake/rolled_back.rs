@@ -1,0 +1,59 @@
+//! Rolled-back notices: what upstreams say will never be committed, recorded until its check comes
+//! due.
+//!
+//! A notice names an arming, and settles the check of that arming only. So a confirm of the same
+//! message contradicts nothing: it was armed again, and that is another check.
+
+use countersign_protocol::rolled_back::RolledBackMessage;
+use countersign_protocol::{Horizon, RolledBack, Unreadable};
+
+use crate::intake::{Kind, Read};
+use crate::ledger::{Armed, KEPT, Ledger};
+use crate::rules::overdue::Key;
+
+/// Records notices.
+#[derive(Clone, Debug)]
+pub(crate) struct Notices {
+    /// Where.
+    pub(crate) ledger: Ledger,
+}
+
+impl Kind for Notices {
+    type Entry = Armed;
+
+    fn read(_: Option<&str>, body: &[u8], horizon: Horizon) -> Result<Read<Armed>, Unreadable> {
+        let (RolledBack { upstream, rolled_back }, refused) = RolledBack::read(body, horizon)?;
+        let refused = refused.into_iter().map(|refused| {
+            let body =
+                format!(r#"{{"v":1,"upstream":"{upstream}","rolled_back":[{}]}}"#, refused.entry);
+            (body, refused.reason)
+        });
+        // An id of before that has no place, and its check has come due.
+        let oldest = horizon.now.before(KEPT);
+        let entry = |RolledBackMessage { id, arming }| Armed {
+            key: Key { message_id: id, upstream: upstream.clone() },
+            arming,
+        };
+        Ok(Read {
+            refused: refused.collect(),
+            entries: rolled_back
+                .into_iter()
+                .filter(|message| message.id.time() >= oldest)
+                .map(entry)
+                .collect(),
+        })
+    }
+
+    fn print(entry: &Armed) -> Vec<u8> {
+        let message = RolledBackMessage { id: entry.key.message_id, arming: entry.arming };
+        RolledBack { upstream: entry.key.upstream.clone(), rolled_back: vec![message] }.encode()
+    }
+
+    fn stored() {
+        fail::fail_point!("callback.rollback_recorded", |_| std::process::abort());
+    }
+
+    async fn store(&self, entries: &[Armed]) -> Result<(), sqlx::Error> {
+        self.ledger.record_rolled_back(entries).await
+    }
+}

@@ -1,0 +1,386 @@
+//! How fast upstreams are asked, agreed on by all replicas.
+//!
+//! Who locks several things locks them in this order: rows of `overdue`, of `upstream_tally`, of
+//! `upstream_pace`, the last two by name.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use countersign_postgres::Transaction;
+use countersign_protocol::Name;
+use sqlx::{FromRow, PgConnection};
+
+use super::{Ledger, Taken, committed, read_text, stored_count, stored_total, texts};
+use crate::rules::budget::{Pace, Pacing, Scene, Tally, Weather};
+
+/// What became of checks, by upstream.
+pub(crate) type Tallies = BTreeMap<Name, Tally>;
+
+/// What is stored about each upstream, and what is going on.
+pub(crate) type Paces = BTreeMap<Name, Paced>;
+
+/// What is stored about an upstream, locked, and what is going on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Paced {
+    /// What is stored.
+    pub(crate) pace: Pace,
+    /// What is going on, as far as it is stored.
+    pub(crate) scene: Scene,
+    /// When that was read, in seconds since 1970 on the database's clock.
+    at_s: f64,
+}
+
+impl Ledger {
+    /// Adds what became of checks to what is known, and forgets what is old.
+    ///
+    /// # Errors
+    /// When nothing was added, or nobody knows whether it was.
+    pub(crate) async fn tally(&self, tallies: &Tallies) -> Result<(), sqlx::Error> {
+        let mut connection = self.pool.acquire().await?;
+        if !tallies.is_empty() {
+            add(&mut connection, tallies).await?;
+        }
+        sqlx::query(
+            "-- forget_tallies
+             DELETE FROM upstream_tally
+             WHERE half_minute < floor(extract(epoch FROM now()) / 30)::bigint - 2",
+        )
+        .execute(&mut *connection)
+        .await?;
+        Ok(())
+    }
+
+    /// The upstreams in a storm, and those in which one wanes.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(crate) async fn storms(&self) -> Result<Vec<Name>, sqlx::Error> {
+        let names: Vec<String> = sqlx::query_scalar(
+            "-- storms
+             SELECT upstream FROM upstream_pace WHERE canaries IS NOT NULL ORDER BY upstream",
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        names.iter().map(|name| read_text(name)).collect()
+    }
+
+    /// The upstreams that were ever asked or have something open.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(crate) async fn upstreams(&self) -> Result<BTreeMap<Name, KnownUpstream>, sqlx::Error> {
+        let rows: Vec<(String, Option<i32>, bool, i64)> = sqlx::query_as(concat!(
+            "-- upstreams
+             ",
+            open_upstreams!(),
+            ", known AS (
+                 SELECT upstream FROM open_upstream WHERE upstream IS NOT NULL
+                 UNION
+                 SELECT upstream FROM upstream_pace
+             )
+             SELECT upstream, canaries, coalesce(canaries_only, false), (
+                 SELECT count(*) FROM overdue
+                 WHERE overdue.upstream = known.upstream
+                   AND due_at IS NOT NULL AND due_at <= now()
+             )
+             FROM known LEFT JOIN upstream_pace USING (upstream)"
+        ))
+        .fetch_all(&self.pool)
+        .await?;
+        let known = |(upstream, canaries, canaries_only, due): (String, Option<i32>, bool, i64)| {
+            let weather = weather(canaries, canaries_only);
+            let known = KnownUpstream { weather, due: u64::try_from(due).unwrap_or(0) };
+            Ok((read_text(&upstream)?, known))
+        };
+        rows.into_iter().map(known).collect()
+    }
+
+    /// Decides anew about these upstreams, although nobody is about to be asked: what `decide` makes
+    /// of each is stored.
+    ///
+    /// # Errors
+    /// When nothing was stored, or nobody knows whether it was.
+    pub(crate) async fn repace(
+        &self,
+        upstreams: &[Name],
+        pacing: &Pacing,
+        mut decide: impl FnMut(&Name, Pace, &Scene) -> Pace + Send,
+    ) -> Result<(), sqlx::Error> {
+        let mut transaction = Transaction::open(&self.pool, "").await?;
+        let mut paces = paces(&mut transaction, upstreams, pacing).await?;
+        let due: Vec<(String, i64)> = sqlx::query_as(
+            "-- due_up_to
+             SELECT upstream, (
+                 SELECT count(*) FROM (
+                     SELECT FROM overdue
+                     WHERE overdue.upstream = asked.upstream
+                       AND due_at IS NOT NULL AND due_at <= now()
+                     LIMIT $2
+                 ) AS due
+             )
+             FROM UNNEST($1::text[]) AS asked (upstream)",
+        )
+        .bind(texts(upstreams))
+        .bind(i64::from(pacing.enough_canaries()))
+        .fetch_all(&mut *transaction)
+        .await?;
+        for (upstream, due) in due {
+            let upstream: Name = read_text(&upstream)?;
+            if let Some(paced) = paces.get_mut(&upstream) {
+                paced.scene.wanted = u32::try_from(due).unwrap_or(u32::MAX);
+                paced.pace = decide(&upstream, paced.pace, &paced.scene);
+            }
+        }
+        store(&mut transaction, &paces).await?;
+        committed(transaction).await
+    }
+}
+
+impl Taken {
+    /// What is stored about these upstreams, locked until [`write`](Self::write).
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(crate) async fn paces(
+        &mut self,
+        upstreams: &[Name],
+        pacing: &Pacing,
+    ) -> Result<Paces, sqlx::Error> {
+        paces(&mut self.transaction, upstreams, pacing).await
+    }
+
+    /// Stores what was decided about upstreams, with what [`write`](Self::write) writes.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(crate) async fn store_paces(&mut self, paces: &Paces) -> Result<(), sqlx::Error> {
+        store(&mut self.transaction, paces).await
+    }
+
+    /// What upstreams answered, with what [`write`](Self::write) writes: adds it to what is known,
+    /// and gives a token back for each call that no resend came of.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(crate) async fn heard(
+        &mut self,
+        tallies: &Tallies,
+        unused: &BTreeMap<Name, u32>,
+        pacing: &Pacing,
+    ) -> Result<(), sqlx::Error> {
+        if !tallies.is_empty() {
+            add(&mut self.transaction, tallies).await?;
+        }
+        if unused.is_empty() {
+            return Ok(());
+        }
+        let upstreams: Vec<&str> = unused.keys().map(Name::as_str).collect();
+        let tokens: Vec<i32> = unused.values().map(|count| stored_count(*count)).collect();
+        sqlx::query(
+            "-- give_tokens_back
+             WITH unused AS (
+                 SELECT * FROM UNNEST($1::text[], $2::integer[]) AS unused (upstream, tokens)
+             ), locked AS MATERIALIZED (
+                 SELECT upstream FROM upstream_pace WHERE upstream = ANY($1)
+                 ORDER BY upstream FOR UPDATE
+             )
+             UPDATE upstream_pace AS pace SET tokens = least(pace.tokens + unused.tokens, $3)
+             FROM locked JOIN unused USING (upstream)
+             WHERE pace.upstream = locked.upstream",
+        )
+        .bind(upstreams)
+        .bind(tokens)
+        .bind(pacing.burst())
+        .execute(&mut *self.transaction)
+        .await?;
+        Ok(())
+    }
+}
+
+/// The sum of both.
+pub(crate) fn merge(tallies: &mut Tallies, more: Tallies) {
+    for (upstream, tally) in more {
+        *tallies.entry(upstream).or_default() += tally;
+    }
+}
+
+async fn add(connection: &mut PgConnection, tallies: &Tallies) -> Result<(), sqlx::Error> {
+    let upstreams: Vec<&str> = tallies.keys().map(Name::as_str).collect();
+    let column = |count: fn(&Tally) -> u64| -> Vec<i64> {
+        tallies.values().map(|tally| stored_total(count(tally))).collect()
+    };
+    sqlx::query(
+        "-- tally
+         INSERT INTO upstream_tally AS tally
+             (upstream, half_minute, looked_up, unconfirmed, missing, not_missing)
+         SELECT upstream, floor(extract(epoch FROM now()) / 30)::bigint,
+                looked_up, unconfirmed, missing, not_missing
+         FROM UNNEST($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
+             AS more (upstream, looked_up, unconfirmed, missing, not_missing)
+         ORDER BY upstream
+         ON CONFLICT (upstream, half_minute) DO UPDATE
+         SET looked_up = tally.looked_up + excluded.looked_up,
+             unconfirmed = tally.unconfirmed + excluded.unconfirmed,
+             missing = tally.missing + excluded.missing,
+             not_missing = tally.not_missing + excluded.not_missing",
+    )
+    .bind(upstreams)
+    .bind(column(|tally| tally.looked_up))
+    .bind(column(|tally| tally.unconfirmed))
+    .bind(column(|tally| tally.missing))
+    .bind(column(|tally| tally.not_missing))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+#[derive(FromRow)]
+struct PaceRow {
+    upstream: String,
+    tokens: f64,
+    canaries: Option<i32>,
+    canaries_only: bool,
+    at_s: f64,
+    elapsed_s: f64,
+    looked_up: i64,
+    unconfirmed: i64,
+    missing: i64,
+    not_missing: i64,
+    asking: i64,
+    resent: i64,
+    lost: i64,
+}
+
+/// Locks what is stored about these upstreams, and *then* looks what is going on: a statement that
+/// waited for the lock would see the ledger as it was before whoever held it was done.
+async fn paces(
+    transaction: &mut Transaction,
+    upstreams: &[Name],
+    pacing: &Pacing,
+) -> Result<Paces, sqlx::Error> {
+    sqlx::query(
+        "-- lock_paces
+         INSERT INTO upstream_pace AS pace (upstream, tokens)
+         SELECT upstream, $2 FROM UNNEST($1::text[]) AS asked (upstream) ORDER BY upstream
+         ON CONFLICT (upstream) DO UPDATE SET tokens = pace.tokens",
+    )
+    .bind(texts(upstreams))
+    .bind(pacing.burst())
+    .execute(&mut **transaction)
+    .await?;
+    let rows: Vec<PaceRow> = sqlx::query_as(
+        "-- paces
+         SELECT upstream, tokens, canaries, canaries_only,
+                extract(epoch FROM statement_timestamp())::float8 AS at_s,
+                greatest(extract(epoch FROM statement_timestamp() - refilled_at), 0)::float8
+                    AS elapsed_s,
+                tally.looked_up, tally.unconfirmed, tally.missing, tally.not_missing,
+                resent.asking, resent.resent, lost.lost
+         FROM upstream_pace CROSS JOIN LATERAL (
+             SELECT coalesce(sum(looked_up), 0)::bigint AS looked_up,
+                    coalesce(sum(unconfirmed), 0)::bigint AS unconfirmed,
+                    coalesce(sum(missing), 0)::bigint AS missing,
+                    coalesce(sum(not_missing), 0)::bigint AS not_missing
+             FROM upstream_tally
+             WHERE upstream_tally.upstream = upstream_pace.upstream
+               AND half_minute >= floor(extract(epoch FROM now()) / 30)::bigint - 1
+         ) AS tally CROSS JOIN LATERAL (
+             SELECT count(*) AS resent, count(*) FILTER (WHERE state = 'asking') AS asking
+             FROM (
+                 SELECT state FROM overdue
+                 WHERE overdue.upstream = upstream_pace.upstream AND resends >= 1
+                   AND due_at IS NOT NULL AND due_at > statement_timestamp()
+                 LIMIT $2
+             ) AS under_way
+         ) AS resent CROSS JOIN LATERAL (
+             SELECT count(*) AS lost FROM overdue
+             WHERE overdue.upstream = upstream_pace.upstream AND resends >= 1
+               AND due_at IS NOT NULL AND due_at > upstream_pace.refilled_at
+               AND due_at <= statement_timestamp()
+               AND state = 'waiting' AND cause IN ('republished', 'unanswered')
+         ) AS lost
+         WHERE upstream = ANY($1)",
+    )
+    .bind(texts(upstreams))
+    .bind(i64::from(pacing.enough_canaries()) + 1)
+    .fetch_all(&mut **transaction)
+    .await?;
+    rows.into_iter().map(PaceRow::read).collect()
+}
+
+async fn store(connection: &mut PgConnection, paces: &Paces) -> Result<(), sqlx::Error> {
+    let upstreams: Vec<&str> = paces.keys().map(Name::as_str).collect();
+    let tokens: Vec<f64> = paces.values().map(|paced| paced.pace.tokens).collect();
+    let canaries: Vec<Option<i32>> =
+        paces.values().map(|paced| paced.pace.weather.canaries().map(stored_count)).collect();
+    let storm: Vec<bool> =
+        paces.values().map(|p| matches!(p.pace.weather, Weather::Storm { .. })).collect();
+    let at: Vec<f64> = paces.values().map(|paced| paced.at_s).collect();
+    sqlx::query(
+        "-- store_paces
+         UPDATE upstream_pace
+         SET tokens = decided.tokens, canaries = decided.canaries,
+             canaries_only = decided.canaries_only,
+             refilled_at = greatest(to_timestamp(decided.at_s), refilled_at)
+         FROM UNNEST($1::text[], $2::float8[], $3::integer[], $4::boolean[], $5::float8[])
+             AS decided (upstream, tokens, canaries, canaries_only, at_s)
+         WHERE upstream_pace.upstream = decided.upstream",
+    )
+    .bind(upstreams)
+    .bind(tokens)
+    .bind(canaries)
+    .bind(storm)
+    .bind(at)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+impl PaceRow {
+    fn read(self) -> Result<(Name, Paced), sqlx::Error> {
+        let count = |count: i64| u64::try_from(count).unwrap_or(0);
+        let small = |count: i64| u32::try_from(count).unwrap_or(u32::MAX);
+        let weather = weather(self.canaries, self.canaries_only);
+        let paced = Paced {
+            pace: Pace { tokens: self.tokens, weather },
+            scene: Scene {
+                elapsed: Duration::try_from_secs_f64(self.elapsed_s).unwrap_or_default(),
+                tally: Tally {
+                    looked_up: count(self.looked_up),
+                    unconfirmed: count(self.unconfirmed),
+                    missing: count(self.missing),
+                    not_missing: count(self.not_missing),
+                },
+                asking: small(self.asking),
+                unconfirmed: small(self.resent),
+                lost: small(self.lost),
+                wanted: 0,
+            },
+            at_s: self.at_s,
+        };
+        Ok((read_text(&self.upstream)?, paced))
+    }
+}
+
+fn weather(canaries: Option<i32>, canaries_only: bool) -> Weather {
+    match (canaries.and_then(|canaries| u32::try_from(canaries).ok()), canaries_only) {
+        (None, _) => Weather::Calm,
+        (Some(canaries), true) => Weather::Storm { canaries },
+        (Some(canaries), false) => Weather::Waning { canaries },
+    }
+}
+
+/// What the ledger knows of an upstream, as a person sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KnownUpstream {
+    /// Whether much is missing.
+    pub(crate) weather: Weather,
+    /// How many of its messages are due and wait for their turn.
+    pub(crate) due: u64,
+}
+
+impl Default for KnownUpstream {
+    fn default() -> Self {
+        Self { weather: Weather::Calm, due: 0 }
+    }
+}

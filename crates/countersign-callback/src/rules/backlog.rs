@@ -1,0 +1,309 @@
+//! Where a consumer stands with a message: decided from how far its confirms say it is, and from
+//! what lies in its queues.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use countersign_protocol::{Name, UnixMillis};
+
+use crate::rules::overdue::{Overdue, Policy};
+
+/// How much further a consumer has to be than a message for it to be missing there: messages
+/// overtake each other. Several handlers run at once and finish as they like; an upstream's
+/// replicas publish at the same time, with clocks that differ a little; and a message's check is
+/// armed a transaction before it is published. Too long only makes what is lost in a backlog heal
+/// that much later.
+const SLACK: Duration = Duration::from_secs(5);
+
+/// What is known beyond a message itself, read before what is recorded about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Whereabouts {
+    /// What was with the broker before this moment is recorded, on the database's clock. `None` if
+    /// that is not known yet.
+    pub(crate) watermark: Option<UnixMillis>,
+    /// How far consumers are.
+    pub(crate) progress: Vec<Progress>,
+    /// What lies in their queues.
+    pub(crate) depths: BTreeMap<String, Depth>,
+}
+
+/// How far a consumer is with the messages of one upstream that it gets through one queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Whose confirms.
+    pub(crate) consumer: Name,
+    /// Through which queue.
+    pub(crate) queue: String,
+    /// Whose messages.
+    pub(crate) upstream: Name,
+    /// The newest publish that it has had in hand, on the upstream's clock, if it says.
+    pub(crate) confirmed_up_to: Option<UnixMillis>,
+}
+
+/// What a queue was last found to hold. Times are on the database's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Depth {
+    /// When the reading was begun.
+    pub(crate) read_at: UnixMillis,
+    /// When it was last known to be empty, with everything recorded that had left it confirmed.
+    pub(crate) empty_at: Option<UnixMillis>,
+    /// What no consumer holds.
+    pub(crate) ready: u64,
+    /// That and what consumers hold, a little ago. `None` if nobody knows.
+    pub(crate) held: Option<u64>,
+}
+
+/// Where a consumer stands with a message that it has not confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Standing {
+    /// It has not got the message, or is done with it without having confirmed it.
+    Missing,
+    /// It has never been heard of with messages of this upstream: judged as missing from this moment
+    /// on.
+    NeverSeen(UnixMillis),
+    /// Nobody can tell whether the message lies before it: judged as missing from this moment on.
+    Unclear(UnixMillis),
+    /// The message may lie before it: this many do.
+    Behind(u64),
+}
+
+/// What would have to be looked at for a clearer judgement.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// What lies in these queues.
+    pub(crate) queues: Vec<String>,
+    /// A marker sent after this moment.
+    pub(crate) marker_after: Option<UnixMillis>,
+}
+
+impl Whereabouts {
+    /// Where `consumer` stands with a message at `now`, once its confirm cannot be under way.
+    #[must_use]
+    pub(crate) fn standing(
+        &self,
+        consumer: &Name,
+        overdue: &Overdue,
+        policy: &Policy,
+        now: UnixMillis,
+    ) -> Standing {
+        let judged_at = overdue.missing_after.after(policy.backlog_patience);
+        let queues = self.queues(consumer, overdue);
+        let by_queue = queues.iter().map(|queue| self.in_queue(queue, overdue, policy));
+        // It may have come through any of them.
+        let standing = by_queue.max().unwrap_or(Standing::NeverSeen(judged_at));
+        match standing {
+            Standing::NeverSeen(at) | Standing::Unclear(at) if at <= now => Standing::Missing,
+            standing => standing,
+        }
+    }
+
+    /// What has to be looked at to know more about where `consumer` stands with a message.
+    #[must_use]
+    pub(crate) fn wanted(&self, consumer: &Name, overdue: &Overdue, policy: &Policy) -> Wanted {
+        let mut queues = self.queues(consumer, overdue);
+        queues.retain(|queue| !passed(queue, overdue));
+        let marker_after = queues.iter().filter_map(|queue| {
+            let depth = self.depths.get(queue.queue)?;
+            let found_empty = depth.ready == 0 && depth.held == Some(0);
+            (found_empty && as_of(depth.read_at, policy) > overdue.missing_after)
+                .then_some(depth.read_at)
+        });
+        Wanted {
+            marker_after: marker_after.max(),
+            queues: queues.iter().map(|queue| queue.queue.to_owned()).collect(),
+        }
+    }
+
+    fn queues(&self, consumer: &Name, overdue: &Overdue) -> Vec<Queue<'_>> {
+        let of_consumer = || self.progress.iter().filter(|progress| progress.consumer == *consumer);
+        let own = |progress: &&Progress| progress.upstream == overdue.key.upstream;
+        let mut queues: Vec<Queue<'_>> = of_consumer()
+            .filter(own)
+            .map(|p| Queue { queue: &p.queue, confirmed_up_to: p.confirmed_up_to })
+            .collect();
+        if queues.is_empty() {
+            // Other upstreams' times say nothing, but their messages lie in the same queues.
+            queues =
+                of_consumer().map(|p| Queue { queue: &p.queue, confirmed_up_to: None }).collect();
+            queues.sort_unstable_by_key(|queue| queue.queue);
+            queues.dedup_by_key(|queue| queue.queue);
+        }
+        queues
+    }
+
+    fn in_queue(&self, queue: &Queue<'_>, overdue: &Overdue, policy: &Policy) -> Standing {
+        if passed(queue, overdue) {
+            return Standing::Missing;
+        }
+        let unclear = overdue.missing_after.after(policy.backlog_patience);
+        let Some(depth) = self.depths.get(queue.queue) else { return Standing::Unclear(unclear) };
+        let recorded = |at: &UnixMillis| self.watermark.is_some_and(|mark| mark > *at);
+        let found_empty = (depth.ready == 0 && depth.held == Some(0)).then_some(depth.read_at);
+        let empty_at = depth.empty_at.max(found_empty.filter(recorded));
+        if empty_at.is_some_and(|at| as_of(at, policy) > overdue.missing_after) {
+            return Standing::Missing;
+        }
+        // What was read before the message could be missing says nothing any more.
+        let current = depth.read_at > overdue.missing_after;
+        match (depth.ready.max(depth.held.unwrap_or(0)), depth.held) {
+            (0, Some(_)) => Standing::Unclear(unclear.after(policy.management_lag)),
+            (0, None) => Standing::Unclear(unclear),
+            (waiting, _) if current => Standing::Behind(waiting),
+            _ => Standing::Unclear(unclear),
+        }
+    }
+}
+
+/// A queue that a message may have come through.
+#[derive(Clone, Copy, Debug)]
+struct Queue<'a> {
+    queue: &'a str,
+    confirmed_up_to: Option<UnixMillis>,
+}
+
+/// The moment that the figures of a reading cannot be older than.
+fn as_of(read_at: UnixMillis, policy: &Policy) -> UnixMillis {
+    read_at.before(policy.management_lag)
+}
+
+/// Whether the consumer has had something in hand that was sent a good while after the message.
+fn passed(queue: &Queue<'_>, overdue: &Overdue) -> bool {
+    let (Some(up_to), Some(sent_at)) = (queue.confirmed_up_to, overdue.sent_at) else {
+        return false;
+    };
+    up_to > sent_at.after(SLACK)
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_protocol::MessageId;
+
+    use super::*;
+    use crate::rules::overdue::{Key, State};
+
+    const NOW: i64 = 1_795_231_234_567;
+    const POLICY: Policy = Policy {
+        max_resends: 3,
+        resend_delay: Duration::from_secs(30),
+        park_after: Duration::from_secs(1_000),
+        backlog_patience: Duration::from_secs(10),
+        management_lag: Duration::from_secs(12),
+    };
+
+    fn in_s(seconds: i64) -> UnixMillis {
+        UnixMillis::from_ms(NOW + seconds * 1_000)
+    }
+
+    /// The upstream's clock is ten minutes behind ours.
+    fn theirs(seconds: i64) -> UnixMillis {
+        in_s(seconds - 600)
+    }
+
+    /// Missing after 0 s of our clock, sent at 0 s of its upstream's.
+    fn overdue() -> Overdue {
+        Overdue {
+            key: Key {
+                message_id: MessageId::from_parts(theirs(0), [0; 10]),
+                upstream: "orders".parse().unwrap(),
+            },
+            consumers: vec!["logistics".parse().unwrap()],
+            state: State::Waiting,
+            reason: String::new(),
+            resends: 0,
+            returned: 0,
+            granted: 0,
+            granted_at: None,
+            since: in_s(0),
+            missing_after: in_s(0),
+            sent_at: Some(theirs(0)),
+            lease: None,
+        }
+    }
+
+    fn progress(upstream: &str, queue: &str, up_to: Option<UnixMillis>) -> Progress {
+        Progress {
+            consumer: "logistics".parse().unwrap(),
+            queue: queue.to_owned(),
+            upstream: upstream.parse().unwrap(),
+            confirmed_up_to: up_to,
+        }
+    }
+
+    fn depth(read_at_s: i64, ready: u64, held: Option<u64>) -> Depth {
+        Depth { read_at: in_s(read_at_s), empty_at: None, ready, held }
+    }
+
+    #[test]
+    fn each_place_has_its_standing() {
+        use Standing::{Behind, Missing, NeverSeen, Unclear};
+        let reached = |s| vec![progress("orders", "a", Some(theirs(s)))];
+        let nowhere = || reached(0);
+        let old_empty = Depth { empty_at: Some(in_s(13)), ..depth(14, 5, Some(5)) };
+        let early_empty = Depth { empty_at: Some(in_s(12)), ..depth(14, 5, Some(5)) };
+        // What is known, at which second, with the watermark at which.
+        #[rustfmt::skip]
+        let cases = [
+            ("has passed it", reached(6), vec![], 1, 1, Missing),
+            ("has hardly passed it", reached(5), vec![], 1, 1, Unclear(in_s(10))),
+            ("has passed it, whatever lies there", reached(6), vec![("a", depth(1, 9, Some(9)))], 1, 1, Missing),
+            ("is behind, as the queue says", nowhere(), vec![("a", depth(1, 9, None))], 99, 1, Behind(9)),
+            ("hangs with it in hand", nowhere(), vec![("a", depth(1, 0, Some(7)))], 99, 1, Behind(7)),
+            ("was behind before it was missing", nowhere(), vec![("a", depth(0, 9, None))], 1, 1, Unclear(in_s(10))),
+            ("nobody has looked", nowhere(), vec![], 9, 9, Unclear(in_s(10))),
+            ("nobody has looked for long", nowhere(), vec![], 10, 10, Missing),
+            ("nothing is ready, and who knows what it holds", nowhere(), vec![("a", depth(1, 0, None))], 9, 9, Unclear(in_s(10))),
+            ("nothing is ready, and nobody ever says what it holds", nowhere(), vec![("a", depth(10, 0, None))], 10, 10, Missing),
+            ("seems empty, too early to say", nowhere(), vec![("a", depth(12, 0, Some(0)))], 13, 99, Unclear(in_s(22))),
+            ("is empty, its confirms are not recorded", nowhere(), vec![("a", depth(13, 0, Some(0)))], 14, 13, Unclear(in_s(22))),
+            ("is empty", nowhere(), vec![("a", depth(13, 0, Some(0)))], 14, 14, Missing),
+            ("seems empty, and that is all that is ever known", nowhere(), vec![("a", depth(1, 0, Some(0)))], 22, 0, Missing),
+            ("was empty once", nowhere(), vec![("a", old_empty)], 14, 0, Missing),
+            ("was empty too early", nowhere(), vec![("a", early_empty)], 14, 0, Behind(5)),
+            ("was never seen", vec![], vec![], 9, 9, NeverSeen(in_s(10))),
+            ("was never seen for long", vec![], vec![], 10, 10, Missing),
+            ("is known by another upstream, whose clock says nothing",
+                vec![progress("billing", "a", Some(in_s(9_999)))], vec![], 9, 9, Unclear(in_s(10))),
+            ("is known by another upstream, and behind",
+                vec![progress("billing", "a", Some(in_s(9_999)))], vec![("a", depth(1, 3, None))], 99, 9, Behind(3)),
+            ("does not say when what it confirms was sent",
+                vec![progress("orders", "a", None)], vec![("a", depth(1, 3, None))], 99, 9, Behind(3)),
+            ("has passed it in one queue and is behind in another",
+                vec![progress("orders", "a", Some(theirs(6))), progress("orders", "b", Some(theirs(0)))],
+                vec![("b", depth(1, 3, None))], 99, 9, Behind(3)),
+        ];
+        for (what, progress, depths, now, watermark, expected) in cases {
+            let depths = depths.into_iter().map(|(queue, depth)| (queue.to_owned(), depth));
+            let known = Whereabouts {
+                watermark: Some(in_s(watermark)),
+                progress,
+                depths: depths.collect(),
+            };
+            let logistics = "logistics".parse().unwrap();
+            let standing = known.standing(&logistics, &overdue(), &POLICY, in_s(now));
+            assert_eq!(standing, expected, "it {what}");
+        }
+    }
+
+    #[test]
+    fn only_what_would_tell_more_is_wanted() {
+        let logistics = "logistics".parse().unwrap();
+        let known = |up_to, depth: Option<Depth>| Whereabouts {
+            watermark: Some(in_s(1)),
+            progress: vec![progress("orders", "a", Some(up_to))],
+            depths: depth.map(|depth| ("a".to_owned(), depth)).into_iter().collect(),
+        };
+        let wanted = |known: Whereabouts| known.wanted(&logistics, &overdue(), &POLICY);
+        assert_eq!(wanted(known(theirs(6), None)), Wanted::default());
+        let queues = || vec!["a".to_owned()];
+        for (depth, marker_after) in [
+            (None, None),
+            (Some(depth(13, 1, Some(1))), None),
+            (Some(depth(13, 0, None)), None),
+            (Some(depth(12, 0, Some(0))), None),
+            (Some(depth(13, 0, Some(0))), Some(in_s(13))),
+        ] {
+            let expected = Wanted { queues: queues(), marker_after };
+            assert_eq!(wanted(known(theirs(0), depth)), expected, "{depth:?}");
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! What is decided. Nothing here knows a clock, a database, a broker or a network.
+
+pub(crate) mod overdue;
+
+pub(crate) mod verdict;
+
+pub(crate) mod backlog;
+
+pub(crate) mod upstream_answer;
+
+pub(crate) mod budget;
+
+pub(crate) mod breaker;
+
+pub(crate) mod job;

@@ -1,0 +1,153 @@
+//! What lies in the queues that overdue messages may wait in: read while some do.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use countersign_amqp::{Connection, NotCounted};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::ledger::{Ledger, Reading};
+use crate::patience::Patience;
+use crate::watch::management::Management;
+
+/// Who judges says here which queues it would like to know more about. A clone says it to the same
+/// [`Depths`].
+#[derive(Clone, Debug, Default)]
+pub(crate) struct WantedDepths {
+    queues: Arc<Mutex<BTreeSet<String>>>,
+    wanted: Arc<Notify>,
+}
+
+/// Reads queues.
+#[derive(Debug)]
+pub(crate) struct Depths {
+    /// Where readings are noted.
+    pub(crate) ledger: Ledger,
+    /// The confirm shards, for what has come back through them.
+    pub(crate) shards: Vec<u16>,
+    /// What the queues are asked on. One of its own: the client takes the refusal of a queue that is
+    /// gone for the end of the connection.
+    pub(crate) connection: Connection,
+    /// Who knows what consumers hold, if there is somebody to ask.
+    pub(crate) management: Option<Management>,
+    /// Which queues.
+    pub(crate) wanted: WantedDepths,
+}
+
+/// A queue is read no more often than this, whatever the number of replicas and of messages.
+const FRESH: Duration = Duration::from_millis(900);
+
+const BETWEEN_READINGS: Duration = Duration::from_secs(1);
+
+/// How long the broker is waited for before a reading.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
+
+impl WantedDepths {
+    /// These would be good to know.
+    pub(crate) fn want(&self, queues: impl IntoIterator<Item = String>) {
+        let mut wanted = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.extend(queues);
+        if !wanted.is_empty() {
+            self.wanted.notify_one();
+        }
+    }
+
+    async fn next(&self) -> Vec<String> {
+        loop {
+            let taken = {
+                let mut wanted = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+                std::mem::take(&mut *wanted)
+            };
+            if !taken.is_empty() {
+                return taken.into_iter().collect();
+            }
+            self.wanted.notified().await;
+        }
+    }
+}
+
+impl Depths {
+    /// Reads what is wanted, until `shutdown`.
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let mut patience = Patience::new("note what lies in queues");
+        let mut failing = false;
+        loop {
+            let Some(queues) = shutdown.run_until_cancelled(self.wanted.next()).await else {
+                break;
+            };
+            match self.read(&queues, &mut failing, &shutdown).await {
+                Ok(()) => patience.rewarded(),
+                Err(error) => {
+                    if patience.wait(&error, &shutdown).await.is_err() {
+                        break;
+                    }
+                }
+            }
+            let pause = tokio::time::sleep(BETWEEN_READINGS);
+            if shutdown.run_until_cancelled(pause).await.is_none() {
+                break;
+            }
+        }
+        self.connection.close().await;
+    }
+
+    async fn read(
+        &self,
+        queues: &[String],
+        failing: &mut bool,
+        shutdown: &CancellationToken,
+    ) -> Result<(), sqlx::Error> {
+        let claimed = self.ledger.claim_depths(queues, FRESH).await?;
+        if claimed.is_empty() {
+            return Ok(());
+        }
+        let watermark = self.ledger.watermark(&self.shards).await?;
+        let mut problem = None;
+        let mut claimed = claimed;
+        // So that one that is gone is not always before the same others.
+        fastrand::shuffle(&mut claimed);
+        for (queue, claimed_at_us) in claimed {
+            let looking = shutdown.run_until_cancelled(self.look(&queue));
+            let (ready, held) = match looking.await {
+                None => return Ok(()),
+                Some(Ok((ready, Ok(held)))) => (ready, held),
+                Some(Ok((ready, Err(why)))) => {
+                    problem = Some(why);
+                    (ready, None)
+                }
+                Some(Err(why)) => {
+                    problem = Some(why.to_string());
+                    continue;
+                }
+            };
+            let reading = Reading { queue, claimed_at_us, ready, held };
+            self.ledger.note_depth(&reading, watermark).await?;
+        }
+        match (&problem, *failing) {
+            (Some(why), false) => warn!(
+                why,
+                "cannot find out what lies in a queue: messages that may lie there are asked for after COUNTERSIGN_BACKLOG_PATIENCE"
+            ),
+            (None, true) => info!("can find out again what lies in queues"),
+            _ => {}
+        }
+        *failing = problem.is_some();
+        Ok(())
+    }
+
+    /// What is ready in a queue; and that with what consumers hold, if anybody can say.
+    async fn look(&self, queue: &str) -> Result<(u64, Result<Option<u64>, String>), NotCounted> {
+        // If it is not there in time, counting says so.
+        let _ = tokio::time::timeout(CONNECTED_WITHIN, self.connection.ready()).await;
+        // A queue that is gone holds nothing.
+        let ready = self.connection.ready_messages(queue).await?.map_or(0, u64::from);
+        let held = match &self.management {
+            Some(management) => management.held(queue).await,
+            None => Ok(None),
+        };
+        Ok((ready, held))
+    }
+}

@@ -1,0 +1,158 @@
+//! What the callback service tells: what is overdue, who makes no progress, who is not asked.
+
+use countersign_protocol::grpc::count_overdue_response::Group;
+use countersign_protocol::grpc::list_consumers_response::Consumer;
+use countersign_protocol::grpc::list_upstreams_response::Upstream;
+
+use super::finding::{Finding, error, note, warning};
+use crate::terminal::table::count;
+
+/// What is overdue, counted by state and cause.
+pub(crate) fn overdue(groups: &[Group]) -> Vec<Finding> {
+    let of = |state: &str| -> (u64, Vec<String>) {
+        let groups: Vec<&Group> = groups.iter().filter(|group| group.state == state).collect();
+        let causes =
+            groups.iter().map(|group| format!("{} {}", count(group.messages), group.cause));
+        (groups.iter().map(|group| group.messages).sum(), causes.collect())
+    };
+    let mut findings = Vec::new();
+    let (conflicts, _) = of("conflict");
+    if conflicts > 0 {
+        findings.push(error(
+            "the ledger",
+            format!("messages in conflict: {} (confirmed, though their upstream says that they were never committed)", count(conflicts)),
+            "countersign overdue --state conflict; find out which of the two is wrong, then countersign close",
+        ));
+    }
+    let (parked, causes) = of("parked");
+    if parked > 0 {
+        findings.push(warning(
+            "the ledger",
+            format!("parked messages: {} ({})", count(parked), causes.join(", ")),
+            "countersign overdue --state parked; mend the cause, then countersign resend or close",
+        ));
+    }
+    let nowhere: u64 =
+        groups.iter().filter(|group| group.cause == "no_address").map(|group| group.messages).sum();
+    if nowhere > 0 {
+        findings.push(error(
+            "the ledger",
+            format!("messages that wait for the address of their upstream: {}", count(nowhere)),
+            "countersign overdue --cause no_address says whose; add it to COUNTERSIGN_UPSTREAMS of the callback service",
+        ));
+    }
+    findings
+}
+
+/// Consumers that make no progress.
+pub(crate) fn consumers(consumers: &[Consumer]) -> Vec<Finding> {
+    let stuck = consumers.iter().filter_map(|consumer| {
+        let Consumer { consumer: name, queue, upstream, summary, deferred, .. } = consumer;
+        let subject = match queue.as_str() {
+            "" => format!("consumer {name}"),
+            queue => format!("consumer {name} of {queue}"),
+        };
+        match consumer.state.as_str() {
+            "no_progress" => Some(error(
+                subject,
+                format!("messages of {upstream} wait for it, and it confirms none: {summary}"),
+                format!("look at {name}: is it running, does it hang, can it reach its database?"),
+            )),
+            "never_seen" if *deferred > 0 => Some(warning(
+                subject,
+                format!("it has to confirm messages of {upstream} and never has: {summary}"),
+                "is its name spelt the same on both sides, and has it ever run?",
+            )),
+            _ => None,
+        }
+    });
+    stuck.collect()
+}
+
+/// Upstreams that are not asked, or only a little.
+pub(crate) fn upstreams(upstreams: &[Upstream]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for upstream in upstreams {
+        let Upstream { upstream: name, address, summary, due, .. } = upstream;
+        let subject = format!("upstream {name}");
+        if upstream.breaker == "open" {
+            findings.push(error(
+                &subject,
+                format!("it does not answer at {address} and is left alone for a while; messages that wait: {}. {summary}", count(*due)),
+                format!("is {name} running, and can the callback service reach {address}?"),
+            ));
+        }
+        if upstream.canaries_only {
+            findings.push(note(
+                &subject,
+                format!(
+                    "much was missing lately: only canaries are asked for, {} at a time",
+                    upstream.canaries
+                ),
+                "it grows again by itself as they are confirmed; countersign upstreams",
+            ));
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Severity::{self, Error, Note, Warning};
+    use super::*;
+
+    fn severities(findings: &[Finding]) -> Vec<Severity> {
+        findings.iter().map(|finding| finding.severity).collect()
+    }
+
+    #[test]
+    fn overdue_messages_are_found_by_what_is_to_be_done_about_them() {
+        let group = |state: &str, cause: &str, messages| Group {
+            state: state.to_owned(),
+            cause: cause.to_owned(),
+            messages,
+            ..Group::default()
+        };
+        assert_eq!(overdue(&[]), []);
+        assert_eq!(overdue(&[group("waiting", "not_confirmed", 7)]), []);
+        let found = overdue(&[
+            group("parked", "rejected", 2),
+            group("parked", "resends_used_up", 1_000),
+            group("conflict", "conflict", 1),
+            group("waiting", "no_address", 3),
+        ]);
+        assert_eq!(severities(&found), [Error, Warning, Error]);
+        assert_eq!(found[1].finding, "parked messages: 1,002 (2 rejected, 1,000 resends_used_up)");
+    }
+
+    #[test]
+    fn only_a_consumer_that_something_waits_for_is_found() {
+        let consumer = |state: &str, deferred| Consumer {
+            consumer: "logistics".to_owned(),
+            state: state.to_owned(),
+            deferred,
+            ..Consumer::default()
+        };
+        for (state, deferred, expected) in [
+            ("idle", 0, vec![]),
+            ("progressing", 9, vec![]),
+            ("no_progress", 9, vec![Error]),
+            ("never_seen", 0, vec![]),
+            ("never_seen", 1, vec![Warning]),
+        ] {
+            assert_eq!(severities(&consumers(&[consumer(state, deferred)])), expected, "{state}");
+        }
+    }
+
+    #[test]
+    fn an_upstream_that_is_left_alone_is_found() {
+        let upstream = |breaker: &str, canaries_only| Upstream {
+            upstream: "orders".to_owned(),
+            breaker: breaker.to_owned(),
+            canaries_only,
+            ..Upstream::default()
+        };
+        assert_eq!(severities(&upstreams(&[upstream("closed", false)])), []);
+        assert_eq!(severities(&upstreams(&[upstream("open", true)])), [Error, Note]);
+    }
+}

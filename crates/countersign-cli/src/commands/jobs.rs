@@ -1,0 +1,226 @@
+//! `countersign jobs`: what people had done, and is being done.
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use countersign_protocol::grpc::{
+    CancelJobRequest, GetJobRequest, Job, JobItem, ListJobItemsRequest, ListJobsRequest,
+};
+use serde_json::json;
+
+use crate::commands::job::{self, Followed, Leaving, follow};
+use crate::connect::address::refused;
+use crate::connect::callback::{Callback, Client};
+use crate::connect::credentials::Credentials;
+use crate::terminal::ask_person;
+use crate::terminal::clock::clock;
+use crate::terminal::outcome::Told;
+use crate::terminal::page::Page;
+use crate::terminal::table::{Column, Rows, count, first_of};
+
+/// Which of them.
+#[derive(Debug, Args)]
+pub(crate) struct Jobs {
+    #[command(flatten)]
+    callback: Callback,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Lists them, newest first
+    List {
+        #[command(flatten)]
+        page: Page,
+    },
+    /// Shows one with the result of each of its messages
+    #[command(after_help = "\
+Exit code 1 if some failed, or it was stopped or cancelled.
+
+Examples:
+  countersign jobs show JOB_ID
+  countersign jobs show JOB_ID --state failed --all
+  countersign jobs show JOB_ID --follow")]
+    Show {
+        /// The job
+        #[arg(value_name = "JOB_ID")]
+        id: String,
+        /// Only its messages in this state: pending, begun, succeeded, failed or skipped
+        #[arg(long, value_name = "STATE")]
+        state: Option<String>,
+        /// Waits for its end first
+        #[arg(long)]
+        follow: bool,
+        #[command(flatten)]
+        page: Page,
+    },
+    /// Begins nothing more of it; what is begun comes to its end
+    #[command(after_help = "\
+Example:
+  countersign jobs cancel JOB_ID --why 'logistics is down again'")]
+    Cancel {
+        /// The job
+        #[arg(value_name = "JOB_ID")]
+        id: String,
+        #[command(flatten)]
+        credentials: Credentials,
+        /// Why: kept for ever, with your name
+        #[arg(long, value_name = "TEXT")]
+        why: String,
+        /// Who you are
+        #[arg(long, env = "USER", value_name = "NAME")]
+        who: String,
+    },
+}
+
+/// What to type.
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  countersign jobs
+  countersign jobs list --all --json | jq '.jobs[] | select(.state == \"running\")'
+  countersign jobs show JOB_ID --state failed
+  countersign jobs cancel JOB_ID --why 'logistics is down again'";
+
+impl Jobs {
+    /// What is printed.
+    ///
+    /// # Errors
+    /// When the callback service does not answer, or there is no such job.
+    pub(crate) async fn run(self, as_json: bool) -> anyhow::Result<Told> {
+        let mut client = self.callback.client().await?;
+        match self.command {
+            None => list(&mut client, Page::FIRST, as_json).await,
+            Some(Command::List { page }) => list(&mut client, page, as_json).await,
+            Some(Command::Show { id, state, follow, page }) => {
+                show(&mut client, id, state.unwrap_or_default(), follow, page, as_json).await
+            }
+            Some(Command::Cancel { id, credentials, why, who }) => {
+                let request = CancelJobRequest { job_id: id, who, why };
+                let answer = client.cancel_job(credentials.call(request)?).await;
+                let job = answer.map_err(|e| refused(&e))?.into_inner().job.unwrap_or_default();
+                Told::either(as_json, &job::json(&job)?, || job::sentence(&job))
+            }
+        }
+    }
+}
+
+async fn list(client: &mut Client, page: Page, as_json: bool) -> anyhow::Result<Told> {
+    let mut jobs: Vec<Job> = Vec::new();
+    let mut page_token = String::new();
+    while let Some(page_size) = page.next(jobs.len()) {
+        let request = ListJobsRequest { page_size, page_token };
+        let answer = client.list_jobs(request).await.map_err(|e| refused(&e))?.into_inner();
+        jobs.extend(answer.jobs);
+        page_token = answer.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    if as_json {
+        let jobs: Vec<_> = jobs.iter().map(job::json).collect::<Result<_, _>>()?;
+        return Ok(Told::good(json!({ "jobs": jobs, "next_page_token": page_token }).to_string()));
+    }
+    if jobs.is_empty() {
+        return Ok(Told::good("there has been no job"));
+    }
+    use Column::{Number, Text};
+    let mut rows = Rows::new(&[
+        Text("job_id"),
+        Text("created"),
+        Text("action"),
+        Text("state"),
+        Number("messages"),
+        Number("succeeded"),
+        Number("failed"),
+        Number("skipped"),
+        Text("who"),
+        Text("why"),
+    ]);
+    for job in &jobs {
+        rows.add([
+            job.job_id.clone(),
+            clock(job.created_at_ms),
+            job.action().as_str_name().to_lowercase(),
+            job.state.clone(),
+            count(job.items),
+            count(job.succeeded),
+            count(job.failed),
+            count(job.skipped),
+            job.who.clone(),
+            job.why.clone(),
+        ]);
+    }
+    let mut text = rows.print();
+    if !page_token.is_empty() {
+        text = format!("{text}\n{}", first_of(jobs.len(), None));
+    }
+    Ok(Told::good(text))
+}
+
+async fn show(
+    client: &mut Client,
+    job_id: String,
+    state: String,
+    wait: bool,
+    page: Page,
+    as_json: bool,
+) -> anyhow::Result<Told> {
+    let answer = client.get_job(GetJobRequest { job_id: job_id.clone() }).await;
+    let job = answer.map_err(|e| refused(&e))?.into_inner().job;
+    let mut job = job.with_context(|| format!("there is no job {job_id}: countersign jobs"))?;
+    if wait {
+        match follow(client, job, Leaving::listen()?).await? {
+            Followed::Ended(ended) => job = ended,
+            left @ Followed::Left(_) => return left.told(as_json),
+        }
+    }
+    let mut items: Vec<JobItem> = Vec::new();
+    let mut page_token = String::new();
+    while let Some(page_size) = page.next(items.len()) {
+        let (job_id, state) = (job_id.clone(), state.clone());
+        let request = ListJobItemsRequest { job_id, state, page_size, page_token };
+        let answer = client.list_job_items(request).await.map_err(|e| refused(&e))?.into_inner();
+        items.extend(answer.items);
+        page_token = answer.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    let json = json!({ "job": job::json(&job)?, "items": items, "next_page_token": page_token });
+    let told = Told::either(as_json, &json, || {
+        let mut text = format!("{}\n{}", job::origin(&job), job::sentence(&job));
+        if !items.is_empty() {
+            text = format!("{text}\n{}", table(&items));
+        }
+        if !page_token.is_empty() {
+            let all = state.is_empty().then_some(job.items);
+            text = format!("{text}\n{}", first_of(items.len(), all));
+        }
+        text
+    })?;
+    if !job::is_running(&job) && !job::is_good(&job) && !as_json {
+        ask_person::tell("not all of it was done");
+    }
+    Ok(told.but(job::is_good(&job)))
+}
+
+fn table(items: &[JobItem]) -> String {
+    use Column::Text;
+    let mut rows = Rows::new(&[
+        Text("message_id"),
+        Text("upstream"),
+        Text("state"),
+        Text("ended"),
+        Text("result"),
+    ]);
+    for item in items {
+        rows.add([
+            item.message_id.clone(),
+            item.upstream.clone(),
+            item.state.clone(),
+            if item.ended_at_ms > 0 { clock(item.ended_at_ms) } else { "-".to_owned() },
+            item.result.clone(),
+        ]);
+    }
+    rows.print()
+}

@@ -1,0 +1,11 @@
+//! What a person at a terminal sees, and is asked.
+
+pub(crate) mod ask_person;
+
+pub(crate) mod table;
+
+pub(crate) mod clock;
+
+pub(crate) mod outcome;
+
+pub(crate) mod page;

@@ -1,0 +1,139 @@
+//! Looking an id up: in `countersign.enlisted` and with the user's source, or with the source alone.
+
+use std::time::Duration;
+
+use countersign_postgres::{CommitError, Transaction, Trouble, sqlstate, trouble};
+use countersign_protocol::MessageId;
+use sqlx::PgPool;
+use thiserror::Error;
+
+use crate::answer::decision::{self, Answer, FirstLook, Policy, Row};
+use crate::clock;
+use crate::source::{Found, MessageSource, SourceError};
+use crate::sql;
+
+/// Why the question has no answer now.
+#[derive(Debug, Error)]
+pub(crate) enum Unanswered {
+    #[error("the database: {0}")]
+    Database(#[from] sqlx::Error),
+    #[error("the message source: {0}")]
+    Source(SourceError),
+    #[error("the message source was asked for {asked} and returned {returned}")]
+    WrongMessage { asked: MessageId, returned: MessageId },
+}
+
+/// When to ask again while a transaction with this id is open.
+const OPEN_RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// `lock_not_available`
+const LOCK_TIMEOUT: &str = "55P03";
+/// `check_violation`: no partition of the table takes this row.
+const NO_PARTITION: &str = "23514";
+
+impl Unanswered {
+    /// Whether asking again may help.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Self::Database(error) => trouble(error) == Trouble::Again,
+            Self::Source(error) => error
+                .downcast_ref::<sqlx::Error>()
+                .is_some_and(|error| trouble(error) == Trouble::Again),
+            Self::WrongMessage { .. } => false,
+        }
+    }
+}
+
+/// By `countersign.enlisted`, on the database's clock.
+pub(crate) async fn by_enlistment(
+    pool: &PgPool,
+    source: &impl MessageSource,
+    policy: Policy,
+    id: MessageId,
+) -> Result<Answer, Unanswered> {
+    let mut reading = Transaction::open(pool, sql::READ_ONLY).await?;
+    let (row, now) = sql::look_up_now(&mut reading, id).await?;
+    match decision::first_look(row, now.since(id.time()), policy) {
+        FirstLook::AskSource => {
+            let found = find(source, &mut *reading, id).await?;
+            reading.rollback().await?;
+            Ok(decision::by_row(row, found))
+        }
+        FirstLook::Answer(answer) => {
+            reading.rollback().await?;
+            Ok(answer)
+        }
+        FirstLook::Fence => {
+            reading.rollback().await?;
+            let row = match fence(pool, id).await? {
+                Fence::Stands(row) => row,
+                Fence::Blocked => {
+                    return Ok(Answer::InProgress { retry_after: OPEN_RETRY_AFTER });
+                }
+                Fence::NoPlace => {
+                    let reason = "no partition of countersign.enlisted holds ids of its time";
+                    return Ok(Answer::Unknown { reason: reason.to_owned() });
+                }
+            };
+            let mut reading = Transaction::open(pool, sql::READ_ONLY).await?;
+            let found = find(source, &mut *reading, id).await?;
+            reading.rollback().await?;
+            Ok(decision::by_row(row, found))
+        }
+    }
+}
+
+/// By age, on this process's clock.
+pub(crate) async fn by_age(
+    source: &impl MessageSource<()>,
+    policy: Policy,
+    id: MessageId,
+) -> Result<Answer, Unanswered> {
+    // Before asking: it may be committed while the source is asked, but not found any more.
+    let age = clock::now().since(id.time());
+    let found = find(source, &mut (), id).await?;
+    Ok(decision::by_age(found, age, policy))
+}
+
+async fn find<Store>(
+    source: &impl MessageSource<Store>,
+    store: &mut Store,
+    id: MessageId,
+) -> Result<Found, Unanswered> {
+    let found = source.find(store, id).await.map_err(Unanswered::Source)?;
+    match &found {
+        Found::Message(message) if message.id() != id => {
+            Err(Unanswered::WrongMessage { asked: id, returned: message.id() })
+        }
+        _ => Ok(found),
+    }
+}
+
+enum Fence {
+    /// This is committed, and final.
+    Stands(Row),
+    /// A transaction with this id is open.
+    Blocked,
+    /// The table has no partition for ids of this time.
+    NoPlace,
+}
+
+/// Makes sure that the id is in the table: as what a transaction committed, or as a fence.
+async fn fence(pool: &PgPool, id: MessageId) -> Result<Fence, sqlx::Error> {
+    let mut fencing = match Transaction::open(pool, &sql::fence(id)).await {
+        Ok(fencing) => fencing,
+        Err(error) => {
+            return match sqlstate(&error).as_deref() {
+                Some(LOCK_TIMEOUT) => Ok(Fence::Blocked),
+                Some(NO_PARTITION) => Ok(Fence::NoPlace),
+                _ => Err(error),
+            };
+        }
+    };
+    let row = sql::look_up(&mut fencing, id).await?;
+    // Only a committed fence is an answer. A fence of which that is unknown is looked up next time.
+    fencing.commit().await.map_err(|error| match error {
+        CommitError::NotCommitted(cause) | CommitError::Unknown(cause) => cause,
+    })?;
+    Ok(Fence::Stands(row))
+}

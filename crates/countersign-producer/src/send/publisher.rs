@@ -1,0 +1,154 @@
+//! An upstream's connection to the broker.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_amqp::{
+    Address, Batcher, BatcherSettings, Connection, LinkState, NotTaken, OnFailure, Outgoing,
+    Pending, Properties, PublisherSettings,
+};
+use countersign_protocol::check::CheckedMessage;
+use countersign_protocol::envelope::MAX_ENTRIES;
+use countersign_protocol::topology::CHECK;
+use countersign_protocol::{Arming, Attempt, Check, Headers, Name, Tier, UnixMillis};
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use crate::clock;
+use crate::message::Message;
+use crate::send::in_flight::Budget;
+use crate::send::rolled_back::Notices;
+use crate::settings::ProducerSettings;
+
+/// Arms checks and publishes messages. A clone is the same publisher.
+#[derive(Clone, Debug)]
+pub struct Publisher {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) settings: ProducerSettings,
+    pub(crate) budget: Budget,
+    /// Publishes whose verdict is awaited in the background.
+    pub(crate) settling: TaskTracker,
+    /// What was rolled back.
+    pub(crate) notices: Notices,
+    connection: Connection,
+    checks: Batcher<CheckedMessage>,
+    messages: countersign_amqp::Publisher,
+}
+
+impl Publisher {
+    /// Starts connecting, in the background, and returns at once.
+    ///
+    /// Has to be called within a Tokio runtime.
+    #[must_use]
+    pub fn start(address: Address, settings: ProducerSettings) -> Self {
+        let connection =
+            Connection::start(address, settings.upstream.as_str(), settings.topology());
+        let publisher = || {
+            let max_waiting = settings.max_unconfirmed;
+            let max_waiting_bytes = settings.max_unconfirmed_bytes;
+            countersign_amqp::Publisher::start(
+                &connection,
+                PublisherSettings { max_waiting, max_waiting_bytes, ..Default::default() },
+            )
+        };
+        let batching = BatcherSettings {
+            max_entries: MAX_ENTRIES,
+            max_waiting: settings.max_unconfirmed,
+            on_failure: OnFailure::Report,
+        };
+        // Channels of their own: a slow queue for messages must not hold checks up.
+        let checks = Batcher::start(publisher(), batching, {
+            let (upstream, tier) = (settings.upstream.clone(), settings.tier);
+            move |messages| pack(&upstream, tier, messages, clock::now())
+        });
+        let messages = publisher();
+        let notices = countersign_amqp::Publisher::start(
+            &connection,
+            PublisherSettings { max_waiting: 1, channels: 1, ..Default::default() },
+        );
+        let notices = Notices::start(settings.upstream.clone(), notices);
+        let budget = Budget::new(settings.max_unconfirmed, settings.max_unconfirmed_bytes);
+        let settling = TaskTracker::new();
+        Self {
+            inner: Arc::new(Inner {
+                settings,
+                budget,
+                settling,
+                notices,
+                connection,
+                checks,
+                messages,
+            }),
+        }
+    }
+
+    /// Waits until the broker is connected.
+    pub async fn ready(&self) {
+        self.inner.connection.ready().await;
+    }
+
+    /// The state of the connection, now and from now on.
+    #[must_use]
+    pub fn link(&self) -> watch::Receiver<LinkState> {
+        self.inner.connection.state()
+    }
+
+    /// Takes nothing more, waits until what was handed over is confirmed by the broker or given up,
+    /// for at most `deadline`, and closes the connection. Messages left over are sent again when
+    /// their checks come due.
+    pub async fn close(&self, deadline: Duration) {
+        let inner = &self.inner;
+        let until = tokio::time::Instant::now() + deadline;
+        inner.checks.close(deadline).await;
+        inner.settling.close();
+        // That it was not done in time needs no word: the checks take care of it.
+        let _ = tokio::time::timeout_at(until, inner.settling.wait()).await;
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        inner.messages.close(left).await;
+        inner.connection.close().await;
+    }
+}
+
+impl Inner {
+    /// Hands over a message's check.
+    pub(crate) fn check(&self, message: &Message, arming: Arming) -> Result<Pending, NotTaken> {
+        let consumers = message.consumers.clone();
+        self.arm_check(CheckedMessage { id: message.id, consumers, arming: Some(arming) })
+    }
+
+    /// Hands over a check.
+    pub(crate) fn arm_check(&self, checked: CheckedMessage) -> Result<Pending, NotTaken> {
+        self.checks.submit(checked)
+    }
+
+    /// Hands over the message itself.
+    pub(crate) fn publish(
+        &self,
+        message: &Message,
+        attempt: Attempt,
+        now: UnixMillis,
+    ) -> Result<Pending, NotTaken> {
+        self.messages.publish(message.outgoing(&self.settings.upstream, attempt, now))
+    }
+}
+
+fn pack(upstream: &Name, tier: Tier, messages: &[CheckedMessage], now: UnixMillis) -> Outgoing {
+    let check = Check { upstream: upstream.clone(), armed_at: now, messages: messages.to_vec() };
+    Outgoing {
+        exchange: CHECK.to_owned(),
+        key: tier.to_string(),
+        properties: Properties {
+            message_id: None,
+            kind: Some("countersign.check".to_owned()),
+            content_type: Some("application/json".to_owned()),
+            app_id: Some(upstream.to_string()),
+            timestamp: u64::try_from(now.ms() / 1_000).ok(),
+            headers: Headers::new(),
+        },
+        body: check.encode().into(),
+    }
+}
