@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// Short beside what tests wait for, long beside the query that one look costs.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What one look gave: the thing waited for, or something else.
@@ -74,4 +75,30 @@ pub async fn eventually<L: Look>(
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// [`eventually`], for a count: waits until it is exactly `expected`.
+///
+/// ```
+/// # use countersign_testbed::{SOON, counts};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// # async fn count_shipments() -> i64 { 3 }
+/// counts("shipments", SOON, 3, count_shipments).await;
+/// # }
+/// ```
+///
+/// # Panics
+/// When the deadline is over; the message says how many were seen last.
+pub async fn counts<N: Debug + PartialEq>(
+    what: &str,
+    deadline: Duration,
+    expected: N,
+    mut count: impl AsyncFnMut() -> N,
+) {
+    eventually(&format!("{what}: {expected:?}"), deadline, async || {
+        let seen = count().await;
+        if seen == expected { Ok(()) } else { Err(seen) }
+    })
+    .await;
 }

@@ -15,36 +15,35 @@
 //!
 //! Everything dies with the process that started it, however that ends; see [`Folder`].
 
+// The servers, and a test's own corner of them.
+mod broker;
+mod database;
+mod management;
+mod postgres;
 mod servers;
-
 mod vhost;
 
-mod database;
-
-mod eventually;
-
-mod broker;
-
-mod postgres;
-
-mod management;
-
+// The programs under test, and what stands between them and their servers.
+mod proxy;
 mod service;
 
-mod proxy;
+// Waiting, and ids of any age.
+mod deadlines;
+mod eventually;
+mod ids;
 
+// What all of these are made of: processes that die with the run, folders, ports.
 mod folder;
-
-mod process;
-
 mod port;
-
+mod process;
 mod sweeper;
 
 pub use broker::{Broker, BrokerAddress, BrokerSettings};
 pub use database::Database;
-pub use eventually::{Look, eventually};
+pub use deadlines::{HEALED, SOON, in_time, within};
+pub use eventually::{Look, counts, eventually};
 pub use folder::Folder;
+pub use ids::{id_at, id_of_age};
 pub use management::Management;
 pub use port::Port;
 pub use postgres::{Postgres, PostgresAddress, PostgresSettings};
