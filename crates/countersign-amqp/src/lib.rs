@@ -39,10 +39,6 @@ mod publish;
 
 mod consume;
 
-mod backoff;
-
-mod complaint;
-
 mod error;
 
 pub use connection::Connection;

@@ -33,8 +33,6 @@ mod upkeep;
 
 mod horizon;
 
-mod patience;
-
 mod log;
 
 pub use heal::resend::Timing;

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use countersign_postgres::{Partitions, Span};
+use countersign_retry::{Retry, Stopped};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -12,7 +13,6 @@ use tracing::{info, warn};
 
 use crate::horizon::{Horizons, Reading};
 use crate::ledger::Ledger;
-use crate::patience::{Patience, Stopped};
 
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(60);
 
@@ -114,14 +114,14 @@ async fn until_it_works<T, F>(
 where
     F: Future<Output = Result<T, sqlx::Error>>,
 {
-    let mut patience = Patience::new(what);
+    let mut retry = Retry::new(what);
     loop {
         match action().await {
             Ok(done) => {
-                patience.rewarded();
+                retry.worked();
                 return Ok(done);
             }
-            Err(error) => patience.wait(&error, shutdown).await?,
+            Err(error) => retry.wait(&error, shutdown).await?,
         }
     }
 }

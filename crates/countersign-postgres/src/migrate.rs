@@ -1,15 +1,11 @@
 //! Migrations that several processes may start at once, against a server that may go away.
 
-use std::time::Duration;
-
+use countersign_retry::Retry;
 use sqlx::PgPool;
 use sqlx::migrate::{MigrateError, Migrator};
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::trouble::{Trouble, sqlstate, trouble};
-
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The migrations of an SDK: in schema `countersign`, with a table of their own (such as
 /// `countersign._producer_migrations`) that says which are applied, so that they and the service's
@@ -30,21 +26,16 @@ pub fn sdk_migrator(mut migrations: Migrator, table: &'static str) -> Migrator {
 /// # Cancel safety
 /// Can be dropped at any time: each migration is a transaction.
 pub async fn migrate(pool: &PgPool, migrator: &Migrator) -> Result<(), MigrateError> {
-    let mut pause = FIRST_PAUSE;
-    let mut tries = 0_u32;
+    let mut retry = Retry::new("apply migrations");
     loop {
-        tries += 1;
         match apply(pool, migrator).await {
             Ok(()) => {
+                retry.worked();
                 info!(table = %migrator.table_name, "migrations are applied");
                 return Ok(());
             }
             Err(error) if is_worth_another_try(&error) => {
-                if tries.is_power_of_two() {
-                    warn!(%error, tries, "migrating again");
-                }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                tokio::time::sleep(retry.failed(&error)).await;
             }
             Err(error) => return Err(error),
         }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use countersign_retry::Retry;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection};
-use tracing::{info, warn};
 
 use crate::url::DatabaseUrl;
 
@@ -41,7 +41,6 @@ impl PoolSettings {
 /// every transaction a round trip.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Opens a pool, waiting for the server for as long as it takes; the log says who is waited for, at
 /// growing intervals.
@@ -96,27 +95,17 @@ fn options(url: &DatabaseUrl, settings: &PoolSettings) -> PgConnectOptions {
 }
 
 async fn wait_for_server(url: &DatabaseUrl, options: &PgConnectOptions) {
-    let mut pause = Duration::from_millis(100);
-    let mut tries = 0_u32;
+    let mut retry = Retry::new(format!("connect to the database {url}"));
     loop {
-        tries += 1;
         // Dropping a connection that is being opened leaves nothing behind.
         let problem = match tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await {
             Ok(Ok(connection)) => {
                 drop(connection.close().await);
-                if tries > 1 {
-                    info!(database = %url, tries, "the database answers");
-                }
-                return;
+                return retry.worked();
             }
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {CONNECT_TIMEOUT:?}"),
         };
-        // Tries 1, 2, 4, 8 …: somebody who looks sees it, and the log does not fill.
-        if tries.is_power_of_two() {
-            warn!(database = %url, tries, problem, "waiting for the database");
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        tokio::time::sleep(retry.failed(&problem)).await;
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_protocol::Topology;
+use countersign_retry::{Backoff, LogLimit};
 use futures_util::{Stream, StreamExt, poll};
 use lapin::Event;
 use tokio::sync::watch;
@@ -12,8 +13,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::backoff::Backoff;
-use crate::complaint::Complaint;
 use crate::connection::address::Address;
 use crate::connection::declare::declare;
 use crate::connection::epoch::Epoch;
@@ -45,7 +44,7 @@ type Events = Pin<Box<dyn Stream<Item = Event> + Send>>;
 impl Supervisor {
     pub(crate) async fn run(self) {
         let mut backoff = Backoff::new();
-        let mut complaint = Complaint::default();
+        let limit = LogLimit::new();
         while !self.closing.is_cancelled() {
             let built = tokio::select! {
                 biased;
@@ -55,7 +54,7 @@ impl Supervisor {
             let why = match built {
                 Ok((epoch, events, hangup)) => {
                     info!(broker = %self.address, connection = self.name, "connected");
-                    complaint.settled();
+                    limit.recovered();
                     let since = Instant::now();
                     let why = self.serve(&epoch, events).await;
                     self.begin_again(&why);
@@ -70,14 +69,14 @@ impl Supervisor {
             if self.closing.is_cancelled() {
                 break;
             }
-            if complaint.is_due(Instant::now(), &why) {
+            if limit.admits(&why) {
                 warn!(
                     broker = %self.address, connection = self.name, why,
                     "not connected to the broker; trying again and again"
                 );
             }
             self.begin_again(&why);
-            let _ = timeout(backoff.next_delay(), self.closing.cancelled()).await;
+            let _ = timeout(backoff.next_pause(), self.closing.cancelled()).await;
         }
         info!(broker = %self.address, connection = self.name, "closed");
         self.state.send_replace(LinkState::Closed);

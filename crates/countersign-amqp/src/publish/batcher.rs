@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_retry::{Backoff, LogLimit};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::backoff::Backoff;
-use crate::complaint::Complaint;
 use crate::connection::link::LinkState;
 use crate::publish::Publisher;
 use crate::publish::message::Outgoing;
@@ -92,7 +91,7 @@ impl<E: Send + 'static> Batcher<E> {
         let most = Limits { entries: max_entries.max(1), bytes: usize::MAX };
         let abandon = CancellationToken::new();
         let link = publisher.link();
-        let packer = Packer { publisher, on_failure, pack, troubles: Complaint::default() };
+        let packer = Packer { publisher, on_failure, pack, log_limit: LogLimit::new() };
         // If `pack` panics, nothing waits for a task that is no more.
         let end = CloseAtEnd(Arc::clone(&waiting));
         let work = async move {
@@ -150,7 +149,7 @@ struct Packer<P> {
     publisher: Publisher,
     on_failure: OnFailure,
     pack: P,
-    troubles: Complaint,
+    log_limit: LogLimit,
 }
 
 impl<P> Packer<P> {
@@ -200,7 +199,7 @@ impl<P> Packer<P> {
                 Err(not_taken) => Verdict::Unknown { why: not_taken.to_string() },
             };
             if verdict == Verdict::Routed {
-                if self.troubles.settled() {
+                if self.log_limit.recovered() {
                     info!(exchange = message.exchange, key = message.key, "published after all");
                 }
                 return Ok(verdict);
@@ -209,7 +208,7 @@ impl<P> Packer<P> {
             if closed || self.on_failure == OnFailure::Report {
                 return Ok(verdict);
             }
-            if self.troubles.is_due(Instant::now(), &format!("{verdict:?}")) {
+            if self.log_limit.admits(&format!("{verdict:?}")) {
                 warn!(
                     exchange = message.exchange,
                     key = message.key,
@@ -217,7 +216,7 @@ impl<P> Packer<P> {
                     "not published; trying again and again"
                 );
             }
-            sleep(backoff.next_delay()).await;
+            sleep(backoff.next_pause()).await;
             until_there(self.publisher.link()).await;
         }
     }

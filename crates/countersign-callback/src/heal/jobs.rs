@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_retry::Retry;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::ledger::{Began, Ledger, Turn};
 use crate::log;
-use crate::patience::Patience;
 use crate::rules::job::{Job, JobState, Next};
 
 /// Works on jobs. Any number of replicas may do it at once.
@@ -37,7 +37,7 @@ const POLL: Duration = Duration::from_millis(500);
 impl Jobs {
     /// Works until `shutdown`; then the batch in hand is finished.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
-        let mut patience = Patience::new("work on jobs");
+        let mut retry = Retry::new("work on jobs");
         while !shutdown.is_cancelled() {
             match self.round(&shutdown).await {
                 Ok(true) => {}
@@ -49,13 +49,13 @@ impl Jobs {
                     }
                 }
                 Err(error) => {
-                    if patience.wait(&error, &shutdown).await.is_err() {
+                    if retry.wait(&error, &shutdown).await.is_err() {
                         return;
                     }
                     continue;
                 }
             }
-            patience.rewarded();
+            retry.worked();
         }
     }
 

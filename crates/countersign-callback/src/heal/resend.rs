@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_protocol::{Attempt, Name};
+use countersign_retry::Retry;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +16,6 @@ use uuid::Uuid;
 use crate::heal::upstreams::{Permit, Upstreams};
 use crate::ledger::{Ledger, Taken, Tallies};
 use crate::log;
-use crate::patience::Patience;
 use crate::rules::budget::{self, Pacing, Scene};
 use crate::rules::overdue::{Cause, Change, Key, Overdue, Policy, Recorded, State, To, list};
 use crate::rules::upstream_answer::{self, Answer};
@@ -116,18 +116,18 @@ impl Resender {
         answers: &mpsc::Sender<Answered>,
         shutdown: &CancellationToken,
     ) {
-        let mut patience = Patience::new("look for overdue messages");
+        let mut retry = Retry::new("look for overdue messages");
         while !shutdown.is_cancelled() {
             let pause = match self.round(calls, answers).await {
                 Ok(pause) => pause,
                 Err(error) => {
-                    if patience.wait(&error, shutdown).await.is_err() {
+                    if retry.wait(&error, shutdown).await.is_err() {
                         return;
                     }
                     continue;
                 }
             };
-            patience.rewarded();
+            retry.worked();
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = self.wake.notified(), if pause > OTHERS_WORK => {}
@@ -278,16 +278,16 @@ impl Resender {
         mut answers: mpsc::Receiver<Answered>,
         shutdown: CancellationToken,
     ) {
-        let mut patience = Patience::new("write down what upstreams answered");
+        let mut retry = Retry::new("write down what upstreams answered");
         let mut batch = Vec::with_capacity(WRITTEN_AT_ONCE);
         while answers.recv_many(&mut batch, WRITTEN_AT_ONCE).await > 0 {
             while let Err(error) = self.write(&batch).await {
-                if patience.wait(&error, &shutdown).await.is_err() {
+                if retry.wait(&error, &shutdown).await.is_err() {
                     // The leases run out, and these attempts count as used.
                     break;
                 }
             }
-            patience.rewarded();
+            retry.worked();
             batch.clear();
         }
     }

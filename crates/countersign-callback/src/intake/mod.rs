@@ -13,12 +13,12 @@ use bytes::Bytes;
 use countersign_amqp::{Acks, Consumer, Delivery, DeliveryTag};
 use countersign_postgres::{Trouble, trouble};
 use countersign_protocol::{Horizon, Unreadable};
+use countersign_retry::{Retry, Stopped};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::horizon::Horizons;
 use crate::intake::quarantine::{Quarantine, Quarantined};
-use crate::patience::{Patience, Stopped};
 use crate::{ledger, upkeep};
 
 /// How many entries one statement takes, roughly: a message is not taken apart. More make no
@@ -186,12 +186,12 @@ impl<K: Kind> Intake<K> {
         if entries.is_empty() {
             return Ok(Ok(()));
         }
-        let mut patience = Patience::new("store what was said");
+        let mut retry = Retry::new("store what was said");
         let mut made_partitions = false;
         loop {
             let error = match self.kind.store(entries).await {
                 Ok(()) => {
-                    patience.rewarded();
+                    retry.worked();
                     return Ok(Ok(()));
                 }
                 Err(error) => error,
@@ -203,7 +203,7 @@ impl<K: Kind> Intake<K> {
                 }
                 made_partitions = upkeep::make_partitions(&self.ledger).await;
             }
-            patience.wait(&error, &self.shutdown).await?;
+            retry.wait(&error, &self.shutdown).await?;
         }
     }
 }

@@ -7,11 +7,10 @@ use bytes::Bytes;
 use countersign_amqp::{Outgoing, Pending, Properties, Publisher, Verdict};
 use countersign_protocol::envelope::{MAX_BODY_BYTES, clean_reason};
 use countersign_protocol::{Headers, header, topology};
+use countersign_retry::{Retry, Stopped};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
-
-use crate::patience::{Patience, Stopped};
 
 /// Publishes to the quarantine. A clone is the same one.
 #[derive(Clone, Debug)]
@@ -64,15 +63,15 @@ impl Quarantine {
         shutdown: &CancellationToken,
     ) -> Result<(), Stopped> {
         for things in things.chunks(AT_ONCE) {
-            let mut patience = Patience::new("put aside in quarantine what cannot be read");
+            let mut retry = Retry::new("put aside in quarantine what cannot be read");
             let mut left: Vec<&Quarantined> = things.iter().collect();
             loop {
                 let problem;
                 (left, problem) = self.publish(left).await;
                 let Some(problem) = problem else { break };
-                patience.wait(&problem, shutdown).await?;
+                retry.wait(&problem, shutdown).await?;
             }
-            patience.rewarded();
+            retry.worked();
         }
         self.tell(things);
         Ok(())

@@ -5,11 +5,11 @@ use std::time::Duration;
 use countersign_protocol::UnixMillis;
 use countersign_protocol::grpc::ListConsumersResponse;
 use countersign_protocol::grpc::list_consumers_response::Consumer;
+use countersign_retry::Retry;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::ledger::{Ledger, Watched};
-use crate::patience::Patience;
 use crate::rules::verdict::in_words;
 
 /// A consumer that confirms nothing new for so long while messages wait for it makes no progress.
@@ -98,15 +98,15 @@ fn depth(watched: &Watched) -> i64 {
 /// Looks after them until `shutdown`: one line in the log when a consumer makes no progress with a
 /// queue, one when it does again, whatever the number of messages and of replicas.
 pub(crate) async fn watch(ledger: Ledger, shutdown: CancellationToken) {
-    let mut patience = Patience::new("look whether consumers make progress");
+    let mut retry = Retry::new("look whether consumers make progress");
     loop {
         if shutdown.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_none() {
             return;
         }
         match look(&ledger).await {
-            Ok(()) => patience.rewarded(),
+            Ok(()) => retry.worked(),
             Err(error) => {
-                if patience.wait(&error, &shutdown).await.is_err() {
+                if retry.wait(&error, &shutdown).await.is_err() {
                     return;
                 }
             }

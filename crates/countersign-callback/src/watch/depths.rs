@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use countersign_amqp::{Connection, NotCounted};
+use countersign_retry::Retry;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::ledger::{Ledger, Reading};
-use crate::patience::Patience;
 use crate::watch::management::Management;
 
 /// Who judges says here which queues it would like to know more about. A clone says it to the same
@@ -72,16 +72,16 @@ impl WantedDepths {
 impl Depths {
     /// Reads what is wanted, until `shutdown`.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
-        let mut patience = Patience::new("note what lies in queues");
+        let mut retry = Retry::new("note what lies in queues");
         let mut failing = false;
         loop {
             let Some(queues) = shutdown.run_until_cancelled(self.wanted.next()).await else {
                 break;
             };
             match self.read(&queues, &mut failing, &shutdown).await {
-                Ok(()) => patience.rewarded(),
+                Ok(()) => retry.worked(),
                 Err(error) => {
-                    if patience.wait(&error, &shutdown).await.is_err() {
+                    if retry.wait(&error, &shutdown).await.is_err() {
                         break;
                     }
                 }

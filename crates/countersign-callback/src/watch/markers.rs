@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use countersign_amqp::{Outgoing, Properties, Publisher, Verdict};
 use countersign_protocol::{Marker, UnixMillis, marker, topology};
+use countersign_retry::Retry;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
 use crate::ledger::{Ledger, ShardMarkers};
-use crate::patience::Patience;
 
 /// Who judges says here from which moment on a marker is needed. A clone says it to the same
 /// [`Markers`].
@@ -63,7 +63,7 @@ impl MarkerNeed {
 impl Markers {
     /// Sends markers when they are needed, until `shutdown`.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
-        let mut patience = Patience::new("send markers through the confirm shards");
+        let mut retry = Retry::new("send markers through the confirm shards");
         let mut alarm = Alarm::default();
         let mut satisfied = None;
         loop {
@@ -77,13 +77,13 @@ impl Markers {
                 Ok(true) => satisfied = Some(needed),
                 Ok(false) => {}
                 Err(error) => {
-                    if patience.wait(&error, &shutdown).await.is_err() {
+                    if retry.wait(&error, &shutdown).await.is_err() {
                         return;
                     }
                     continue;
                 }
             }
-            patience.rewarded();
+            retry.worked();
             if shutdown.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_none() {
                 return;
             }
