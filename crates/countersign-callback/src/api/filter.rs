@@ -1,4 +1,4 @@
-//! Which overdue messages somebody asks about.
+//! Reads a filter of overdue messages as it comes over gRPC.
 
 use std::time::Duration;
 
@@ -6,78 +6,37 @@ use countersign_protocol::Name;
 use countersign_protocol::grpc::OverdueFilter;
 use tonic::Status;
 
+use crate::rules::filter::{Filter, texts};
 use crate::rules::overdue::{Cause, State};
 
-/// All overdue messages that everything in here applies to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Filter {
-    /// In one of these states: at least one.
-    pub(crate) states: Vec<State>,
-    /// Of this upstream.
-    pub(crate) upstream: Option<Name>,
-    /// That this consumer has to confirm, perhaps among others.
-    pub(crate) consumer: Option<Name>,
-    /// For one of these causes; for whichever, if there are none.
-    pub(crate) causes: Vec<Cause>,
-    /// Overdue for at least this long.
-    pub(crate) older_than: Option<Duration>,
-    /// Overdue for at most this long.
-    pub(crate) younger_than: Option<Duration>,
-}
-
-impl Filter {
-    /// Reads what came over gRPC. Without states it is about what is open or needs a person.
-    ///
-    /// # Errors
-    /// `INVALID_ARGUMENT`, with the field and what may stand there.
-    pub(crate) fn read(filter: Option<OverdueFilter>) -> Result<Self, Status> {
-        let filter = filter.unwrap_or_default();
-        let mut states = words("filter.states", &filter.states, &State::ALL, State::as_str)?;
-        if states.is_empty() {
-            states = State::UNRESOLVED.to_vec();
-        }
-        let causes = words("filter.causes", &filter.causes, &Cause::ALL, Cause::as_str)?;
-        let older_than = age("filter.older_than_ms", filter.older_than_ms)?;
-        let younger_than = age("filter.younger_than_ms", filter.younger_than_ms)?;
-        if let (Some(older), Some(younger)) = (older_than, younger_than)
-            && older > younger
-        {
-            return Err(Status::invalid_argument(
-                "filter: nothing is older than older_than_ms and younger than younger_than_ms: the second has to be larger",
-            ));
-        }
-        Ok(Self {
-            states,
-            upstream: name("filter.upstream", &filter.upstream)?,
-            consumer: name("filter.consumer", &filter.consumer)?,
-            causes,
-            older_than,
-            younger_than,
-        })
+/// Reads a filter. One without states is about the rows that are open or need an operator.
+///
+/// # Errors
+/// `INVALID_ARGUMENT`, with the field and what may stand there.
+pub(crate) fn read(filter: Option<OverdueFilter>) -> Result<Filter, Status> {
+    let filter = filter.unwrap_or_default();
+    let mut states = words("filter.states", &filter.states, &State::ALL, State::as_str)?;
+    if states.is_empty() {
+        states = State::UNRESOLVED.to_vec();
     }
-
-    /// The filter as a text, the same for the same filter.
-    #[must_use]
-    pub(crate) fn text(&self) -> String {
-        let list = |words: Vec<&str>| words.join(",");
-        let mut parts = vec![format!("states={}", list(texts(&self.states, State::as_str)))];
-        let mut part = |name: &str, value: Option<String>| {
-            parts.extend(value.map(|value| format!("{name}={value}")));
-        };
-        part("upstream", self.upstream.as_ref().map(Name::to_string));
-        part("consumer", self.consumer.as_ref().map(Name::to_string));
-        let causes = list(texts(&self.causes, Cause::as_str));
-        part("causes", (!causes.is_empty()).then_some(causes));
-        let ms = |age: Option<Duration>| age.map(|age| format!("{}ms", age.as_millis()));
-        part("older_than", ms(self.older_than));
-        part("younger_than", ms(self.younger_than));
-        parts.join(" ")
+    let causes = words("filter.causes", &filter.causes, &Cause::ALL, Cause::as_str)?;
+    let older_than = age("filter.older_than_ms", filter.older_than_ms)?;
+    let younger_than = age("filter.younger_than_ms", filter.younger_than_ms)?;
+    if let (Some(older), Some(younger)) = (older_than, younger_than)
+        && older > younger
+    {
+        return Err(Status::invalid_argument(
+            "filter: nothing is older than older_than_ms and younger than younger_than_ms: the second has to be larger",
+        ));
     }
-}
-
-/// The names of all of these.
-pub(crate) fn texts<T: Copy>(all: &[T], text: fn(T) -> &'static str) -> Vec<&'static str> {
-    all.iter().map(|one| text(*one)).collect()
+    Ok(Filter {
+        states,
+        upstream: name("filter.upstream", &filter.upstream)?,
+        consumer: name("filter.consumer", &filter.consumer)?,
+        causes,
+        older_than,
+        younger_than,
+    })
 }
 
 /// Words out of a few, each once and in their order.
@@ -122,7 +81,7 @@ mod tests {
 
     #[test]
     fn without_states_it_is_about_what_needs_somebody() {
-        let filter = Filter::read(None).unwrap();
+        let filter = read(None).unwrap();
         assert_eq!(filter.text(), "states=waiting,asking,parked,conflict");
     }
 
@@ -137,7 +96,7 @@ mod tests {
                 older_than_ms: 5,
                 younger_than_ms: 7,
             };
-            Filter::read(Some(given)).unwrap().text()
+            read(Some(given)).unwrap().text()
         };
         assert_eq!(filter(&["parked", "waiting", "parked"]), filter(&["waiting", "parked"]));
         assert_eq!(
@@ -161,7 +120,7 @@ mod tests {
                 ["older_than_ms", "younger_than_ms"],
             ),
         ] {
-            let status = Filter::read(Some(filter)).unwrap_err();
+            let status = read(Some(filter)).unwrap_err();
             assert_eq!(status.code(), Code::InvalidArgument);
             for part in parts {
                 assert!(status.message().contains(part), "{part} is missing: {status:?}");

@@ -1,50 +1,21 @@
 //! What somebody asks of jobs, as it came over gRPC, and what they are told.
 
+use countersign_protocol::UnixMillis;
 use countersign_protocol::grpc::get_message_response::Action as Acted;
 use countersign_protocol::grpc::{
     self, CancelJobRequest, CountOverdueResponse, CreateJobRequest, CreateJobResponse, JobAction,
     JobItem, ListJobItemsRequest, ListJobItemsResponse, ListJobsRequest, ListJobsResponse,
     OverdueFilter,
 };
-use countersign_protocol::{MessageId, UnixMillis};
 use tonic::Status;
 use uuid::Uuid;
 
-use crate::api::filter::{self, Filter};
+use crate::api::filter;
 use crate::api::overdue::{By, grouped};
 use crate::api::page::{self, List, no_token};
 use crate::ledger::{Counted, KnownAction, ListedItem};
 use crate::rules::job::{ALL_AT_ONCE, Action, FIRST_STEP, ItemState, Job};
-
-/// A job that somebody asks for.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct NewJob {
-    /// Chosen here.
-    pub(crate) id: Uuid,
-    /// What is to be done.
-    pub(crate) action: Action,
-    /// About which messages.
-    pub(crate) selection: Selection,
-    /// Who asks for it. Empty only for a dry run.
-    pub(crate) who: String,
-    /// Why. Empty only for a dry run.
-    pub(crate) why: String,
-    /// The most begun in a second.
-    pub(crate) rate: Option<f64>,
-    /// How many may be begun in all at first; 0: all.
-    pub(crate) step: u64,
-    /// Only how many it would be.
-    pub(crate) dry_run: bool,
-}
-
-/// Which messages a job is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Selection {
-    /// These.
-    Ids(Vec<MessageId>),
-    /// All that match when the job is created.
-    Matching(Filter),
-}
+use crate::rules::new_job::{NewJob, Selection};
 
 /// The longest name of a person, in characters.
 const MAX_WHO: usize = 200;
@@ -53,59 +24,55 @@ const MAX_WHY: usize = 1_000;
 /// The slowest rate: one an hour or so. What is slower may as well not be begun.
 const MIN_RATE: f64 = 0.000_2;
 
-impl NewJob {
-    /// Reads what came over gRPC.
-    ///
-    /// # Errors
-    /// `INVALID_ARGUMENT`, with the field and what may stand there.
-    pub(crate) fn read(request: CreateJobRequest) -> Result<Self, Status> {
-        let action = match request.action() {
-            JobAction::Unspecified => {
-                return Err(Status::invalid_argument("action: say RESEND, CLOSE or NOTE"));
-            }
-            JobAction::Resend => Action::Resend,
-            JobAction::Close => Action::Close,
-            JobAction::Note => Action::Note,
-        };
-        let rate = request.rate_per_second;
-        if rate != 0.0 && !(MIN_RATE..=f64::MAX).contains(&rate) {
-            return Err(Status::invalid_argument(format!(
-                "rate_per_second: {rate} is none: give how many are begun in a second, at least {MIN_RATE}, or 0 for as fast as it goes"
-            )));
+/// Reads a job that an operator asks for.
+///
+/// # Errors
+/// `INVALID_ARGUMENT`, with the field and what may stand there.
+pub(crate) fn read_new(request: CreateJobRequest) -> Result<NewJob, Status> {
+    let action = match request.action() {
+        JobAction::Unspecified => {
+            return Err(Status::invalid_argument("action: say RESEND, CLOSE or NOTE"));
         }
-        let (who, why) = match request.dry_run {
-            true => (String::new(), String::new()),
-            false => (said("who", &request.who, MAX_WHO)?, said("why", &request.why, MAX_WHY)?),
-        };
-        let canaries = action == Action::Resend && !request.all_at_once;
-        Ok(Self {
-            id: Uuid::now_v7(),
-            action,
-            selection: Selection::read(&request.message_ids, request.filter)?,
-            who,
-            why,
-            rate: (rate > 0.0).then_some(rate),
-            step: if canaries { FIRST_STEP } else { ALL_AT_ONCE },
-            dry_run: request.dry_run,
-        })
+        JobAction::Resend => Action::Resend,
+        JobAction::Close => Action::Close,
+        JobAction::Note => Action::Note,
+    };
+    let rate = request.rate_per_second;
+    if rate != 0.0 && !(MIN_RATE..=f64::MAX).contains(&rate) {
+        return Err(Status::invalid_argument(format!(
+            "rate_per_second: {rate} is none: give how many are begun in a second, at least {MIN_RATE}, or 0 for as fast as it goes"
+        )));
     }
+    let (who, why) = match request.dry_run {
+        true => (String::new(), String::new()),
+        false => (said("who", &request.who, MAX_WHO)?, said("why", &request.why, MAX_WHY)?),
+    };
+    let canaries = action == Action::Resend && !request.all_at_once;
+    Ok(NewJob {
+        id: Uuid::now_v7(),
+        action,
+        selection: selection(&request.message_ids, request.filter)?,
+        who,
+        why,
+        rate: (rate > 0.0).then_some(rate),
+        step: if canaries { FIRST_STEP } else { ALL_AT_ONCE },
+        dry_run: request.dry_run,
+    })
 }
 
-impl NewJob {
-    /// What a dry run tells: how many it would be.
-    #[must_use]
-    pub(crate) fn would_do(&self, counted: &[Counted]) -> CreateJobResponse {
-        let CountOverdueResponse { groups, total } =
-            grouped(counted, &[By::State, By::Upstream, By::Cause]);
-        let job = grpc::Job {
-            action: action(self.action).into(),
-            items: total,
-            pending: total,
-            step: self.step,
-            ..grpc::Job::default()
-        };
-        CreateJobResponse { job: Some(job), groups }
-    }
+/// The answer to a dry run: how many messages the job would be about.
+#[must_use]
+pub(crate) fn dry_run(new: &NewJob, counted: &[Counted]) -> CreateJobResponse {
+    let CountOverdueResponse { groups, total } =
+        grouped(counted, &[By::State, By::Upstream, By::Cause]);
+    let job = grpc::Job {
+        action: action(new.action).into(),
+        items: total,
+        pending: total,
+        step: new.step,
+        ..grpc::Job::default()
+    };
+    CreateJobResponse { job: Some(job), groups }
 }
 
 fn action(action: Action) -> JobAction {
@@ -116,40 +83,27 @@ fn action(action: Action) -> JobAction {
     }
 }
 
-impl Selection {
-    fn read(ids: &[String], filter: Option<OverdueFilter>) -> Result<Self, Status> {
-        match (ids, filter) {
-            ([], None) => Err(Status::invalid_argument(
-                "message_ids: give the messages, or a filter that says which",
-            )),
-            ([], Some(filter)) if filter == OverdueFilter::default() => {
-                Err(Status::invalid_argument(
-                    "filter: it is empty, which would be everything: say so by naming states, such as parked",
-                ))
-            }
-            ([], Some(filter)) => Ok(Self::Matching(Filter::read(Some(filter))?)),
-            (_, Some(_)) => Err(Status::invalid_argument(
-                "filter: message_ids are given too: give one of the two",
-            )),
-            (ids, None) => {
-                let id = |(n, text): (usize, &String)| {
-                    text.parse().map_err(|why| {
-                        Status::invalid_argument(format!(
-                            "message_ids[{n}]: {why}; a message's id is a UUIDv7"
-                        ))
-                    })
-                };
-                ids.iter().enumerate().map(id).collect::<Result<_, _>>().map(Self::Ids)
-            }
+fn selection(ids: &[String], filter: Option<OverdueFilter>) -> Result<Selection, Status> {
+    match (ids, filter) {
+        ([], None) => Err(Status::invalid_argument(
+            "message_ids: give the messages, or a filter that says which",
+        )),
+        ([], Some(filter)) if filter == OverdueFilter::default() => Err(Status::invalid_argument(
+            "filter: it is empty, which would be everything: say so by naming states, such as parked",
+        )),
+        ([], Some(filter)) => Ok(Selection::Matching(filter::read(Some(filter))?)),
+        (_, Some(_)) => {
+            Err(Status::invalid_argument("filter: message_ids are given too: give one of the two"))
         }
-    }
-
-    /// For the record.
-    #[must_use]
-    pub(crate) fn text(&self) -> String {
-        match self {
-            Self::Ids(ids) => format!("{} ids", ids.len()),
-            Self::Matching(filter) => filter.text(),
+        (ids, None) => {
+            let id = |(n, text): (usize, &String)| {
+                text.parse().map_err(|why| {
+                    Status::invalid_argument(format!(
+                        "message_ids[{n}]: {why}; a message's id is a UUIDv7"
+                    ))
+                })
+            };
+            ids.iter().enumerate().map(id).collect::<Result<_, _>>().map(Selection::Ids)
         }
     }
 }
@@ -341,6 +295,7 @@ impl From<KnownAction> for Acted {
 
 #[cfg(test)]
 mod tests {
+    use countersign_protocol::MessageId;
     use tonic::Code;
 
     use super::*;
@@ -379,7 +334,7 @@ mod tests {
             (CreateJobRequest { rate_per_second: -1.0, ..request() }, "rate_per_second"),
             (CreateJobRequest { rate_per_second: f64::NAN, ..request() }, "rate_per_second"),
         ] {
-            let status = NewJob::read(request).unwrap_err();
+            let status = read_new(request).unwrap_err();
             assert_eq!(status.code(), Code::InvalidArgument);
             assert!(status.message().contains(part), "{part} is missing: {status:?}");
         }
@@ -387,7 +342,7 @@ mod tests {
 
     #[test]
     fn only_resends_have_canaries_and_only_a_dry_run_needs_no_name() {
-        let read = |request| NewJob::read(request).unwrap();
+        let read = |request| read_new(request).unwrap();
         assert_eq!((read(request()).step, read(request()).why.as_str()), (1, "mended"));
         assert_eq!(read(CreateJobRequest { all_at_once: true, ..request() }).step, 0);
         let close = CreateJobRequest { action: JobAction::Close.into(), ..request() };

@@ -31,8 +31,7 @@ use tonic::{Request, Response, Status};
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::api::filter::Filter;
-use crate::api::jobs::{NewJob, Selection, WantedItems, WantedJobs};
+use crate::api::jobs::{WantedItems, WantedJobs};
 use crate::api::overdue::{By, Wanted, grouped};
 use crate::api::sweep::{Question, Sweeps};
 use crate::heal::upstreams::Upstreams;
@@ -40,6 +39,7 @@ use crate::ledger::{
     Counted, Known, KnownAction, KnownConfirmation, KnownEvent, KnownReport, Ledger,
 };
 use crate::rules::budget::Pacing;
+use crate::rules::new_job::Selection;
 use crate::watch::consumers;
 
 /// `countersign.v1.Callback`.
@@ -156,7 +156,7 @@ impl Callback for Admin {
         request: Request<CountOverdueRequest>,
     ) -> Result<Response<CountOverdueResponse>, Status> {
         let CountOverdueRequest { filter, group_by } = request.into_inner();
-        let (filter, by) = (Filter::read(filter)?, By::read(&group_by)?);
+        let (filter, by) = (filter::read(filter)?, By::read(&group_by)?);
         let counted = self.ledger.count_overdue(&filter).await.map_err(|e| no_answer(&e))?;
         Ok(Response::new(grouped(&counted, &by)))
     }
@@ -187,9 +187,12 @@ impl Callback for Admin {
         if !request.get_ref().dry_run {
             self.may_change(request.metadata())?;
         }
-        let new = NewJob::read(request.into_inner())?;
+        let new = jobs::read_new(request.into_inner())?;
         if new.dry_run {
-            return Ok(Response::new(new.would_do(&self.would_concern(&new.selection).await?)));
+            return Ok(Response::new(jobs::dry_run(
+                &new,
+                &self.would_concern(&new.selection).await?,
+            )));
         }
         let (id, ledger, created) = (new.id, self.ledger.clone(), Arc::clone(&self.job_created));
         // In a task: a caller that hangs up does not leave half of it done.
@@ -228,7 +231,10 @@ impl Callback for Admin {
     ) -> Result<Response<ListJobItemsResponse>, Status> {
         let wanted = WantedItems::read(&request.into_inner())?;
         self.told_job(wanted.job).await?;
-        let rows = self.ledger.list_items(&wanted, wanted.size.saturating_add(1)).await;
+        let rows = self
+            .ledger
+            .list_items(wanted.job, wanted.state, wanted.after, wanted.size.saturating_add(1))
+            .await;
         Ok(Response::new(wanted.answer(rows.map_err(|e| no_answer(&e))?)))
     }
 

@@ -9,9 +9,10 @@ use countersign_protocol::grpc::{
 };
 use tonic::Status;
 
-use crate::api::filter::{self, Filter};
+use crate::api::filter;
 use crate::api::page::{self, List, no_token};
 use crate::ledger::{Counted, Listed, Place};
+use crate::rules::filter::Filter;
 
 /// A page that somebody asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +32,7 @@ impl Wanted {
     /// # Errors
     /// `INVALID_ARGUMENT`, with the field and what may stand there.
     pub(crate) fn read(request: ListOverdueRequest) -> Result<Self, Status> {
-        let filter = Filter::read(request.filter)?;
+        let filter = filter::read(request.filter)?;
         let list = List { name: "ListOverdue", of: filter.text() };
         let after = list.read(&request.page_token)?.map(place).transpose()?;
         Ok(Self { filter, after, size: page::size(request.page_size)?, list })

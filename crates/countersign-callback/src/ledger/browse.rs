@@ -16,7 +16,7 @@ use sqlx::query::QueryAs;
 use uuid::Uuid;
 
 use super::Ledger;
-use crate::api::filter::{Filter, texts};
+use crate::rules::filter::{Filter, texts};
 use crate::rules::overdue::{Cause, State};
 
 /// The groups that a filter applies to: `$1` states, `$2` upstream, `$3` consumer, `$4` causes.

@@ -17,8 +17,8 @@ use super::browse::{bound, with_groups};
 use super::{
     Counted, KeyRow, Ledger, OverdueRow, committed, lock, read_id, read_text, recorded, write,
 };
-use crate::api::jobs::{NewJob, Selection, WantedItems};
 use crate::rules::job::{Ended, ItemState, Job};
+use crate::rules::new_job::{NewJob, Selection};
 use crate::rules::overdue::{Change, Key, Overdue, Recorded};
 
 /// An item, as it is listed. Times are in milliseconds since 1970.
@@ -243,13 +243,15 @@ impl Ledger {
         rows.into_iter().map(|row| Ok((row.created_at_us, row.read()?))).collect()
     }
 
-    /// Items of a job in the order of their beginning.
+    /// Items of a job in the order in which they begin, from the one behind position `after` on.
     ///
     /// # Errors
     /// When the database does not answer.
     pub(crate) async fn list_items(
         &self,
-        wanted: &WantedItems,
+        job: Uuid,
+        state: Option<ItemState>,
+        after: i64,
         limit: u32,
     ) -> Result<Vec<ListedItem>, sqlx::Error> {
         sqlx::query_as(
@@ -261,9 +263,9 @@ impl Ledger {
              ORDER BY position
              LIMIT $4",
         )
-        .bind(wanted.job)
-        .bind(wanted.after)
-        .bind(wanted.state.map(ItemState::as_str))
+        .bind(job)
+        .bind(after)
+        .bind(state.map(ItemState::as_str))
         .bind(i64::from(limit))
         .fetch_all(self.pool())
         .await

@@ -13,3 +13,7 @@ pub(crate) mod budget;
 pub(crate) mod breaker;
 
 pub(crate) mod job;
+
+pub(crate) mod filter;
+
+pub(crate) mod new_job;
