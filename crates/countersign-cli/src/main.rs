@@ -21,7 +21,7 @@ use crate::commands::quarantine::Quarantine;
 use crate::connect::address::Address;
 use crate::connect::callback::Callback;
 use crate::connect::credentials::Credentials;
-use crate::terminal::outcome::{Told, Usage};
+use crate::terminal::output::{Output, UsageError};
 
 /// Looks at messages that Countersign watches over, and asks for them to be sent again.
 ///
@@ -169,19 +169,19 @@ async fn main() -> ExitCode {
         }
     };
     match run(arguments).await {
-        Ok(Told { text, good }) => {
+        Ok(Output { text, is_good }) => {
             // As above.
             let _ = writeln!(std::io::stdout(), "{text}");
-            if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(why) => {
             let _ = writeln!(std::io::stderr(), "countersign: {why:#}");
-            ExitCode::from(if why.is::<Usage>() { EXIT_USAGE } else { EXIT_FAILURE })
+            ExitCode::from(if why.is::<UsageError>() { EXIT_USAGE } else { EXIT_FAILURE })
         }
     }
 }
 
-async fn run(Arguments { command, json }: Arguments) -> anyhow::Result<Told> {
+async fn run(Arguments { command, json }: Arguments) -> anyhow::Result<Output> {
     match command {
         Command::Status { id, callback } => commands::status::status(id, &callback, json).await,
         Command::Overdue(overdue) => overdue.run(json).await,

@@ -13,8 +13,8 @@ use crate::connect::address::refused;
 use crate::connect::callback::{Callback, Client};
 use crate::connect::credentials::Credentials;
 use crate::terminal::ask_person;
-use crate::terminal::outcome::{Told, Usage};
-use crate::terminal::table::some;
+use crate::terminal::output::{Output, UsageError};
+use crate::terminal::table::quantity;
 
 /// What is done, to which, and why.
 #[derive(Debug, Args)]
@@ -86,7 +86,7 @@ impl Act {
         action: JobAction,
         all_at_once: bool,
         as_json: bool,
-    ) -> anyhow::Result<Told> {
+    ) -> anyhow::Result<Output> {
         self.means_something()?;
         let mut client = self.callback.client().await?;
         let planned = self.create(&mut client, action, all_at_once, true).await?;
@@ -95,25 +95,25 @@ impl Act {
         if self.dry_run {
             let json = json!({ "job": job::json(&planned.job.clone().unwrap_or_default())?,
                 "groups": planned.groups });
-            return Told::either(as_json, &json, plan);
+            return Output::json_or_text(as_json, &json, plan);
         }
         if items == 0 {
             let nothing = job::json(&Job { action: action.into(), ..Job::default() })?;
-            let told = Told::either(as_json, &nothing, || {
+            let output = Output::json_or_text(as_json, &nothing, || {
                 "there is nothing to do: none of them is overdue".to_owned()
             })?;
-            return Ok(told.but(self.all));
+            return Ok(output.good_if(self.all));
         }
         if !self.yes {
             ask_person::tell(&plan());
             if !ask_person::agrees("Do it?")? {
-                return Ok(Told::good("nothing was done").but(false));
+                return Ok(Output::good("nothing was done").good_if(false));
             }
         }
         // Before there is a job, so that nobody leaves without being told how to look at it.
         let leaving = Leaving::listen()?;
         let created = self.create(&mut client, action, all_at_once, false).await?;
-        follow(&mut client, created.job.unwrap_or_default(), leaving).await?.told(as_json)
+        follow(&mut client, created.job.unwrap_or_default(), leaving).await?.output(as_json)
     }
 
     fn means_something(&self) -> anyhow::Result<()> {
@@ -135,7 +135,7 @@ impl Act {
             }
             _ => return Ok(()),
         };
-        Err(Usage(wrong.to_owned()).into())
+        Err(UsageError(wrong.to_owned()).into())
     }
 
     async fn create(
@@ -158,7 +158,7 @@ impl Act {
         match client.create_job(self.credentials.call(request)?).await {
             Ok(answer) => Ok(answer.into_inner()),
             Err(status) if status.code() == Code::InvalidArgument => {
-                Err(Usage(status.message().to_owned()).into())
+                Err(UsageError(status.message().to_owned()).into())
             }
             Err(status) => Err(refused(&status)),
         }
@@ -171,7 +171,7 @@ fn plan(action: JobAction, items: u64, planned: &CreateJobResponse) -> String {
         JobAction::Close => "to be closed",
         JobAction::Note | JobAction::Unspecified => "to get a note",
     };
-    let total = format!("{} {verb}", some(items, "message"));
+    let total = format!("{} {verb}", quantity(items, "message"));
     if planned.groups.is_empty() {
         return total;
     }

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::connect::address::{Address, refused};
 use crate::connect::credentials::Credentials;
 use crate::terminal::clock::clock;
-use crate::terminal::outcome::Told;
+use crate::terminal::output::Output;
 
 /// Asked by hand: done whatever was asked before.
 const BY_HAND: u32 = 0;
@@ -23,7 +23,7 @@ pub(crate) async fn ask(
     reason: &str,
     credentials: &Credentials,
     as_json: bool,
-) -> anyhow::Result<Told> {
+) -> anyhow::Result<Output> {
     let request = RequestResendRequest {
         message_id: id.to_string(),
         attempt: BY_HAND,
@@ -41,7 +41,7 @@ pub(crate) async fn ask(
         let answer = json!({ "message_id": id.to_string(), "outcome": outcome,
             "reason": answer.reason, "retry_after_ms": answer.retry_after_ms,
             "published_at_ms": answer.published_at_ms, "attempt": answer.attempt });
-        return Ok(Told::good(answer.to_string()));
+        return Ok(Output::good(answer.to_string()));
     }
     let mut text = outcome.to_owned();
     if !answer.reason.is_empty() {
@@ -54,5 +54,5 @@ pub(crate) async fn ask(
         let at = clock(answer.published_at_ms);
         text = format!("{text}\n  published {at}, as attempt {}", answer.attempt);
     }
-    Ok(Told::good(text))
+    Ok(Output::good(text))
 }

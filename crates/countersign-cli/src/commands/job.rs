@@ -15,7 +15,7 @@ use crate::connect::address::refused;
 use crate::connect::callback::Client;
 use crate::terminal::ask_person;
 use crate::terminal::clock::clock;
-use crate::terminal::outcome::Told;
+use crate::terminal::output::Output;
 use crate::terminal::table::count;
 
 /// How often it is looked at.
@@ -89,15 +89,15 @@ impl Followed {
     ///
     /// # Errors
     /// When it cannot be written as JSON.
-    pub(crate) fn told(self, as_json: bool) -> anyhow::Result<Told> {
+    pub(crate) fn output(self, as_json: bool) -> anyhow::Result<Output> {
         match self {
             Self::Ended(job) => {
-                let told = Told::either(as_json, &json(&job)?, || sentence(&job))?;
-                Ok(told.but(is_good(&job)))
+                let output = Output::json_or_text(as_json, &json(&job)?, || sentence(&job))?;
+                Ok(output.good_if(is_good(&job)))
             }
             Self::Left(job) => {
                 ask_person::tell(&format!("the job goes on: {}", look(&job)));
-                Ok(Told::either(as_json, &json(&job)?, || sentence(&job))?.but(false))
+                Ok(Output::json_or_text(as_json, &json(&job)?, || sentence(&job))?.good_if(false))
             }
         }
     }

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use countersign_protocol::grpc::{
-    CancelJobRequest, GetJobRequest, Job, JobItem, ListJobItemsRequest, ListJobsRequest,
+    CancelJobRequest, GetJobRequest, JobItem, ListJobItemsRequest, ListJobsRequest,
 };
 use serde_json::json;
 
@@ -13,8 +13,8 @@ use crate::connect::callback::{Callback, Client};
 use crate::connect::credentials::Credentials;
 use crate::terminal::ask_person;
 use crate::terminal::clock::clock;
-use crate::terminal::outcome::Told;
-use crate::terminal::page::Page;
+use crate::terminal::output::Output;
+use crate::terminal::page::{Fetched, Page};
 use crate::terminal::table::{Column, Rows, count, first_of};
 
 /// Which of them.
@@ -86,10 +86,10 @@ impl Jobs {
     ///
     /// # Errors
     /// When the callback service does not answer, or there is no such job.
-    pub(crate) async fn run(self, as_json: bool) -> anyhow::Result<Told> {
+    pub(crate) async fn run(self, as_json: bool) -> anyhow::Result<Output> {
         let mut client = self.callback.client().await?;
         match self.command {
-            None => list(&mut client, Page::FIRST, as_json).await,
+            None => list(&mut client, Page::DEFAULT, as_json).await,
             Some(Command::List { page }) => list(&mut client, page, as_json).await,
             Some(Command::Show { id, state, follow, page }) => {
                 show(&mut client, id, state.unwrap_or_default(), follow, page, as_json).await
@@ -98,30 +98,26 @@ impl Jobs {
                 let request = CancelJobRequest { job_id: id, who, why };
                 let answer = client.cancel_job(credentials.call(request)?).await;
                 let job = answer.map_err(|e| refused(&e))?.into_inner().job.unwrap_or_default();
-                Told::either(as_json, &job::json(&job)?, || job::sentence(&job))
+                Output::json_or_text(as_json, &job::json(&job)?, || job::sentence(&job))
             }
         }
     }
 }
 
-async fn list(client: &mut Client, page: Page, as_json: bool) -> anyhow::Result<Told> {
-    let mut jobs: Vec<Job> = Vec::new();
-    let mut page_token = String::new();
-    while let Some(page_size) = page.next(jobs.len()) {
+async fn list(client: &mut Client, page: Page, as_json: bool) -> anyhow::Result<Output> {
+    let fetched = page.fetch(async |page_size, page_token| {
         let request = ListJobsRequest { page_size, page_token };
-        let answer = client.list_jobs(request).await.map_err(|e| refused(&e))?.into_inner();
-        jobs.extend(answer.jobs);
-        page_token = answer.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
+        let page = client.list_jobs(request).await.map_err(|e| refused(&e))?.into_inner();
+        Ok((page.jobs, page.next_page_token))
+    });
+    let jobs = fetched.await?;
     if as_json {
-        let jobs: Vec<_> = jobs.iter().map(job::json).collect::<Result<_, _>>()?;
-        return Ok(Told::good(json!({ "jobs": jobs, "next_page_token": page_token }).to_string()));
+        let items: Vec<_> = jobs.items.iter().map(job::json).collect::<Result<_, _>>()?;
+        let json = json!({ "jobs": items, "next_page_token": jobs.next_page_token });
+        return Ok(Output::good(json.to_string()));
     }
-    if jobs.is_empty() {
-        return Ok(Told::good("there has been no job"));
+    if jobs.items.is_empty() {
+        return Ok(Output::good("there has been no job"));
     }
     use Column::{Number, Text};
     let mut rows = Rows::new(&[
@@ -136,7 +132,7 @@ async fn list(client: &mut Client, page: Page, as_json: bool) -> anyhow::Result<
         Text("who"),
         Text("why"),
     ]);
-    for job in &jobs {
+    for job in &jobs.items {
         rows.add([
             job.job_id.clone(),
             clock(job.created_at_ms),
@@ -151,10 +147,10 @@ async fn list(client: &mut Client, page: Page, as_json: bool) -> anyhow::Result<
         ]);
     }
     let mut text = rows.print();
-    if !page_token.is_empty() {
-        text = format!("{text}\n{}", first_of(jobs.len(), None));
+    if jobs.is_cut_off() {
+        text = format!("{text}\n{}", first_of(jobs.items.len(), None));
     }
-    Ok(Told::good(text))
+    Ok(Output::good(text))
 }
 
 async fn show(
@@ -164,35 +160,32 @@ async fn show(
     wait: bool,
     page: Page,
     as_json: bool,
-) -> anyhow::Result<Told> {
+) -> anyhow::Result<Output> {
     let answer = client.get_job(GetJobRequest { job_id: job_id.clone() }).await;
     let job = answer.map_err(|e| refused(&e))?.into_inner().job;
     let mut job = job.with_context(|| format!("there is no job {job_id}: countersign jobs"))?;
     if wait {
         match follow(client, job, Leaving::listen()?).await? {
             Followed::Ended(ended) => job = ended,
-            left @ Followed::Left(_) => return left.told(as_json),
+            left @ Followed::Left(_) => return left.output(as_json),
         }
     }
-    let mut items: Vec<JobItem> = Vec::new();
-    let mut page_token = String::new();
-    while let Some(page_size) = page.next(items.len()) {
+    let fetched = page.fetch(async |page_size, page_token| {
         let (job_id, state) = (job_id.clone(), state.clone());
         let request = ListJobItemsRequest { job_id, state, page_size, page_token };
-        let answer = client.list_job_items(request).await.map_err(|e| refused(&e))?.into_inner();
-        items.extend(answer.items);
-        page_token = answer.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
-    let json = json!({ "job": job::json(&job)?, "items": items, "next_page_token": page_token });
-    let told = Told::either(as_json, &json, || {
+        let page = client.list_job_items(request).await.map_err(|e| refused(&e))?.into_inner();
+        Ok((page.items, page.next_page_token))
+    });
+    let messages = fetched.await?;
+    let Fetched { items, next_page_token } = &messages;
+    let json = json!({ "job": job::json(&job)?, "items": items,
+        "next_page_token": next_page_token });
+    let output = Output::json_or_text(as_json, &json, || {
         let mut text = format!("{}\n{}", job::origin(&job), job::sentence(&job));
         if !items.is_empty() {
-            text = format!("{text}\n{}", table(&items));
+            text = format!("{text}\n{}", table(items));
         }
-        if !page_token.is_empty() {
+        if messages.is_cut_off() {
             let all = state.is_empty().then_some(job.items);
             text = format!("{text}\n{}", first_of(items.len(), all));
         }
@@ -201,7 +194,7 @@ async fn show(
     if !job::is_running(&job) && !job::is_good(&job) && !as_json {
         ask_person::tell("not all of it was done");
     }
-    Ok(told.but(job::is_good(&job)))
+    Ok(output.good_if(job::is_good(&job)))
 }
 
 fn table(items: &[JobItem]) -> String {

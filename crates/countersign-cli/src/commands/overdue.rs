@@ -11,9 +11,9 @@ use crate::commands::filter::Filter;
 use crate::connect::address::refused;
 use crate::connect::callback::{Callback, Client};
 use crate::terminal::clock::{age, now_ms};
-use crate::terminal::outcome::Told;
-use crate::terminal::page::Page;
-use crate::terminal::table::{Column, Rows, count, first_of, some};
+use crate::terminal::output::Output;
+use crate::terminal::page::{Fetched, Page};
+use crate::terminal::table::{Column, Rows, count, first_of, quantity};
 
 /// What is wanted of them.
 #[derive(Debug, Args)]
@@ -54,26 +54,26 @@ impl Overdue {
     ///
     /// # Errors
     /// When the callback service does not answer.
-    pub(crate) async fn run(self, as_json: bool) -> anyhow::Result<Told> {
+    pub(crate) async fn run(self, as_json: bool) -> anyhow::Result<Output> {
         let mut client = self.callback.client().await?;
         let filter = self.filter.wire();
         if self.count {
             let counted = counted(&mut client, filter, self.by.clone()).await?;
-            return Told::either(as_json, &counted, || count_table(&counted, &self.by));
+            return Output::json_or_text(as_json, &counted, || count_table(&counted, &self.by));
         }
         let listed = self.list(&mut client, &filter).await?;
         if as_json {
-            return Told::either(true, &listed, String::new);
+            return Output::json_or_text(true, &listed, String::new);
         }
         if listed.messages.is_empty() {
-            return Ok(Told::good("no such message is overdue"));
+            return Ok(Output::good("no such message is overdue"));
         }
         let mut text = table(&listed);
         if !listed.next_page_token.is_empty() {
             let all = counted(&mut client, filter, Vec::new()).await?.total;
             text = format!("{text}\n{}", first_of(listed.messages.len(), Some(all)));
         }
-        Ok(Told::good(text))
+        Ok(Output::good(text))
     }
 
     async fn list(
@@ -81,21 +81,14 @@ impl Overdue {
         client: &mut Client,
         filter: &OverdueFilter,
     ) -> anyhow::Result<ListOverdueResponse> {
-        let mut listed = ListOverdueResponse::default();
-        while let Some(page_size) = self.page.next(listed.messages.len()) {
-            let request = ListOverdueRequest {
-                filter: Some(filter.clone()),
-                page_size,
-                page_token: std::mem::take(&mut listed.next_page_token),
-            };
-            let answer = client.list_overdue(request).await.map_err(|e| refused(&e))?.into_inner();
-            listed.messages.extend(answer.messages);
-            listed.next_page_token = answer.next_page_token;
-            if listed.next_page_token.is_empty() {
-                break;
-            }
-        }
-        Ok(listed)
+        let fetched = self.page.fetch(async |page_size, page_token| {
+            let request =
+                ListOverdueRequest { filter: Some(filter.clone()), page_size, page_token };
+            let page = client.list_overdue(request).await.map_err(|e| refused(&e))?.into_inner();
+            Ok((page.messages, page.next_page_token))
+        });
+        let Fetched { items: messages, next_page_token } = fetched.await?;
+        Ok(ListOverdueResponse { messages, next_page_token })
     }
 }
 
@@ -137,7 +130,7 @@ fn table(listed: &ListOverdueResponse) -> String {
 }
 
 fn count_table(counted: &CountOverdueResponse, by: &[String]) -> String {
-    let total = some(counted.total, "message");
+    let total = quantity(counted.total, "message");
     if by.is_empty() || counted.groups.is_empty() {
         return total;
     }

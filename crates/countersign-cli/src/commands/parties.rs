@@ -5,7 +5,7 @@ use countersign_protocol::grpc::{ListConsumersRequest, ListUpstreamsRequest};
 use crate::connect::address::refused;
 use crate::connect::callback::Callback;
 use crate::terminal::clock::{age, now_ms};
-use crate::terminal::outcome::Told;
+use crate::terminal::output::Output;
 use crate::terminal::table::{Column, Rows, count};
 
 /// What to type.
@@ -43,13 +43,13 @@ const UNKNOWN: i64 = -1;
 ///
 /// # Errors
 /// When the callback service does not answer.
-pub(crate) async fn consumers(callback: &Callback, as_json: bool) -> anyhow::Result<Told> {
+pub(crate) async fn consumers(callback: &Callback, as_json: bool) -> anyhow::Result<Output> {
     let mut client = callback.client().await?;
     let answer = client.list_consumers(ListConsumersRequest {}).await;
     let answer = answer.map_err(|e| refused(&e))?.into_inner();
     let now = now_ms();
     let is_good = answer.consumers.iter().all(|consumer| consumer.state != "no_progress");
-    let told = Told::either(as_json, &answer, || {
+    let output = Output::json_or_text(as_json, &answer, || {
         use Column::{Number, Text};
         if answer.consumers.is_empty() {
             return "no consumer is known: nobody has confirmed a message or has to".to_owned();
@@ -84,19 +84,19 @@ pub(crate) async fn consumers(callback: &Callback, as_json: bool) -> anyhow::Res
         }
         rows.print()
     })?;
-    Ok(told.but(is_good))
+    Ok(output.good_if(is_good))
 }
 
 /// How each upstream is doing.
 ///
 /// # Errors
 /// When the callback service does not answer.
-pub(crate) async fn upstreams(callback: &Callback, as_json: bool) -> anyhow::Result<Told> {
+pub(crate) async fn upstreams(callback: &Callback, as_json: bool) -> anyhow::Result<Output> {
     let mut client = callback.client().await?;
     let answer = client.list_upstreams(ListUpstreamsRequest {}).await;
     let answer = answer.map_err(|e| refused(&e))?.into_inner();
     let is_good = answer.upstreams.iter().all(|upstream| upstream.breaker != "open");
-    let told = Told::either(as_json, &answer, || {
+    let output = Output::json_or_text(as_json, &answer, || {
         use Column::{Number, Text};
         if answer.upstreams.is_empty() {
             return "no upstream is known: name them in COUNTERSIGN_UPSTREAMS of the callback service"
@@ -132,5 +132,5 @@ pub(crate) async fn upstreams(callback: &Callback, as_json: bool) -> anyhow::Res
         }
         rows.print()
     })?;
-    Ok(told.but(is_good))
+    Ok(output.good_if(is_good))
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use countersign_protocol::Token;
 use tonic::Request;
 
-use crate::terminal::outcome::Usage;
+use crate::terminal::output::UsageError;
 
 /// Where the token is.
 #[derive(Args)]
@@ -41,14 +41,14 @@ impl Credentials {
         let text = match (given, file) {
             (None, None) => return Ok(None),
             (Some(_), Some(_)) => {
-                return Err(Usage("give --token or --token-file (COUNTERSIGN_TOKEN, COUNTERSIGN_TOKEN_FILE), not both".to_owned()).into());
+                return Err(UsageError("give --token or --token-file (COUNTERSIGN_TOKEN, COUNTERSIGN_TOKEN_FILE), not both".to_owned()).into());
             }
             (Some(token), None) => token.to_owned(),
             (None, Some(file)) => std::fs::read_to_string(file)
                 .with_context(|| format!("the token's file {} cannot be read", file.display()))?,
         };
         let token = text.trim_end_matches(['\r', '\n']).parse();
-        Ok(Some(token.map_err(|why| Usage(format!("the token cannot be used: {why}")))?))
+        Ok(Some(token.map_err(|why| UsageError(format!("the token cannot be used: {why}")))?))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
-use crate::terminal::outcome::Usage;
+use crate::terminal::output::UsageError;
 
 /// Whether the person agrees.
 ///
@@ -11,7 +11,7 @@ use crate::terminal::outcome::Usage;
 pub(crate) fn agrees(question: &str) -> anyhow::Result<bool> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
-        return Err(Usage(
+        return Err(UsageError(
             "nobody is there to agree: add --yes, or --dry-run to only look".to_owned(),
         )
         .into());

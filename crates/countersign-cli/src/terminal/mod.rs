@@ -6,6 +6,6 @@ pub(crate) mod table;
 
 pub(crate) mod clock;
 
-pub(crate) mod outcome;
+pub(crate) mod output;
 
 pub(crate) mod page;

@@ -3,10 +3,10 @@
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use console::Term;
 
-/// A table that grows by rows.
+/// A table, built row by row.
 pub(crate) struct Rows(Table);
 
-/// A column's title; a number's stand on the right.
+/// The title of a column. Numbers are aligned to the right.
 #[derive(Clone, Copy)]
 pub(crate) enum Column {
     Text(&'static str),
@@ -14,7 +14,7 @@ pub(crate) enum Column {
 }
 
 impl Rows {
-    /// An empty one.
+    /// A table without rows.
     pub(crate) fn new(columns: &[Column]) -> Self {
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED.with_rounded_corners());
@@ -43,7 +43,7 @@ impl Rows {
         self.0.add_row(cells.into_iter().map(Into::into).collect::<Vec<String>>());
     }
 
-    /// As printed.
+    /// The table as text, without the last line end.
     pub(crate) fn print(&self) -> String {
         self.0.to_string()
     }
@@ -54,18 +54,14 @@ pub(crate) fn count(n: impl TryInto<u64>) -> String {
     indicatif::HumanCount(n.try_into().unwrap_or(u64::MAX)).to_string()
 }
 
-/// So many of something: `1 message`, `12,345 messages`.
-pub(crate) fn some(n: impl TryInto<u64>, what: &str) -> String {
+/// A count with its noun: `1 message`, `12,345 messages`.
+pub(crate) fn quantity(n: impl TryInto<u64>, noun: &str) -> String {
     let n = n.try_into().unwrap_or(u64::MAX);
-    format!("{} {what}{}", count(n), if n == 1 { "" } else { "s" })
+    format!("{} {noun}{}", count(n), if n == 1 { "" } else { "s" })
 }
 
-/// The end of a list that is not whole.
+/// The line below a list that is cut off.
 pub(crate) fn first_of(shown: usize, all: Option<u64>) -> String {
     let all = all.map_or_else(|| "more".to_owned(), count);
-    format!("first {} of {all}; --all, or --limit N", count(shown_count(shown)))
-}
-
-fn shown_count(shown: usize) -> u64 {
-    u64::try_from(shown).unwrap_or(u64::MAX)
+    format!("first {} of {all}; --all, or --limit N", count(shown))
 }

@@ -27,6 +27,10 @@ pub(crate) enum Severity {
     Note,
 }
 
+/// The fix for what is missing in the broker, and is the callback service's to declare.
+pub(crate) const RESTART_CALLBACK: &str =
+    "restart the callback service: it declares what is missing when it connects";
+
 /// An error.
 pub(crate) fn error(
     subject: impl Into<String>,

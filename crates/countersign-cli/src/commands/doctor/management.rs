@@ -18,7 +18,7 @@ use ureq::tls::{Certificate, TlsConfig, TlsProvider};
 
 use super::broker::{Broker, Node};
 use super::clocks::Clock;
-use super::queues::{SeenExchange, SeenQueue, Standing};
+use super::topology::actual::{ActualExchange, ActualQueue, ActualTopology};
 use crate::terminal::clock::now_ms;
 
 /// Where the management API is: `http://user:password@host:15672`, or `https` with a certificate that
@@ -111,13 +111,13 @@ impl Management {
     ///
     /// # Errors
     /// When it does not answer, or does not let this user look.
-    pub(crate) async fn queues(&self, vhost: &str) -> anyhow::Result<Standing> {
+    pub(crate) async fn queues(&self, vhost: &str) -> anyhow::Result<ActualTopology> {
         let (this, vhost) = (self.clone(), vhost.to_owned());
         off_the_runtime(move || {
             let columns = "?columns=name,type,durable,arguments,policy,operator_policy,effective_policy_definition,consumers,leader,members,online,messages_ready,messages_unacknowledged";
             let queues = this.list(&["queues", &vhost], columns)?;
             let queues = queues.iter().filter_map(|seen| Some((text(seen, "name")?, queue(seen))));
-            Ok(Standing { queues: queues.collect(), ..Standing::default() })
+            Ok(ActualTopology { queues: queues.collect(), ..ActualTopology::default() })
         })
         .await
     }
@@ -130,24 +130,24 @@ impl Management {
         &self,
         vhost: &str,
         topology: &Topology,
-        mut standing: Standing,
-    ) -> anyhow::Result<Standing> {
+        mut actual: ActualTopology,
+    ) -> anyhow::Result<ActualTopology> {
         let (this, vhost) = (self.clone(), vhost.to_owned());
         let names: Vec<String> = topology.exchanges.iter().map(|e| e.name.clone()).collect();
         off_the_runtime(move || {
             let policies = this.list(&["policies", &vhost], "")?;
             for name in names {
                 let Some(seen) = this.find(&["exchanges", &vhost, &name])? else { continue };
-                standing.exchanges.insert(name.clone(), exchange(&seen, &policies));
+                actual.exchanges.insert(name.clone(), exchange(&seen, &policies));
                 for bound in this.bound(&vhost, &name)? {
                     if let (Some(key), Some(to)) =
                         (text(&bound, "routing_key"), text(&bound, "destination"))
                     {
-                        standing.bindings.insert((name.clone(), key, to));
+                        actual.bindings.insert((name.clone(), key, to));
                     }
                 }
             }
-            Ok(standing)
+            Ok(actual)
         })
         .await
     }
@@ -261,7 +261,7 @@ fn node(seen: &Value) -> Node {
     }
 }
 
-fn queue(seen: &Value) -> SeenQueue {
+fn queue(seen: &Value) -> ActualQueue {
     // An empty object comes as an empty array.
     let object = |name: &str| match seen.get(name) {
         Some(Value::Object(fields)) => fields.clone(),
@@ -270,7 +270,7 @@ fn queue(seen: &Value) -> SeenQueue {
     let length = |name: &str| seen.get(name).and_then(Value::as_array).map_or(0, Vec::len);
     let number = |name: &str| seen.get(name).and_then(Value::as_u64).unwrap_or(0);
     let policies = ["policy", "operator_policy"].iter().filter_map(|name| text(seen, name));
-    SeenQueue {
+    ActualQueue {
         kind: text(seen, "type").unwrap_or_default(),
         durable: seen.get("durable").and_then(Value::as_bool).unwrap_or(false),
         arguments: object("arguments"),
@@ -285,14 +285,14 @@ fn queue(seen: &Value) -> SeenQueue {
     }
 }
 
-fn exchange(seen: &Value, policies: &[Value]) -> SeenExchange {
+fn exchange(seen: &Value, policies: &[Value]) -> ActualExchange {
     let argument =
         seen.get("arguments").and_then(|arguments| text(arguments, "alternate-exchange"));
     let policy = text(seen, "policy").and_then(|name| {
         let policy = policies.iter().find(|policy| text(policy, "name").as_ref() == Some(&name))?;
         text(policy.get("definition")?, "alternate-exchange")
     });
-    SeenExchange {
+    ActualExchange {
         kind: text(seen, "type").unwrap_or_default(),
         durable: seen.get("durable").and_then(Value::as_bool).unwrap_or(false),
         alternate: argument.or(policy),

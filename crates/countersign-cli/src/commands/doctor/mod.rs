@@ -1,49 +1,33 @@
-//! `countersign doctor`: what is not as it should be, and what to do about it.
+//! `countersign doctor`: faults in broker, databases and callback service, each with its fix.
 //!
-//! What is seen is fetched first (`management`, `sql`, and the callback service over gRPC); what it
-//! means is decided without looking at anything else, in a file for each kind of thing.
-
-mod finding;
+//! `management`, `sql` and this file fetch; the other files decide from what was fetched alone.
 
 mod broker;
-
-mod queues;
-
-mod policy;
-
-mod database;
-
-mod horizon;
-
 mod clocks;
-
+mod database;
+mod finding;
+mod horizon;
 mod ledger;
-
 mod management;
-
+mod report;
 mod sql;
+mod topology;
 
 use clap::Args;
-use console::style;
 use countersign_amqp::Address as AmqpAddress;
 use countersign_postgres::DatabaseUrl;
 use countersign_protocol::grpc::{
     CountOverdueRequest, GetSettingsRequest, GetSettingsResponse, ListConsumersRequest,
     ListUpstreamsRequest,
 };
-use countersign_protocol::{Tier, Topology, topology};
-use serde::Serialize;
-use tonic::Code;
+use countersign_protocol::topology::{CHECK, CONFIRM};
 
-use self::clocks::Clock;
 use self::database::Database;
-use self::finding::{Finding, Severity};
 use self::management::{Management, ManagementUrl};
-use self::queues::Standing;
-use crate::connect::address::refused;
+use self::report::Report;
+use self::topology::expected;
 use crate::connect::callback::Callback;
-use crate::terminal::clock::ms;
-use crate::terminal::outcome::Told;
+use crate::terminal::output::Output;
 
 /// Where to look.
 #[derive(Debug, Args)]
@@ -83,28 +67,12 @@ Examples:
     --database-url postgres://postgres:postgres@localhost/logistics --queue logistics.orders
   countersign doctor --json | jq -r '.findings[] | select(.severity == \"error\") | .finding'";
 
-/// The answer.
-#[derive(Debug, Default, Serialize)]
-struct Report {
-    findings: Vec<Finding>,
-    looked_at: Vec<String>,
-    not_looked_at: Vec<NotLookedAt>,
-    #[serde(skip)]
-    clocks: Vec<Clock>,
-}
-
-#[derive(Debug, Serialize)]
-struct NotLookedAt {
-    what: String,
-    why: String,
-}
-
 impl Doctor {
     /// Looks everywhere.
     ///
     /// # Errors
     /// Only when the answer cannot be written: that somebody does not answer is a finding.
-    pub(crate) async fn run(self, as_json: bool) -> anyhow::Result<Told> {
+    pub(crate) async fn run(self, as_json: bool) -> anyhow::Result<Output> {
         let mut report = Report::default();
         let settings = self.ask_callback(&mut report).await;
         self.look_at_broker(settings.as_ref(), &mut report).await;
@@ -118,8 +86,7 @@ impl Doctor {
         }
         report.findings.extend(clocks::check(&report.clocks));
         report.findings.sort_by_key(|finding| finding.severity);
-        let is_good = report.findings.iter().all(|finding| finding.severity != Severity::Error);
-        Ok(Told::either(as_json, &report, || report.print())?.but(is_good))
+        Ok(Output::json_or_text(as_json, &report, || report.print())?.good_if(report.is_good()))
     }
 
     /// What the callback service tells, and its settings.
@@ -204,25 +171,28 @@ impl Doctor {
         report.clocks.extend(clock);
         report.findings.extend(broker::check(&broker));
         let vhost = self.amqp_url.as_ref().map_or("/", |address| address.vhost());
-        let standing = management.queues(vhost).await?;
-        let mut topology = match settings {
-            Some(settings) => declared_by(settings),
-            None => declared_by_keys(&management, vhost).await?,
+        let queues = management.queues(vhost).await?;
+        let mut expected = match settings {
+            Some(settings) => expected::from_settings(settings),
+            None => expected::from_keys(
+                &management.keys(vhost, CHECK).await?,
+                &management.keys(vhost, CONFIRM).await?,
+            ),
         };
         for queue in &self.queue {
-            topology = topology.and(Topology::consumed(queue, &retry_delays(queue, &standing)));
+            expected = expected.and(expected::of_consumed(queue, &queues));
         }
-        let standing = management.exchanges(vhost, &topology, standing).await?;
+        let actual = management.exchanges(vhost, &expected, queues).await?;
         report.looked_at.push(format!(
             "{} exchanges, {} queues and {} bindings of vhost {vhost} through {url}",
-            topology.exchanges.len(),
-            topology.queues.len(),
-            topology.bindings.len()
+            expected.exchanges.len(),
+            expected.queues.len(),
+            expected.bindings.len()
         ));
         if self.queue.is_empty() {
             report.skip("the consumers' queues", "no --queue");
         }
-        report.findings.extend(queues::check(&topology, &self.queue, &standing));
+        report.findings.extend(topology::check(&expected, &self.queue, &actual));
         Ok(())
     }
 
@@ -256,82 +226,5 @@ impl Doctor {
             }
         }
         databases
-    }
-}
-
-/// What the callback service declares with these settings.
-fn declared_by(settings: &GetSettingsResponse) -> Topology {
-    let delays = settings.check_tiers_ms.iter().filter_map(|ms| u64::try_from(*ms).ok());
-    let tiers: Vec<Tier> =
-        delays.filter_map(|ms| Tier::new(std::time::Duration::from_millis(ms)).ok()).collect();
-    Topology::callback(&tiers, u16::try_from(settings.confirm_shards).unwrap_or(1))
-}
-
-/// What a callback service has declared, as far as the bindings tell.
-async fn declared_by_keys(management: &Management, vhost: &str) -> anyhow::Result<Topology> {
-    let tiers = management.keys(vhost, topology::CHECK).await?;
-    let tiers: Vec<Tier> = tiers.iter().filter_map(|key| key.parse().ok()).collect();
-    let shards = management.keys(vhost, topology::CONFIRM).await?;
-    let shards = shards.iter().filter_map(|key| key.parse::<u16>().ok()).max();
-    Ok(Topology::callback(&tiers, shards.map_or(1, |last| last.saturating_add(1))))
-}
-
-/// The delays of the retry queues that a queue has.
-fn retry_delays(queue: &str, standing: &Standing) -> Vec<std::time::Duration> {
-    let prefix = format!("{queue}.retry.");
-    let delays = standing.queues.keys().filter_map(|name| name.strip_prefix(&prefix));
-    delays
-        .filter_map(|delay| humantime::parse_duration(delay).ok())
-        .filter(|d| ms(*d) > 0)
-        .collect()
-}
-
-impl Report {
-    fn skip(&mut self, what: &str, why: &str) {
-        self.not_looked_at.push(NotLookedAt { what: what.to_owned(), why: why.to_owned() });
-    }
-
-    fn refused(&mut self, what: &str, status: &tonic::Status) {
-        match status.code() {
-            Code::Unimplemented => {
-                self.skip(what, "the callback service is older than this program");
-            }
-            _ => self.findings.push(finding::error(
-                "the callback service",
-                format!("it does not tell about {what}: {}", refused(status)),
-                "read its log",
-            )),
-        }
-    }
-
-    fn print(&self) -> String {
-        let mut lines = Vec::new();
-        for Finding { severity, subject, finding, fix } in &self.findings {
-            let word = match severity {
-                Severity::Error => style("error  ").red().bold(),
-                Severity::Warning => style("warning").yellow().bold(),
-                Severity::Note => style("note   ").cyan().bold(),
-            };
-            lines.push(format!("{word}  {}: {finding}", style(subject).bold()));
-            lines.push(format!("         → {fix}"));
-        }
-        if self.findings.is_empty() {
-            lines.push("nothing wrong was found".to_owned());
-        }
-        lines.push(String::new());
-        lines.extend(self.looked_at.iter().map(|what| format!("looked at {what}")));
-        lines.extend(
-            self.not_looked_at
-                .iter()
-                .map(|NotLookedAt { what, why }| format!("not looked at: {what} ({why})")),
-        );
-        let count = |severity| self.findings.iter().filter(|f| f.severity == severity).count();
-        lines.push(format!(
-            "{} errors, {} warnings, {} notes",
-            count(Severity::Error),
-            count(Severity::Warning),
-            count(Severity::Note)
-        ));
-        lines.join("\n")
     }
 }

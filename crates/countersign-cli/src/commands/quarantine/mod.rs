@@ -23,7 +23,7 @@ use self::selection::Selection;
 use crate::connect::broker;
 use crate::terminal::ask_person;
 use crate::terminal::clock::{clock, now_ms};
-use crate::terminal::outcome::{Told, Usage};
+use crate::terminal::output::{Output, UsageError};
 use crate::terminal::table::{Column, Rows, count, first_of};
 
 /// What is done about it.
@@ -148,7 +148,7 @@ impl Quarantine {
     ///
     /// # Errors
     /// When the broker does not answer, or the command line does not say what is meant.
-    pub(crate) async fn run(self, as_json: bool) -> anyhow::Result<Told> {
+    pub(crate) async fn run(self, as_json: bool) -> anyhow::Result<Output> {
         match self {
             Self::List { broker, selection, limit, all, bodies } => {
                 let most = if all { usize::MAX } else { limit };
@@ -176,7 +176,7 @@ fn meant(selection: &Selection, all: bool) -> anyhow::Result<()> {
         (false, true) => "--all means all of them: leave it out, or the other flags",
         _ => return Ok(()),
     };
-    Err(Usage(wrong.to_owned()).into())
+    Err(UsageError(wrong.to_owned()).into())
 }
 
 async fn list(
@@ -185,14 +185,14 @@ async fn list(
     most: usize,
     bodies: bool,
     as_json: bool,
-) -> anyhow::Result<Told> {
+) -> anyhow::Result<Output> {
     let body = if bodies || as_json { Body::Whole } else { Body::Beginning };
     let hand = gather(broker, selection, most, &body).await?;
     let Hand { selected, beyond, seen, .. } = &hand;
     let shown: Vec<&Shown> = selected.iter().map(|item| &item.shown).collect();
     let matching = u64::try_from(shown.len())? + beyond;
     let listed = Listed { matching, messages: shown };
-    let told = Told::either(as_json, &listed, || match (matching, *seen) {
+    let output = Output::json_or_text(as_json, &listed, || match (matching, *seen) {
         (0, 0) => "nothing is in quarantine".to_owned(),
         (0, seen) => format!("none of the {} in quarantine is meant", count(seen)),
         _ => {
@@ -204,7 +204,7 @@ async fn list(
         }
     });
     put_back(hand).await?;
-    told
+    output
 }
 
 async fn replay(
@@ -212,7 +212,7 @@ async fn replay(
     mut hand: Hand,
     dry_run: bool,
     as_json: bool,
-) -> anyhow::Result<Told> {
+) -> anyhow::Result<Output> {
     if dry_run || hand.selected.is_empty() {
         return only_look(hand, "would be replayed", as_json).await;
     }
@@ -220,7 +220,7 @@ async fn replay(
     let beyond = hand.beyond;
     put_back(hand).await?;
     let result = Done { done, not_done: &left, left_for_another_run: beyond, dry_run };
-    let told = Told::either(as_json, &result, || {
+    let output = Output::json_or_text(as_json, &result, || {
         let mut lines = vec![format!(
             "{} replayed. What still cannot be taken comes back: countersign quarantine list --newer-than 1m",
             count(done)
@@ -229,7 +229,7 @@ async fn replay(
         lines.extend(another_run(beyond));
         lines.join("\n")
     })?;
-    Ok(told.but(left.is_empty() && beyond == 0))
+    Ok(output.good_if(left.is_empty() && beyond == 0))
 }
 
 async fn throw_away(
@@ -237,7 +237,7 @@ async fn throw_away(
     dry_run: bool,
     yes: bool,
     as_json: bool,
-) -> anyhow::Result<Told> {
+) -> anyhow::Result<Output> {
     if dry_run || hand.selected.is_empty() {
         return only_look(hand, "would be dropped", as_json).await;
     }
@@ -246,7 +246,7 @@ async fn throw_away(
         let question = format!("Throw these {} away for good?", count(hand.selected.len()));
         if !ask_person::agrees(&question)? {
             put_back(hand).await?;
-            return Ok(Told::good("nothing was dropped").but(false));
+            return Ok(Output::good("nothing was dropped").good_if(false));
         }
     }
     for item in &hand.selected {
@@ -255,23 +255,23 @@ async fn throw_away(
     let (done, beyond) = (u64::try_from(hand.selected.len())?, hand.beyond);
     put_back(hand).await.context("some of what was dropped may be in quarantine still: list it")?;
     let result = Done { done, not_done: &[], left_for_another_run: beyond, dry_run };
-    let told = Told::either(as_json, &result, || {
+    let output = Output::json_or_text(as_json, &result, || {
         let lines = std::iter::once(format!("{} dropped", count(done))).chain(another_run(beyond));
         lines.collect::<Vec<_>>().join("\n")
     })?;
-    Ok(told.but(beyond == 0))
+    Ok(output.good_if(beyond == 0))
 }
 
-async fn only_look(hand: Hand, would: &str, as_json: bool) -> anyhow::Result<Told> {
+async fn only_look(hand: Hand, would: &str, as_json: bool) -> anyhow::Result<Output> {
     let shown: Vec<&Shown> = hand.selected.iter().map(|item| &item.shown).collect();
     let matching = u64::try_from(shown.len())? + hand.beyond;
     let listed = Listed { matching, messages: shown };
-    let told = Told::either(as_json, &listed, || match hand.selected.len() {
+    let output = Output::json_or_text(as_json, &listed, || match hand.selected.len() {
         0 => format!("none of the {} in quarantine is meant", count(hand.seen)),
         selected => format!("{}\n{} {would}", what(&hand), count(selected)),
     });
     put_back(hand).await?;
-    told
+    output
 }
 
 /// What is about to be done, in groups and the first of it.

@@ -4,8 +4,8 @@
 use countersign_protocol::topology::{Argument, Queue};
 use serde_json::Value;
 
-use super::finding::{Finding, error};
-use super::queues::SeenQueue;
+use super::super::finding::{Finding, error};
+use super::actual::ActualQueue;
 
 /// What counts when an argument and a policy disagree (reproduced on 3.10.8).
 enum Rule {
@@ -31,9 +31,9 @@ const KEYS: [(&str, Rule); 9] = [
 ];
 
 /// Every key of the policy that makes the queue another than it has to be.
-pub(crate) fn check(wanted: &Queue, seen: &SeenQueue) -> Vec<Finding> {
+pub(crate) fn check(wanted: &Queue, actual: &ActualQueue) -> Vec<Finding> {
     let differing = KEYS.iter().filter_map(|(key, rule)| {
-        let policy = seen.policy.get(*key)?;
+        let policy = actual.policy.get(*key)?;
         let argument = wanted
             .arguments
             .iter()
@@ -41,7 +41,7 @@ pub(crate) fn check(wanted: &Queue, seen: &SeenQueue) -> Vec<Finding> {
         changes(rule, argument, policy).then(|| {
             error(
                 format!("queue {}", wanted.name),
-                format!("the policy {} sets {key} to {policy}: {}", seen.policies.join(" and "), harm(key)),
+                format!("the policy {} sets {key} to {policy}: {}", actual.policies.join(" and "), harm(key)),
                 format!(
                     "leave our queues out of its pattern, such as ^(?!countersign\\.), or give them a policy of their own with a higher priority and without {key}"
                 ),
@@ -106,9 +106,10 @@ mod tests {
             ("delivery-limit", json!(20), true),
             ("queue-leader-locator", json!("balanced"), false),
         ] {
-            let mut seen = SeenQueue { policies: vec!["broad".to_owned()], ..SeenQueue::default() };
-            seen.policy.insert(key.to_owned(), value.clone());
-            let findings = check(&wait_queue(), &seen);
+            let mut actual =
+                ActualQueue { policies: vec!["broad".to_owned()], ..ActualQueue::default() };
+            actual.policy.insert(key.to_owned(), value.clone());
+            let findings = check(&wait_queue(), &actual);
             assert_eq!(findings.len(), usize::from(is_found), "{key} {value}: {findings:?}");
             if let Some(finding) = findings.first() {
                 assert!(finding.finding.contains("broad") && finding.fix.contains(key));
