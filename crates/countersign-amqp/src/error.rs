@@ -37,7 +37,7 @@ pub(crate) enum Error {
     Unconfirmed { missing: usize, of: usize, after: Duration },
 
     #[error("{why}")]
-    Ended { why: String },
+    EpochEnded { why: String },
 
     #[error("the broker answered a publish without a confirm")]
     ConfirmsOff,

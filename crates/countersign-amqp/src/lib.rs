@@ -2,14 +2,14 @@
 //!
 //! A [`Connection`] is supervised: it is built anew whenever anything about it fails, with its
 //! topology declared again, and each such life of it is an *epoch*. On connections stand a
-//! [`Publisher`], whose every message gets its own [`Verdict`]; a [`Batcher`], which lets entries
+//! [`Publisher`], whose every message gets its own [`PublishOutcome`]; a [`Batcher`], which lets entries
 //! share messages; and a [`Consumer`] with its [`Acks`].
 //!
 //! Publish and consume on separate connections: a broker alarm stops *all* writes of a connection
 //! that publishes, its acks too (<https://www.rabbitmq.com/docs/alarms>).
 //!
 //! ```no_run
-//! use countersign_amqp::{Connection, Outgoing, Properties, Publisher, PublisherSettings, Verdict};
+//! use countersign_amqp::{Connection, Outgoing, Properties, Publisher, PublisherSettings, PublishOutcome};
 //! use countersign_protocol::topology::{ExchangeKind, Topology};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -24,10 +24,10 @@
 //!     body: "{}".into(),
 //! };
 //! match publisher.publish(message)?.await {
-//!     Verdict::Routed => {}
-//!     Verdict::Unroutable { why } => panic!("no queue is bound for it: {why}"),
-//!     Verdict::Refused => panic!("a queue is full"),
-//!     Verdict::Unknown { why } => panic!("publish it again with the same id: {why}"),
+//!     PublishOutcome::Routed => {}
+//!     PublishOutcome::Unroutable { why } => panic!("no queue is bound for it: {why}"),
+//!     PublishOutcome::Refused => panic!("a queue is full"),
+//!     PublishOutcome::Unknown { why } => panic!("publish it again with the same id: {why}"),
 //! }
 //! # Ok(())
 //! # }
@@ -51,5 +51,5 @@ pub use consume::depth::NotCounted;
 pub use consume::{Consumer, Subscription};
 pub use publish::batcher::{Batcher, BatcherSettings, OnFailure};
 pub use publish::message::{Outgoing, Properties};
-pub use publish::outcome::{NotTaken, Pending, Verdict};
+pub use publish::outcome::{NotTaken, Pending, PublishOutcome};
 pub use publish::{Publisher, PublisherSettings};

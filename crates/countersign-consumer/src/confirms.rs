@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use countersign_amqp::{
-    Batcher, BatcherSettings, NotTaken, OnFailure, Outgoing, Properties, Publisher, Verdict,
+    Batcher, BatcherSettings, NotTaken, OnFailure, Outgoing, Properties, PublishOutcome, Publisher,
 };
 use countersign_protocol::confirm::ConfirmedMessage;
 use countersign_protocol::envelope::MAX_ENTRIES;
@@ -66,7 +66,7 @@ impl Confirms {
                     return tokio::select! {
                         biased;
                         verdict = pending => match verdict {
-                            Verdict::Routed => Sent::MayAck,
+                            PublishOutcome::Routed => Sent::MayAck,
                             _ => Sent::GivenUp,
                         },
                         () = self.patience.lost() => Sent::MayAck,

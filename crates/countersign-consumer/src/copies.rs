@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use countersign_amqp::{NotTaken, Outgoing, Verdict};
+use countersign_amqp::{NotTaken, Outgoing, PublishOutcome};
 use countersign_protocol::topology::{dead_queue, retry_queue};
 use countersign_protocol::{HeaderValue, Headers, header};
 use tracing::warn;
@@ -72,10 +72,10 @@ pub(crate) async fn place(endings: &Endings, copy: Outgoing) -> bool {
     loop {
         let why = match endings.copying.publish(copy.clone()) {
             Ok(pending) => match pending.await {
-                Verdict::Routed => return true,
-                Verdict::Unroutable { why } => format!("it goes nowhere: {why}"),
-                Verdict::Refused => "the queue is full".to_owned(),
-                Verdict::Unknown { why } => why,
+                PublishOutcome::Routed => return true,
+                PublishOutcome::Unroutable { why } => format!("it goes nowhere: {why}"),
+                PublishOutcome::Refused => "the queue is full".to_owned(),
+                PublishOutcome::Unknown { why } => why,
             },
             Err(NotTaken::Closed) => return false,
             Err(why) => why.to_string(),

@@ -82,7 +82,7 @@ impl Connection {
     }
 
     /// Closes it for good. Close what was started on it first: a
-    /// [`Publisher`](crate::Publisher::close) judges what it has taken, a
+    /// [`Publisher`](crate::Publisher::close) settles what it has taken, a
     /// [`Consumer`](crate::Consumer::close) sends its acks.
     ///
     /// # Cancel safety

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use crate::consume::ack_window::{Ack, AckWindow};
-use crate::consume::delivery::{DeliveryTag, Subscribed};
+use crate::consume::delivery::{DeliveryTag, SubscriptionId};
 
 /// Acks deliveries of one [`Consumer`](crate::Consumer). A clone is the same.
 #[derive(Clone, Debug, Default)]
@@ -13,7 +13,7 @@ pub struct Acks(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    open: Mutex<Option<(Subscribed, AckWindow)>>,
+    open: Mutex<Option<(SubscriptionId, AckWindow)>>,
     given: Notify,
 }
 
@@ -34,8 +34,8 @@ impl Acks {
     }
 
     /// Begins anew; from now on only tags of this subscription count.
-    pub(crate) fn begin(&self) -> Subscribed {
-        let subscribed = Subscribed::next();
+    pub(crate) fn begin(&self) -> SubscriptionId {
+        let subscribed = SubscriptionId::next();
         *self.open() = Some((subscribed, AckWindow::default()));
         subscribed
     }
@@ -55,7 +55,7 @@ impl Acks {
         self.open().as_mut().map(|(_, window)| window.flush()).unwrap_or_default()
     }
 
-    fn open(&self) -> MutexGuard<'_, Option<(Subscribed, AckWindow)>> {
+    fn open(&self) -> MutexGuard<'_, Option<(SubscriptionId, AckWindow)>> {
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -66,7 +66,7 @@ mod tests {
 
     use super::*;
 
-    fn tag(subscribed: Subscribed, number: u64) -> DeliveryTag {
+    fn tag(subscribed: SubscriptionId, number: u64) -> DeliveryTag {
         DeliveryTag { subscribed, number }
     }
 

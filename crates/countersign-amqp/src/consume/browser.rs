@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::connection::Connection;
 use crate::connection::epoch::{self, Epoch};
-use crate::consume::delivery::{Delivery, DeliveryTag, Subscribed};
+use crate::consume::delivery::{Delivery, DeliveryTag, SubscriptionId};
 use crate::error::{Error, within};
 
 /// Reads what lies in a queue when it is opened, in its order, and holds all of it un-acked until
@@ -63,7 +63,7 @@ pub struct BrowseError(#[from] Error);
 
 #[derive(Debug)]
 struct Shelf {
-    subscribed: Subscribed,
+    subscribed: SubscriptionId,
     channel: Channel,
     deliveries: lapin::Consumer,
     held: u16,
@@ -84,13 +84,13 @@ impl Browser {
     /// Begins to read a queue that exists.
     ///
     /// # Errors
-    /// When there is no such queue, nobody answers, or the connection is closed.
+    /// When there is no such queue, the broker does not answer, or the connection is closed.
     ///
     /// # Cancel safety
     /// Dropped, it holds nothing.
     pub async fn open(connection: &Connection, queue: &str) -> Result<Self, BrowseError> {
         let mut epochs = connection.epochs();
-        let closed = || Error::Ended { why: "the connection is closed".to_owned() };
+        let closed = || Error::EpochEnded { why: "the connection is closed".to_owned() };
         let epoch = epoch::next(&mut epochs).await.ok_or_else(closed)?;
         let channel = epoch.channel().await?;
         let (ready, readers) = look(&channel, queue).await?;
@@ -225,7 +225,12 @@ impl Browser {
             subscribing.await.map_err(|cause| Error::Consuming { queue: queue.clone(), cause })
         };
         let deliveries = within(ANSWER_TIMEOUT, "subscribing", named).await?;
-        self.shelves.push(Shelf { subscribed: Subscribed::next(), channel, deliveries, held: 0 });
+        self.shelves.push(Shelf {
+            subscribed: SubscriptionId::next(),
+            channel,
+            deliveries,
+            held: 0,
+        });
         Ok(())
     }
 

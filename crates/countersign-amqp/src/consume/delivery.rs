@@ -27,17 +27,17 @@ pub struct Delivery {
 /// the broker has taken the message back and delivers it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DeliveryTag {
-    pub(crate) subscribed: Subscribed,
+    pub(crate) subscribed: SubscriptionId,
     pub(crate) number: u64,
 }
 
 /// A consumer in one epoch; no two in a process are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Subscribed(pub(crate) u64);
+pub(crate) struct SubscriptionId(pub(crate) u64);
 
 static SUBSCRIPTIONS: AtomicU64 = AtomicU64::new(0);
 
-impl Subscribed {
+impl SubscriptionId {
     /// A new one.
     pub(crate) fn next() -> Self {
         Self(SUBSCRIPTIONS.fetch_add(1, Ordering::Relaxed))
@@ -45,7 +45,7 @@ impl Subscribed {
 }
 
 impl Delivery {
-    pub(crate) fn read(subscribed: Subscribed, received: lapin::message::Delivery) -> Self {
+    pub(crate) fn read(subscribed: SubscriptionId, received: lapin::message::Delivery) -> Self {
         Self {
             tag: DeliveryTag { subscribed, number: received.delivery_tag },
             exchange: received.exchange.into(),

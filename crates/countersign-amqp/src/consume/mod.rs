@@ -25,7 +25,7 @@ use tracing::warn;
 use crate::connection::Connection;
 use crate::connection::epoch::{self, Epoch};
 use crate::consume::acks::Acks;
-use crate::consume::delivery::{Delivery, Subscribed};
+use crate::consume::delivery::{Delivery, SubscriptionId};
 use crate::error::{Error, within};
 
 /// What to consume, and how.
@@ -145,7 +145,7 @@ impl Drop for Consumer {
 /// What one epoch delivers.
 #[derive(Debug)]
 struct Stream {
-    subscribed: Subscribed,
+    subscribed: SubscriptionId,
     epoch: Arc<Epoch>,
     queue: String,
     deliveries: lapin::Consumer,
@@ -214,22 +214,22 @@ impl Subscriber {
             let ended = self.consume_in(&epoch).await;
             self.acks.end();
             match ended {
-                Ok(Ended::Closed) => return,
-                Ok(Ended::Epoch) => {}
+                Ok(ConsumeStop::Closed) => return,
+                Ok(ConsumeStop::EpochEnded) => {}
                 Err(error) => epoch.fail(&error),
             }
         }
     }
 
-    async fn consume_in(&mut self, epoch: &Arc<Epoch>) -> Result<Ended, Error> {
+    async fn consume_in(&mut self, epoch: &Arc<Epoch>) -> Result<ConsumeStop, Error> {
         // Not before the application has seen the end of the last: what it does not take piles up.
         let offer = tokio::select! {
             biased;
-            _ = &mut self.closed => return Ok(Ended::Closed),
-            () = epoch.ended() => return Ok(Ended::Epoch),
+            _ = &mut self.closed => return Ok(ConsumeStop::Closed),
+            () = epoch.ended() => return Ok(ConsumeStop::EpochEnded),
             offer = self.offers.reserve() => offer,
         };
-        let Ok(offer) = offer else { return Ok(Ended::Closed) };
+        let Ok(offer) = offer else { return Ok(ConsumeStop::Closed) };
         let channel = epoch.channel().await?;
         let subscribed = self.acks.begin();
         let deliveries = subscribe(&channel, &self.subscription).await?;
@@ -245,9 +245,9 @@ impl Subscriber {
                         warn!(queue = self.subscription.queue, %error, "not closed in order");
                     }
                     drop(streams);
-                    return Ok(Ended::Closed);
+                    return Ok(ConsumeStop::Closed);
                 }
-                () = epoch.ended() => return Ok(Ended::Epoch),
+                () = epoch.ended() => return Ok(ConsumeStop::EpochEnded),
                 () = self.acks.given() => {
                     within(ACK_TIMEOUT, "sending acks", tell(&channel, &self.acks)).await?;
                 }
@@ -294,7 +294,7 @@ async fn close(channel: &Channel, acks: &Acks) -> Result<(), lapin::Error> {
 }
 
 /// Why a consumer stopped consuming in an epoch.
-enum Ended {
-    Epoch,
+enum ConsumeStop {
+    EpochEnded,
     Closed,
 }

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use crate::connection::link::LinkState;
 use crate::publish::Publisher;
 use crate::publish::message::Outgoing;
-use crate::publish::outcome::{NotTaken, Pending, Verdict};
+use crate::publish::outcome::{NotTaken, Pending, PublishOutcome};
 use crate::publish::waiting::{Batch, Limits, Owed, Waiting};
 
 /// How a [`Batcher`] batches.
@@ -21,7 +21,7 @@ pub struct BatcherSettings {
     /// How many entries one message holds at most, at least 1. Default: 1,000, the most that the
     /// envelopes of the wire contract may hold.
     pub max_entries: usize,
-    /// How many entries may be without a verdict; more are [`NotTaken::Overloaded`]. With
+    /// How many entries may be without an outcome; more are [`NotTaken::Overloaded`]. With
     /// [`OnFailure::KeepTrying`], this is how many outlast the broker's absence.
     /// Default: 100,000.
     pub max_waiting: usize,
@@ -29,10 +29,10 @@ pub struct BatcherSettings {
     pub on_failure: OnFailure,
 }
 
-/// What a [`Batcher`] does with a message that was not [`Routed`](Verdict::Routed).
+/// What a [`Batcher`] does with a message that was not [`Routed`](PublishOutcome::Routed).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnFailure {
-    /// Its verdict is the verdict of its entries. Entries are not taken while the broker is away.
+    /// Its outcome is the outcome of its entries. Entries are not taken while the broker is away.
     Report,
     /// It is published again, with growing delays and across reconnects, until it is routed.
     /// Entries are taken while the broker is away, up to the limit.
@@ -101,7 +101,7 @@ impl<E: Send + 'static> Batcher<E> {
         Self(Arc::new(Handle { waiting, link, on_failure, abandon }))
     }
 
-    /// Hands an entry over. Never waits; the verdict is that of the message it leaves in.
+    /// Hands an entry over. Never waits; the outcome is that of the message it leaves in.
     ///
     /// # Errors
     /// When it cannot be taken; nothing of it was sent. With [`OnFailure::KeepTrying`] the broker's
@@ -120,8 +120,8 @@ impl<E: Send + 'static> Batcher<E> {
         self.0.link.clone()
     }
 
-    /// Takes nothing more, and waits until every entry taken has its verdict, or until `deadline`
-    /// has passed: then the rest is judged [`Unknown`](Verdict::Unknown). The publisher is not
+    /// Takes nothing more, and waits until every entry taken has its outcome, or until `deadline`
+    /// has passed: then the rest is [`Unknown`](PublishOutcome::Unknown). The publisher is not
     /// closed.
     ///
     /// # Cancel safety
@@ -170,7 +170,7 @@ impl<P> Packer<P> {
         let mut parts = vec![(entries, owed)];
         while let Some((mut entries, mut owed)) = parts.pop() {
             match self.see_through((self.pack)(&entries)).await {
-                Ok(verdict) => owed.settle_all(verdict),
+                Ok(outcome) => owed.settle_all(outcome),
                 Err(bytes) if entries.len() > 1 => {
                     let half = entries.len() / 2;
                     warn!(bytes, entries = entries.len(), "too large a message: packed in halves");
@@ -180,39 +180,41 @@ impl<P> Packer<P> {
                 }
                 Err(bytes) => {
                     let why = NotTaken::TooLarge(bytes).to_string();
-                    owed.settle_all(Verdict::Unroutable { why });
+                    owed.settle_all(PublishOutcome::Unroutable { why });
                 }
             }
         }
     }
 
     /// Publishes a message, as often as it takes; `Err` with its size when that is too large.
-    async fn see_through(&mut self, message: Outgoing) -> Result<Verdict, usize> {
+    async fn see_through(&mut self, message: Outgoing) -> Result<PublishOutcome, usize> {
         let mut backoff = Backoff::new();
         loop {
-            let verdict = match self.publisher.publish(message.clone()) {
+            let outcome = match self.publisher.publish(message.clone()) {
                 Ok(pending) => pending.await,
                 Err(NotTaken::TooLarge(bytes)) => return Err(bytes),
                 Err(NotTaken::Closed) => {
-                    return Ok(Verdict::Unknown { why: "the publisher was closed".to_owned() });
+                    return Ok(PublishOutcome::Unknown {
+                        why: "the publisher was closed".to_owned(),
+                    });
                 }
-                Err(not_taken) => Verdict::Unknown { why: not_taken.to_string() },
+                Err(not_taken) => PublishOutcome::Unknown { why: not_taken.to_string() },
             };
-            if verdict == Verdict::Routed {
+            if outcome == PublishOutcome::Routed {
                 if self.log_limit.recovered() {
                     info!(exchange = message.exchange, key = message.key, "published after all");
                 }
-                return Ok(verdict);
+                return Ok(outcome);
             }
             let closed = *self.publisher.link().borrow() == LinkState::Closed;
             if closed || self.on_failure == OnFailure::Report {
-                return Ok(verdict);
+                return Ok(outcome);
             }
-            if self.log_limit.admits(&format!("{verdict:?}")) {
+            if self.log_limit.admits(&format!("{outcome:?}")) {
                 warn!(
                     exchange = message.exchange,
                     key = message.key,
-                    ?verdict,
+                    ?outcome,
                     "not published; trying again and again"
                 );
             }

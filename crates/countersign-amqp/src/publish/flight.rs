@@ -12,18 +12,18 @@ use lapin::{BasicProperties, Channel, Confirmation};
 
 use crate::error::Error;
 use crate::publish::message::Prepared;
-use crate::publish::outcome::Verdict;
-use crate::publish::returns::{Answer, Label, Returned, judge};
+use crate::publish::outcome::PublishOutcome;
+use crate::publish::returns::{Label, PublisherConfirm, Returned, batch_outcomes};
 
 /// Messages that were published on one channel, with nothing else between them.
 pub(crate) struct Flight<'a> {
     labels: Vec<Label>,
-    answers: Vec<Option<Answer>>,
+    confirms: Vec<Option<PublisherConfirm>>,
     coming: Vec<Option<Coming<'a>>>,
     failure: Option<Error>,
 }
 
-type Coming<'a> = BoxFuture<'a, Result<Answer, Error>>;
+type Coming<'a> = BoxFuture<'a, Result<PublisherConfirm, Error>>;
 
 /// Refused by the broker unless it goes to a queue; only then is it returned.
 const MANDATORY: BasicPublishOptions = BasicPublishOptions { mandatory: true, immediate: false };
@@ -37,7 +37,7 @@ impl<'a> Flight<'a> {
     pub(crate) fn start(channel: &'a Channel, messages: Vec<Prepared>) -> Self {
         let mut flight = Self {
             labels: Vec::with_capacity(messages.len()),
-            answers: Vec::with_capacity(messages.len()),
+            confirms: Vec::with_capacity(messages.len()),
             coming: Vec::with_capacity(messages.len()),
             failure: None,
         };
@@ -46,7 +46,7 @@ impl<'a> Flight<'a> {
         for Prepared { id, exchange, key, properties, body } in messages {
             let sent = publish(channel, exchange.clone(), key.clone(), properties, body);
             flight.labels.push(Label { id, exchange, key });
-            flight.answers.push(None);
+            flight.confirms.push(None);
             flight.coming.push(Some(Box::pin(sent)));
             let _ = flight.poll_one(flight.coming.len() - 1, &mut unheard);
         }
@@ -77,12 +77,12 @@ impl<'a> Flight<'a> {
 
     /// How many confirms are not in, of how many.
     pub(crate) fn missing(&self) -> (usize, usize) {
-        (self.answers.iter().filter(|answer| answer.is_none()).count(), self.answers.len())
+        (self.confirms.iter().filter(|confirm| confirm.is_none()).count(), self.confirms.len())
     }
 
-    /// The verdict on each message, in order. `why` is said of those whose confirm is not in.
-    pub(crate) fn judge(&self, why: &str) -> Vec<Verdict> {
-        judge(&self.labels, &self.answers, why)
+    /// The outcome of each message, in order. `why` is said of those whose confirm is not in.
+    pub(crate) fn outcomes(&self, why: &str) -> Vec<PublishOutcome> {
+        batch_outcomes(&self.labels, &self.confirms, why)
     }
 
     fn poll_one(&mut self, place: usize, context: &mut Context<'_>) -> Poll<()> {
@@ -92,7 +92,7 @@ impl<'a> Flight<'a> {
         let Poll::Ready(outcome) = Pin::new(coming).poll(context) else { return Poll::Pending };
         self.coming[place] = None;
         match outcome {
-            Ok(answer) => self.answers[place] = Some(answer),
+            Ok(confirm) => self.confirms[place] = Some(confirm),
             Err(error) => self.failure = Some(self.failure.take().unwrap_or(error)),
         }
         Poll::Ready(())
@@ -105,12 +105,16 @@ async fn publish(
     key: ShortString,
     properties: BasicProperties,
     body: Bytes,
-) -> Result<Answer, Error> {
+) -> Result<PublisherConfirm, Error> {
     let confirm = channel.basic_publish(exchange, key, MANDATORY, &body, properties).await?;
     drop(body);
     match confirm.await? {
-        Confirmation::Ack(returned) => Ok(Answer { acked: true, returned: returned.map(read) }),
-        Confirmation::Nack(returned) => Ok(Answer { acked: false, returned: returned.map(read) }),
+        Confirmation::Ack(returned) => {
+            Ok(PublisherConfirm { acked: true, returned: returned.map(read) })
+        }
+        Confirmation::Nack(returned) => {
+            Ok(PublisherConfirm { acked: false, returned: returned.map(read) })
+        }
         Confirmation::NotRequested => Err(Error::ConfirmsOff),
     }
 }

@@ -1,4 +1,4 @@
-//! Publishing: every message gets its own verdict.
+//! Publishing: every message gets its own outcome.
 
 pub(crate) mod message;
 
@@ -28,13 +28,13 @@ use crate::connection::link::LinkState;
 use crate::error::{Error, within};
 use crate::publish::flight::Flight;
 use crate::publish::message::{Outgoing, Prepared, prepare};
-use crate::publish::outcome::{NotTaken, Pending, Verdict};
+use crate::publish::outcome::{NotTaken, Pending, PublishOutcome};
 use crate::publish::waiting::{Batch, Limits, Waiting};
 
 /// How a [`Publisher`] publishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublisherSettings {
-    /// How many messages may be without a verdict, waiting and sent; more are
+    /// How many messages may be without an outcome, waiting and sent; more are
     /// [`NotTaken::Overloaded`]. Too low: peaks are refused that the broker would take within
     /// milliseconds. Too high: in trouble, callers learn late. Default: 10,000.
     pub max_waiting: usize,
@@ -51,7 +51,7 @@ pub struct PublisherSettings {
     /// Default: 1,000.
     pub max_batch: usize,
     /// How long the broker may take to confirm a batch. Then what it did not confirm is
-    /// [`Unknown`](Verdict::Unknown), and the connection is built anew, unless the broker blocks
+    /// [`Unknown`](PublishOutcome::Unknown), and the connection is built anew, unless the broker blocks
     /// it. A queue without a leader answers nothing. Too low: a slow disk looks like a lost leader.
     /// Default: 10 s.
     pub confirm_timeout: Duration,
@@ -74,7 +74,7 @@ impl Default for PublisherSettings {
 ///
 /// The exchange must exist (the connection's topology can declare it): RabbitMQ answers a message
 /// to one that does not by closing the channel, so that the connection is built anew and everything
-/// on its way is [`Unknown`](Verdict::Unknown).
+/// on its way is [`Unknown`](PublishOutcome::Unknown).
 ///
 /// Dropping the last clone closes it; what it has taken is still published.
 #[derive(Clone, Debug)]
@@ -124,7 +124,7 @@ impl Publisher {
     }
 
     /// Hands a message over. Never waits; that it was taken does not say that the broker has it:
-    /// the verdict does.
+    /// the outcome does.
     ///
     /// # Errors
     /// When it cannot be taken; nothing of it was sent.
@@ -135,7 +135,7 @@ impl Publisher {
         }
         match prepare(message) {
             Ok(prepared) => self.0.waiting.push(prepared, bytes, || self.0.link.borrow().away()),
-            Err(why) => Ok(Pending::judged(Verdict::Unroutable { why })),
+            Err(why) => Ok(Pending::known(PublishOutcome::Unroutable { why })),
         }
     }
 
@@ -145,8 +145,8 @@ impl Publisher {
         self.0.link.clone()
     }
 
-    /// Takes nothing more, and waits until everything taken has its verdict, or until `deadline`
-    /// has passed: then the rest is judged [`Unknown`](Verdict::Unknown).
+    /// Takes nothing more, and waits until everything taken has its outcome, or until `deadline`
+    /// has passed: then the rest is [`Unknown`](PublishOutcome::Unknown).
     ///
     /// # Cancel safety
     /// It takes nothing more even if this is dropped.
@@ -197,24 +197,24 @@ impl Lane {
             };
             let Some(epoch) = epoch else { return };
             match self.publish_in(&epoch).await {
-                Ok(Ended::Finished) => return,
-                Ok(Ended::Epoch) => {}
+                Ok(LaneStop::Drained) => return,
+                Ok(LaneStop::EpochEnded) => {}
                 Err(error) => epoch.fail(&error),
             }
         }
     }
 
-    async fn publish_in(&self, epoch: &Epoch) -> Result<Ended, Error> {
+    async fn publish_in(&self, epoch: &Epoch) -> Result<LaneStop, Error> {
         let channel = epoch.channel().await?;
         let confirming = channel.confirm_select(ConfirmSelectOptions::default());
         within(CONFIRM_SELECT_TIMEOUT, "turning confirms on", confirming).await?;
         loop {
             let batch = tokio::select! {
                 biased;
-                () = epoch.ended() => return Ok(Ended::Epoch),
+                () = epoch.ended() => return Ok(LaneStop::EpochEnded),
                 batch = self.waiting.take(self.most) => batch,
             };
-            let Some(batch) = batch else { return Ok(Ended::Finished) };
+            let Some(batch) = batch else { return Ok(LaneStop::Drained) };
             self.publish_batch(epoch, &channel, batch).await?;
         }
     }
@@ -231,17 +231,17 @@ impl Lane {
         flight.collect();
         match landed {
             Some(Ok(())) => {
-                owed.settle(flight.judge("a message was returned that was not among them"));
+                owed.settle(flight.outcomes("a message was returned that was not among them"));
                 Ok(())
             }
             Some(Err(error)) => {
-                owed.settle(flight.judge(&error.to_string()));
+                owed.settle(flight.outcomes(&error.to_string()));
                 Err(error)
             }
             None => {
                 let (missing, of) = flight.missing();
                 let late = Error::Unconfirmed { missing, of, after: self.confirm_timeout };
-                owed.settle(flight.judge(&late.to_string()));
+                owed.settle(flight.outcomes(&late.to_string()));
                 self.sit_out(epoch, &mut flight, late).await
             }
         }
@@ -252,12 +252,12 @@ impl Lane {
         tokio::select! {
             biased;
             landed = flight.land() => Some(landed),
-            () = epoch.ended() => Some(Err(Error::Ended { why: epoch.why() })),
+            () = epoch.ended() => Some(Err(Error::EpochEnded { why: epoch.why() })),
             () = sleep(self.confirm_timeout) => None,
         }
     }
 
-    /// Waits with a batch that was judged already, for as long as the broker blocks: a new
+    /// Waits with a batch that is settled already, for as long as the broker blocks: a new
     /// connection would be blocked just as well, as soon as it publishes.
     async fn sit_out(
         &self,
@@ -270,7 +270,7 @@ impl Lane {
             tokio::select! {
                 biased;
                 landed = flight.land() => return landed,
-                () = epoch.ended() => return Err(Error::Ended { why: epoch.why() }),
+                () = epoch.ended() => return Err(Error::EpochEnded { why: epoch.why() }),
                 changed = link.changed() => {
                     if changed.is_ok() && matches!(*link.borrow(), LinkState::Up) {
                         return self.land(epoch, flight).await.unwrap_or(Err(late));
@@ -283,7 +283,7 @@ impl Lane {
 }
 
 /// Why a lane stopped publishing in an epoch.
-enum Ended {
-    Epoch,
-    Finished,
+enum LaneStop {
+    EpochEnded,
+    Drained,
 }

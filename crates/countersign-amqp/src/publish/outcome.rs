@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 /// What the broker did with a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum PublishOutcome {
     /// It stands in every queue that it was routed to.
     Routed,
     /// It went to no queue, and never will as it is: nothing is bound for it, or AMQP cannot say it.
@@ -47,41 +47,41 @@ pub enum NotTaken {
     Closed,
 }
 
-/// A [`Verdict`] to come.
+/// A [`PublishOutcome`] to come.
 ///
 /// # Cancel safety
 /// Dropping it does not withdraw the message; it is published all the same.
 #[derive(Debug)]
-#[must_use = "only the verdict says whether the broker has the message"]
+#[must_use = "only the outcome says whether the broker has the message"]
 pub struct Pending(Inner);
 
 #[derive(Debug)]
 enum Inner {
-    Waiting(oneshot::Receiver<Verdict>),
-    Judged(Option<Verdict>),
+    Waiting(oneshot::Receiver<PublishOutcome>),
+    Known(Option<PublishOutcome>),
 }
 
 impl Pending {
-    pub(crate) fn new() -> (oneshot::Sender<Verdict>, Self) {
+    pub(crate) fn new() -> (oneshot::Sender<PublishOutcome>, Self) {
         let (sender, receiver) = oneshot::channel();
         (sender, Self(Inner::Waiting(receiver)))
     }
 
-    pub(crate) fn judged(verdict: Verdict) -> Self {
-        Self(Inner::Judged(Some(verdict)))
+    pub(crate) fn known(outcome: PublishOutcome) -> Self {
+        Self(Inner::Known(Some(outcome)))
     }
 }
 
 impl Future for Pending {
-    type Output = Verdict;
+    type Output = PublishOutcome;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Verdict> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<PublishOutcome> {
         match &mut self.0 {
-            Inner::Waiting(receiver) => Pin::new(receiver).poll(context).map(|verdict| {
-                verdict.unwrap_or_else(|_| Verdict::Unknown { why: "given up".to_owned() })
+            Inner::Waiting(receiver) => Pin::new(receiver).poll(context).map(|outcome| {
+                outcome.unwrap_or_else(|_| PublishOutcome::Unknown { why: "given up".to_owned() })
             }),
-            Inner::Judged(verdict) => {
-                Poll::Ready(verdict.take().expect("a future is not polled after it is ready"))
+            Inner::Known(outcome) => {
+                Poll::Ready(outcome.take().expect("a future is not polled after it is ready"))
             }
         }
     }

@@ -1,4 +1,4 @@
-//! From a batch's publisher confirms and returned messages to a verdict for each of its messages.
+//! From a batch's publisher confirms and returned messages to an outcome for each of its messages.
 //!
 //! A returned message does not come with its own confirm: the client attaches it to whichever
 //! confirm is completed next on the channel (240 of 8,000 unroutable messages came back as a plain
@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use lapin::types::ShortString;
 
-use crate::publish::outcome::Verdict;
+use crate::publish::outcome::PublishOutcome;
 
 /// What tells a message from others when it is returned.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -22,7 +22,7 @@ pub(crate) struct Label {
 
 /// A publisher confirm, and whichever returned message came with it.
 #[derive(Clone, Debug)]
-pub(crate) struct Answer {
+pub(crate) struct PublisherConfirm {
     pub(crate) acked: bool,
     pub(crate) returned: Option<Returned>,
 }
@@ -34,21 +34,27 @@ pub(crate) struct Returned {
     pub(crate) why: String,
 }
 
-/// The verdict on each message of a closed batch. `None` is a confirm that did not come; `missing`
+/// The outcome of each message of a closed batch. `None` is a confirm that did not come; `missing`
 /// says why not.
-pub(crate) fn judge(sent: &[Label], answers: &[Option<Answer>], missing: &str) -> Vec<Verdict> {
-    let unknown = |why: &str| Verdict::Unknown { why: why.to_owned() };
-    let returns = Returns::among(sent, answers);
-    let complete = answers.iter().all(Option::is_some) && !returns.of_others;
+pub(crate) fn batch_outcomes(
+    sent: &[Label],
+    confirms: &[Option<PublisherConfirm>],
+    missing: &str,
+) -> Vec<PublishOutcome> {
+    let unknown = |why: &str| PublishOutcome::Unknown { why: why.to_owned() };
+    let returns = Returns::among(sent, confirms);
+    let complete = confirms.iter().all(Option::is_some) && !returns.of_others;
     sent.iter()
-        .zip(answers)
-        .map(|(label, answer)| match (returns.of.get(label), answer) {
+        .zip(confirms)
+        .map(|(label, confirm)| match (returns.of.get(label), confirm) {
             (Some(returned), _) if returned.times >= returned.published => {
-                Verdict::Unroutable { why: returned.why.to_owned() }
+                PublishOutcome::Unroutable { why: returned.why.to_owned() }
             }
             (Some(_), _) => unknown("of several with this id, exchange and key some were returned"),
-            (None, Some(Answer { acked: false, .. })) => Verdict::Refused,
-            (None, Some(Answer { acked: true, .. })) if complete => Verdict::Routed,
+            (None, Some(PublisherConfirm { acked: false, .. })) => PublishOutcome::Refused,
+            (None, Some(PublisherConfirm { acked: true, .. })) if complete => {
+                PublishOutcome::Routed
+            }
             (None, _) => unknown(missing),
         })
         .collect()
@@ -69,9 +75,9 @@ struct Times<'a> {
 }
 
 impl<'a> Returns<'a> {
-    fn among(sent: &'a [Label], answers: &'a [Option<Answer>]) -> Self {
+    fn among(sent: &'a [Label], confirms: &'a [Option<PublisherConfirm>]) -> Self {
         let mut of: HashMap<&Label, Times<'_>> = HashMap::new();
-        for Returned { label, why } in answers.iter().flatten().filter_map(|a| a.returned.as_ref())
+        for Returned { label, why } in confirms.iter().flatten().filter_map(|a| a.returned.as_ref())
         {
             of.entry(label).or_insert(Times { published: 0, times: 0, why }).times += 1;
         }
@@ -95,46 +101,46 @@ mod tests {
         Label { id: id.into(), exchange: "orders".into(), key: "placed".into() }
     }
 
-    fn ack() -> Option<Answer> {
-        Some(Answer { acked: true, returned: None })
+    fn ack() -> Option<PublisherConfirm> {
+        Some(PublisherConfirm { acked: true, returned: None })
     }
 
-    fn nack() -> Option<Answer> {
-        Some(Answer { acked: false, returned: None })
+    fn nack() -> Option<PublisherConfirm> {
+        Some(PublisherConfirm { acked: false, returned: None })
     }
 
-    fn ack_with_return_of(id: &str) -> Option<Answer> {
+    fn ack_with_return_of(id: &str) -> Option<PublisherConfirm> {
         let returned = Returned { label: label(id), why: "NO_ROUTE".to_owned() };
-        Some(Answer { acked: true, returned: Some(returned) })
+        Some(PublisherConfirm { acked: true, returned: Some(returned) })
     }
 
-    fn verdicts(sent: &[&str], answers: &[Option<Answer>]) -> Vec<&'static str> {
+    fn outcomes(sent: &[&str], confirms: &[Option<PublisherConfirm>]) -> Vec<&'static str> {
         let sent: Vec<_> = sent.iter().map(|id| label(id)).collect();
-        judge(&sent, answers, "lost")
+        batch_outcomes(&sent, confirms, "lost")
             .into_iter()
-            .map(|verdict| match verdict {
-                Verdict::Routed => "routed",
-                Verdict::Refused => "refused",
-                Verdict::Unroutable { why } if why == "NO_ROUTE" => "unroutable",
-                Verdict::Unknown { .. } => "unknown",
-                Verdict::Unroutable { .. } => panic!("another reason than the broker's"),
+            .map(|outcome| match outcome {
+                PublishOutcome::Routed => "routed",
+                PublishOutcome::Refused => "refused",
+                PublishOutcome::Unroutable { why } if why == "NO_ROUTE" => "unroutable",
+                PublishOutcome::Unknown { .. } => "unknown",
+                PublishOutcome::Unroutable { .. } => panic!("another reason than the broker's"),
             })
             .collect()
     }
 
     #[test]
     fn acked_is_routed_and_nacked_is_refused() {
-        assert_eq!(verdicts(&["a", "b"], &[ack(), nack()]), ["routed", "refused"]);
+        assert_eq!(outcomes(&["a", "b"], &[ack(), nack()]), ["routed", "refused"]);
     }
 
     #[test]
     fn a_return_counts_for_its_own_message_whichever_confirm_it_came_with() {
         assert_eq!(
-            verdicts(&["a", "b", "c"], &[ack(), ack(), ack_with_return_of("a")]),
+            outcomes(&["a", "b", "c"], &[ack(), ack(), ack_with_return_of("a")]),
             ["unroutable", "routed", "routed"]
         );
         assert_eq!(
-            verdicts(&["a", "b", "c"], &[ack_with_return_of("c"), nack(), ack_with_return_of("a")]),
+            outcomes(&["a", "b", "c"], &[ack_with_return_of("c"), nack(), ack_with_return_of("a")]),
             ["unroutable", "refused", "unroutable"]
         );
     }
@@ -142,33 +148,36 @@ mod tests {
     #[test]
     fn the_same_id_with_another_key_is_another_message() {
         let sent = [label("a"), Label { key: "shipped".into(), ..label("a") }];
-        let verdicts = judge(&sent, &[ack_with_return_of("a"), ack()], "lost");
-        assert!(matches!(verdicts[..], [Verdict::Unroutable { .. }, Verdict::Routed]));
+        let outcomes = batch_outcomes(&sent, &[ack_with_return_of("a"), ack()], "lost");
+        assert!(matches!(
+            outcomes[..],
+            [PublishOutcome::Unroutable { .. }, PublishOutcome::Routed]
+        ));
     }
 
     #[test]
     fn of_the_same_message_twice_all_or_none_is_certain_and_one_is_not() {
         let both = [ack_with_return_of("a"), ack_with_return_of("a"), ack()];
-        assert_eq!(verdicts(&["a", "a", "b"], &both), ["unroutable", "unroutable", "routed"]);
+        assert_eq!(outcomes(&["a", "a", "b"], &both), ["unroutable", "unroutable", "routed"]);
         let one = [ack_with_return_of("a"), ack(), ack()];
-        assert_eq!(verdicts(&["a", "a", "b"], &one), ["unknown", "unknown", "routed"]);
-        assert_eq!(verdicts(&["a", "a"], &[ack(), nack()]), ["routed", "refused"]);
+        assert_eq!(outcomes(&["a", "a", "b"], &one), ["unknown", "unknown", "routed"]);
+        assert_eq!(outcomes(&["a", "a"], &[ack(), nack()]), ["routed", "refused"]);
     }
 
     #[test]
     fn without_every_confirm_an_ack_proves_nothing() {
         // The return of b may have been on its way to the confirm that is missing.
         assert_eq!(
-            verdicts(&["a", "b", "c", "d"], &[ack_with_return_of("c"), ack(), nack(), None]),
+            outcomes(&["a", "b", "c", "d"], &[ack_with_return_of("c"), ack(), nack(), None]),
             ["unknown", "unknown", "unroutable", "unknown"]
         );
-        assert_eq!(verdicts(&["a", "b"], &[None, nack()]), ["unknown", "refused"]);
+        assert_eq!(outcomes(&["a", "b"], &[None, nack()]), ["unknown", "refused"]);
     }
 
     #[test]
     fn a_return_of_something_else_makes_nothing_certain() {
         assert_eq!(
-            verdicts(&["a", "b"], &[ack_with_return_of("z"), nack()]),
+            outcomes(&["a", "b"], &[ack_with_return_of("z"), nack()]),
             ["unknown", "refused"]
         );
     }

@@ -1,13 +1,13 @@
-//! What was taken and has no verdict yet: a bounded queue, and the account of what left it.
+//! What was taken and has no outcome yet: a bounded queue, and the account of what left it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 
-use crate::publish::outcome::{NotTaken, Pending, Verdict};
+use crate::publish::outcome::{NotTaken, Pending, PublishOutcome};
 
-/// How much may be without a verdict, waiting or on its way.
+/// How much may be without an outcome, waiting or on its way.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) entries: usize,
@@ -21,7 +21,7 @@ pub(crate) struct Waiting<T> {
     state: Mutex<State<T>>,
     /// One permit when there is something to take, or nothing to come any more.
     more: Notify,
-    /// Told when the last verdict after `close` is given.
+    /// Told when the last outcome after `close` is given.
     finished: Notify,
 }
 
@@ -29,8 +29,8 @@ pub(crate) struct Waiting<T> {
 struct State<T> {
     queue: VecDeque<Entry<T>>,
     /// Waiting and on their way: what the limits are about.
-    unjudged: Limits,
-    /// How many have not been told their verdict.
+    unsettled: Limits,
+    /// How many have not been told their outcome.
     untold: usize,
     closed: bool,
 }
@@ -39,7 +39,7 @@ struct State<T> {
 struct Entry<T> {
     item: T,
     bytes: usize,
-    verdict: oneshot::Sender<Verdict>,
+    outcome: oneshot::Sender<PublishOutcome>,
 }
 
 /// Entries that were taken together, apart from those who wait for them.
@@ -49,11 +49,11 @@ pub(crate) struct Batch<T> {
     pub(crate) owed: Owed<T>,
 }
 
-/// Who waits for a batch's verdicts, in the order of its items. Those who were told none when it is
-/// dropped see [`Verdict::Unknown`].
+/// Who waits for a batch's outcomes, in the order of its items. Those who were told none when it is
+/// dropped see [`PublishOutcome::Unknown`].
 #[derive(Debug)]
 pub(crate) struct Owed<T> {
-    verdicts: Vec<oneshot::Sender<Verdict>>,
+    outcomes: Vec<oneshot::Sender<PublishOutcome>>,
     bytes: usize,
     waiting: Arc<Waiting<T>>,
 }
@@ -62,7 +62,7 @@ impl<T> Waiting<T> {
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
         let state = State {
             queue: VecDeque::new(),
-            unjudged: Limits { entries: 0, bytes: 0 },
+            unsettled: Limits { entries: 0, bytes: 0 },
             untold: 0,
             closed: false,
         };
@@ -81,7 +81,7 @@ impl<T> Waiting<T> {
         bytes: usize,
         away: impl FnOnce() -> Option<String>,
     ) -> Result<Pending, NotTaken> {
-        let (verdict, pending) = Pending::new();
+        let (outcome, pending) = Pending::new();
         let was_empty = {
             let mut state = self.lock();
             if state.closed {
@@ -91,13 +91,13 @@ impl<T> Waiting<T> {
             if let Some(why) = away() {
                 return Err(NotTaken::Away { why });
             }
-            let Limits { entries, bytes: held } = state.unjudged;
+            let Limits { entries, bytes: held } = state.unsettled;
             if entries >= self.limits.entries || held.saturating_add(bytes) > self.limits.bytes {
                 return Err(NotTaken::Overloaded);
             }
-            state.unjudged = Limits { entries: entries + 1, bytes: held + bytes };
+            state.unsettled = Limits { entries: entries + 1, bytes: held + bytes };
             state.untold += 1;
-            state.queue.push_back(Entry { item, bytes, verdict });
+            state.queue.push_back(Entry { item, bytes, outcome });
             state.queue.len() == 1
         };
         if was_empty {
@@ -130,7 +130,7 @@ impl<T> Waiting<T> {
         let mut state = self.lock();
         let expected = state.queue.len().min(most.entries.max(1));
         let mut items = Vec::with_capacity(expected);
-        let mut verdicts = Vec::with_capacity(expected);
+        let mut outcomes = Vec::with_capacity(expected);
         let mut bytes = 0;
         while let Some(next) = state.queue.front() {
             let fits = items.len() < most.entries && bytes + next.bytes <= most.bytes;
@@ -140,7 +140,7 @@ impl<T> Waiting<T> {
             bytes += next.bytes;
             if let Some(entry) = state.queue.pop_front() {
                 items.push(entry.item);
-                verdicts.push(entry.verdict);
+                outcomes.push(entry.outcome);
             }
         }
         let rest = !state.queue.is_empty();
@@ -148,11 +148,11 @@ impl<T> Waiting<T> {
         if rest {
             self.more.notify_one();
         }
-        let owed = || Owed { verdicts, bytes, waiting: Arc::clone(self) };
+        let owed = || Owed { outcomes, bytes, waiting: Arc::clone(self) };
         (!items.is_empty()).then(|| Batch { owed: owed(), items })
     }
 
-    /// Judges what still waits, if `why` gives a reason to.
+    /// Settles what still waits as unknown, if `why` gives a reason to.
     pub(crate) fn give_up(self: &Arc<Self>, why: impl FnOnce() -> Option<String>) {
         let (given_up, why) = {
             let mut state = self.lock();
@@ -160,9 +160,9 @@ impl<T> Waiting<T> {
             (std::mem::take(&mut state.queue), why)
         };
         let bytes = given_up.iter().map(|entry| entry.bytes).sum();
-        let verdicts = given_up.into_iter().map(|entry| entry.verdict).collect();
-        let owed = Owed { verdicts, bytes, waiting: Arc::clone(self) };
-        owed.settle_all(Verdict::Unknown { why });
+        let outcomes = given_up.into_iter().map(|entry| entry.outcome).collect();
+        let owed = Owed { outcomes, bytes, waiting: Arc::clone(self) };
+        owed.settle_all(PublishOutcome::Unknown { why });
     }
 
     /// Takes nothing more.
@@ -172,7 +172,7 @@ impl<T> Waiting<T> {
         self.told(0);
     }
 
-    /// Waits until it is closed and everything has its verdict.
+    /// Waits until it is closed and everything has its outcome.
     pub(crate) async fn finished(&self) {
         loop {
             let finished = self.finished.notified();
@@ -185,11 +185,11 @@ impl<T> Waiting<T> {
         }
     }
 
-    /// Makes room: before the verdicts are told, so that who hears one finds room for the next.
+    /// Makes room: before the outcomes are told, so that who hears one finds room for the next.
     fn make_room(&self, entries: usize, bytes: usize) {
         let mut state = self.lock();
-        state.unjudged.entries -= entries;
-        state.unjudged.bytes -= bytes;
+        state.unsettled.entries -= entries;
+        state.unsettled.bytes -= bytes;
     }
 
     fn told(&self, entries: usize) {
@@ -215,37 +215,37 @@ impl<T> State<T> {
 }
 
 impl<T> Owed<T> {
-    /// Gives the verdicts, in the order of the batch's items.
-    pub(crate) fn settle(mut self, verdicts: impl IntoIterator<Item = Verdict>) {
-        let owed = std::mem::take(&mut self.verdicts);
+    /// Gives the outcomes, in the order of the batch's items.
+    pub(crate) fn settle(mut self, outcomes: impl IntoIterator<Item = PublishOutcome>) {
+        let owed = std::mem::take(&mut self.outcomes);
         let entries = owed.len();
         self.waiting.make_room(entries, std::mem::take(&mut self.bytes));
-        for (owed, verdict) in owed.into_iter().zip(verdicts) {
+        for (owed, outcome) in owed.into_iter().zip(outcomes) {
             // Nobody waits for it any more: that is allowed.
-            let _ = owed.send(verdict);
+            let _ = owed.send(outcome);
         }
         self.waiting.told(entries);
     }
 
-    /// Gives all of them the same verdict.
-    pub(crate) fn settle_all(self, verdict: Verdict) {
-        self.settle(std::iter::repeat(verdict));
+    /// Gives all of them the same outcome.
+    pub(crate) fn settle_all(self, outcome: PublishOutcome) {
+        self.settle(std::iter::repeat(outcome));
     }
 
     /// Parts with those from `at` on.
     pub(crate) fn split_off(&mut self, at: usize) -> Self {
-        let verdicts = self.verdicts.split_off(at);
+        let outcomes = self.outcomes.split_off(at);
         // Whole bytes stay with the first: both are given back in the end.
-        Self { verdicts, bytes: 0, waiting: Arc::clone(&self.waiting) }
+        Self { outcomes, bytes: 0, waiting: Arc::clone(&self.waiting) }
     }
 }
 
 impl<T> Drop for Owed<T> {
     fn drop(&mut self) {
-        let verdicts = std::mem::take(&mut self.verdicts);
-        let entries = verdicts.len();
+        let outcomes = std::mem::take(&mut self.outcomes);
+        let entries = outcomes.len();
         self.waiting.make_room(entries, self.bytes);
-        drop(verdicts);
+        drop(outcomes);
         self.waiting.told(entries);
     }
 }
@@ -288,7 +288,7 @@ mod tests {
         let batch = taken(&waiting, PLENTY).unwrap();
         let _second = push(&waiting, 3, 40).unwrap();
         assert_eq!(push(&waiting, 4, 0).unwrap_err(), NotTaken::Overloaded, "entries");
-        batch.owed.settle_all(Verdict::Routed);
+        batch.owed.settle_all(PublishOutcome::Routed);
         let _third = push(&waiting, 5, 60).unwrap();
     }
 
@@ -298,26 +298,26 @@ mod tests {
         let pending: Vec<_> = (0..3).map(|i| push(&waiting, i, 1).unwrap()).collect();
         let mut first = taken(&waiting, PLENTY).unwrap().owed;
         let last = first.split_off(2);
-        first.settle([Verdict::Routed, Verdict::Refused]);
+        first.settle([PublishOutcome::Routed, PublishOutcome::Refused]);
         drop(last);
-        let verdicts: Vec<_> = pending.into_iter().map(|p| p.now_or_never().unwrap()).collect();
-        assert_eq!(verdicts[..2], [Verdict::Routed, Verdict::Refused]);
-        assert!(matches!(verdicts[2], Verdict::Unknown { .. }));
+        let outcomes: Vec<_> = pending.into_iter().map(|p| p.now_or_never().unwrap()).collect();
+        assert_eq!(outcomes[..2], [PublishOutcome::Routed, PublishOutcome::Refused]);
+        assert!(matches!(outcomes[2], PublishOutcome::Unknown { .. }));
         let state = waiting.lock();
-        assert_eq!((state.unjudged.entries, state.unjudged.bytes, state.untold), (0, 0, 0));
+        assert_eq!((state.unsettled.entries, state.unsettled.bytes, state.untold), (0, 0, 0));
     }
 
     #[test]
-    fn what_waits_is_judged_when_it_is_given_up_and_nothing_else() {
+    fn what_waits_has_its_outcome_when_it_is_given_up_and_nothing_else() {
         let waiting = Waiting::new(PLENTY);
         let on_its_way = push(&waiting, 1, 1).unwrap();
         let batch = taken(&waiting, PLENTY).unwrap();
         let left = push(&waiting, 2, 1).unwrap();
         waiting.give_up(|| None);
         waiting.give_up(|| Some("gone".to_owned()));
-        assert_eq!(left.now_or_never(), Some(Verdict::Unknown { why: "gone".to_owned() }));
-        batch.owed.settle_all(Verdict::Routed);
-        assert_eq!(on_its_way.now_or_never(), Some(Verdict::Routed));
+        assert_eq!(left.now_or_never(), Some(PublishOutcome::Unknown { why: "gone".to_owned() }));
+        batch.owed.settle_all(PublishOutcome::Routed);
+        assert_eq!(on_its_way.now_or_never(), Some(PublishOutcome::Routed));
     }
 
     #[test]
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_finished_when_it_is_closed_and_all_is_judged() {
+    fn it_is_finished_when_it_is_closed_and_all_have_their_outcome() {
         let waiting = Waiting::new(PLENTY);
         let _pending = push(&waiting, 1, 1).unwrap();
         waiting.close();
@@ -340,7 +340,7 @@ mod tests {
             assert!(waiting.take(PLENTY).now_or_never().unwrap().is_none(), "each taker is told");
         }
         assert!(waiting.finished().now_or_never().is_none());
-        batch.owed.settle_all(Verdict::Routed);
+        batch.owed.settle_all(PublishOutcome::Routed);
         assert!(waiting.finished().now_or_never().is_some());
     }
 

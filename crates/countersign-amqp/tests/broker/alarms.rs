@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use countersign_amqp::{LinkState, NotTaken, Publisher, PublisherSettings, Verdict};
+use countersign_amqp::{LinkState, NotTaken, PublishOutcome, Publisher, PublisherSettings};
 use countersign_testbed::{Broker, BrokerSettings, Vhost, eventually};
 
-use crate::support::{LONG, connect, consume, id, message, next, soon, state, topology, verdict};
+use crate::support::{LONG, connect, consume, id, message, next, outcome, soon, state, topology};
 
 fn is_blocked(state: &LinkState) -> bool {
     matches!(state, LinkState::Blocked { .. })
@@ -23,16 +23,16 @@ async fn while_the_broker_blocks_nothing_is_taken_and_consumers_still_ack() {
     let publisher = Publisher::start(&publishing, settings);
     for number in 0..10 {
         let message = message("open", &number.to_string());
-        assert_eq!(verdict(publisher.publish(message).unwrap()).await, Verdict::Routed);
+        assert_eq!(outcome(publisher.publish(message).unwrap()).await, PublishOutcome::Routed);
     }
 
-    // RabbitMQ blocks a connection when it publishes. What it was sent by then has a verdict in
+    // RabbitMQ blocks a connection when it publishes. What it was sent by then has an outcome in
     // time, and is not the end of the connection: the next would be blocked as well.
     broker.memory_alarm(true).await.unwrap();
     let stuck = publisher.publish(message("open", "stuck")).unwrap();
     state(&publishing, "blocked", is_blocked).await;
-    let stuck = verdict(stuck).await;
-    assert!(matches!(stuck, Verdict::Unknown { .. }), "{stuck:?}");
+    let stuck = outcome(stuck).await;
+    assert!(matches!(stuck, PublishOutcome::Unknown { .. }), "{stuck:?}");
     let away = publisher.publish(message("open", "x")).unwrap_err();
     assert!(matches!(&away, NotTaken::Away { why } if why.contains("memory")), "{away:?}");
     let mut states = publishing.state();
@@ -56,10 +56,10 @@ async fn while_the_broker_blocks_nothing_is_taken_and_consumers_still_ack() {
     assert_eq!(*states.borrow_and_update(), LinkState::Up, "the connection was not built anew");
     for id in ["after", "and after"] {
         let pending = publisher.publish(message("open", id)).unwrap();
-        assert_eq!(verdict(pending).await, Verdict::Routed);
+        assert_eq!(outcome(pending).await, PublishOutcome::Routed);
     }
     assert!(!states.has_changed().unwrap());
-    assert_eq!(id(&next(&mut consumer).await), "stuck", "sent in the end, after its verdict");
+    assert_eq!(id(&next(&mut consumer).await), "stuck", "sent in the end, after its outcome");
     publishing.close().await;
     consuming.close().await;
 }

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use countersign_amqp::{
-    Batcher, BatcherSettings, LinkState, NotTaken, OnFailure, Outgoing, Properties, Publisher,
-    PublisherSettings, Verdict,
+    Batcher, BatcherSettings, LinkState, NotTaken, OnFailure, Outgoing, Properties, PublishOutcome,
+    Publisher, PublisherSettings,
 };
 use countersign_protocol::envelope::MAX_BODY_BYTES;
 use countersign_testbed::{Broker, BrokerSettings, Vhost, vhost};
 
-use crate::support::{LONG, connect, soon, state, topology, verdict};
+use crate::support::{LONG, connect, outcome, soon, state, topology};
 
 /// Lines of numbers to one queue.
 fn pack(entries: &[usize]) -> Outgoing {
@@ -48,10 +48,10 @@ async fn one_leaves_at_once_and_what_arrives_meanwhile_leaves_together() {
     let connection = connect(vhost.url(), "batches", topology(&[("open", &[])])).await;
     let publisher = Publisher::start(&connection, PublisherSettings::default());
     let batcher = Batcher::start(publisher, BatcherSettings::default(), pack);
-    assert_eq!(verdict(batcher.submit(0).unwrap()).await, Verdict::Routed);
+    assert_eq!(outcome(batcher.submit(0).unwrap()).await, PublishOutcome::Routed);
     let pending: Vec<_> = (1..=2_500).map(|entry| batcher.submit(entry).unwrap()).collect();
     for pending in pending {
-        assert_eq!(verdict(pending).await, Verdict::Routed);
+        assert_eq!(outcome(pending).await, PublishOutcome::Routed);
     }
     batcher.close(LONG).await;
     assert_eq!(batcher.submit(1).unwrap_err(), NotTaken::Closed);
@@ -70,7 +70,7 @@ async fn entries_get_the_verdict_of_their_message_and_none_are_taken_while_away(
     let nowhere = |entries: &[usize]| Outgoing { key: "nowhere".to_owned(), ..pack(entries) };
     let batcher = Batcher::start(publisher, BatcherSettings::default(), nowhere);
     for pending in [batcher.submit(1).unwrap(), batcher.submit(2).unwrap()] {
-        assert!(matches!(verdict(pending).await, Verdict::Unroutable { .. }));
+        assert!(matches!(outcome(pending).await, PublishOutcome::Unroutable { .. }));
     }
     connection.close().await;
     assert!(matches!(batcher.submit(3).unwrap_err(), NotTaken::Away { .. }));
@@ -97,11 +97,13 @@ async fn a_message_that_is_too_large_is_packed_in_halves() {
     // Nothing runs between these: all leave together.
     let pending: Vec<_> = (1..=20).map(|entry| (entry, batcher.submit(entry).unwrap())).collect();
     for (entry, pending) in pending {
-        let verdict = verdict(pending).await;
+        let outcome = outcome(pending).await;
         if entry == 13 {
-            assert!(matches!(&verdict, Verdict::Unroutable { why } if why.contains("bytes")));
+            assert!(
+                matches!(&outcome, PublishOutcome::Unroutable { why } if why.contains("bytes"))
+            );
         } else {
-            assert_eq!(verdict, Verdict::Routed, "{entry}");
+            assert_eq!(outcome, PublishOutcome::Routed, "{entry}");
         }
     }
     connection.close().await;
@@ -125,7 +127,7 @@ async fn one_that_keeps_trying_loses_nothing_when_the_broker_is_killed_and_comes
         ..BatcherSettings::default()
     };
     let batcher = Batcher::start(publisher, settings, pack);
-    assert_eq!(verdict(batcher.submit(0).unwrap()).await, Verdict::Routed);
+    assert_eq!(outcome(batcher.submit(0).unwrap()).await, PublishOutcome::Routed);
     broker.settle().await.unwrap();
 
     let mut pending: Vec<_> = (1..5_000).map(|entry| batcher.submit(entry).unwrap()).collect();
@@ -141,7 +143,7 @@ async fn one_that_keeps_trying_loses_nothing_when_the_broker_is_killed_and_comes
     }
     broker.restart().await.unwrap();
     for pending in pending {
-        assert_eq!(verdict(pending).await, Verdict::Routed);
+        assert_eq!(outcome(pending).await, PublishOutcome::Routed);
     }
     soon("the batcher to finish", batcher.close(LONG)).await;
     connection.close().await;
@@ -161,12 +163,12 @@ async fn one_that_keeps_trying_ends_with_its_deadline_or_its_connection() {
     let batcher = Batcher::start(publisher.clone(), settings, nowhere);
     let pending = batcher.submit(1).unwrap();
     soon("the batcher to close", batcher.close(Duration::from_millis(100))).await;
-    assert!(matches!(verdict(pending).await, Verdict::Unknown { .. }));
+    assert!(matches!(outcome(pending).await, PublishOutcome::Unknown { .. }));
 
     let batcher = Batcher::start(publisher, settings, nowhere);
     let pending = batcher.submit(1).unwrap();
     connection.close().await;
-    assert_ne!(verdict(pending).await, Verdict::Routed);
+    assert_ne!(outcome(pending).await, PublishOutcome::Routed);
 }
 
 #[tokio::test]
@@ -177,7 +179,7 @@ async fn a_pack_that_panics_leaves_nobody_waiting() {
     let batcher = Batcher::start(publisher, BatcherSettings::default(), |_: &[usize]| {
         panic!("as the test wants it")
     });
-    assert!(matches!(verdict(batcher.submit(1).unwrap()).await, Verdict::Unknown { .. }));
+    assert!(matches!(outcome(batcher.submit(1).unwrap()).await, PublishOutcome::Unknown { .. }));
     assert_eq!(batcher.submit(2).unwrap_err(), NotTaken::Closed);
     connection.close().await;
 }

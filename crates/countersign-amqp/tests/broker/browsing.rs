@@ -1,10 +1,10 @@
 //! Reading a queue and taking out of it what was chosen.
 
-use countersign_amqp::{Browser, Connection, Publisher, PublisherSettings, Verdict};
+use countersign_amqp::{Browser, Connection, PublishOutcome, Publisher, PublisherSettings};
 use countersign_protocol::topology::Argument;
 use countersign_testbed::eventually;
 
-use crate::support::{LONG, connect, id, message, soon, topology, verdict};
+use crate::support::{LONG, connect, id, message, outcome, soon, topology};
 
 /// More than a quorum queue lets one consumer hold.
 const MANY: usize = 4_500;
@@ -17,7 +17,7 @@ async fn filled(url: &str, count: usize) {
     let pending: Vec<_> =
         (0..count).map(|n| publisher.publish(message("q", &format!("{n:05}"))).unwrap()).collect();
     for pending in pending {
-        assert_eq!(verdict(pending).await, Verdict::Routed);
+        assert_eq!(outcome(pending).await, PublishOutcome::Routed);
     }
     connection.close().await;
 }

@@ -1,12 +1,12 @@
 //! Deliveries, acks, and what comes again.
 
-use countersign_amqp::{LinkState, Publisher, PublisherSettings, Verdict};
+use countersign_amqp::{LinkState, PublishOutcome, Publisher, PublisherSettings};
 use countersign_protocol::topology::Argument;
 use countersign_testbed::{Vhost, eventually, vhost};
 use serde_json::json;
 
 use crate::support::{
-    LONG, connect, consume, id, message, next, next_ids, soon, state, topology, verdict,
+    LONG, connect, consume, id, message, next, next_ids, outcome, soon, state, topology,
 };
 
 /// Publishes messages with the ids 1 to `count`.
@@ -15,7 +15,7 @@ async fn publish(vhost: &Vhost, count: usize) {
     let publisher = Publisher::start(&connection, PublisherSettings::default());
     for number in 1..=count {
         let message = message("open", &number.to_string());
-        assert_eq!(verdict(publisher.publish(message).unwrap()).await, Verdict::Routed);
+        assert_eq!(outcome(publisher.publish(message).unwrap()).await, PublishOutcome::Routed);
     }
     connection.close().await;
 }

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use countersign_amqp::{Connection, LinkState, NotTaken, Publisher, PublisherSettings, Verdict};
+use countersign_amqp::{
+    Connection, LinkState, NotTaken, PublishOutcome, Publisher, PublisherSettings,
+};
 use countersign_testbed::{Conduct, Proxy, Vhost, eventually, vhost};
 
-use crate::support::{LONG, connect, drain, message, soon, state, topology, verdict};
+use crate::support::{LONG, connect, drain, message, outcome, soon, state, topology};
 
 const AT_ONCE: Conduct = Conduct::Forward { after: Duration::ZERO };
 
@@ -33,7 +35,7 @@ async fn lost_before_the_broker_had_it_is_unknown_and_goes_through_again() {
     // Of a hundred, ten leave and the others wait for their turn.
     let settings = PublisherSettings { channels: 1, max_batch: 10, ..PublisherSettings::default() };
     let publisher = Publisher::start(&connection, settings);
-    assert_eq!(verdict(publish_all(&publisher, 1).remove(0)).await, Verdict::Routed);
+    assert_eq!(outcome(publish_all(&publisher, 1).remove(0)).await, PublishOutcome::Routed);
     assert_eq!(drain(&vhost, "open").await.len(), 1);
 
     proxy.conduct(Conduct::Silence);
@@ -41,8 +43,8 @@ async fn lost_before_the_broker_had_it_is_unknown_and_goes_through_again() {
     tokio::task::yield_now().await;
     proxy.conduct(Conduct::Cut);
     for pending in pending {
-        let verdict = verdict(pending).await;
-        assert!(matches!(verdict, Verdict::Unknown { .. }), "{verdict:?}");
+        let outcome = outcome(pending).await;
+        assert!(matches!(outcome, PublishOutcome::Unknown { .. }), "{outcome:?}");
     }
     let away = publisher.publish(message("open", "x")).unwrap_err();
     assert!(matches!(away, NotTaken::Away { .. }), "{away:?}");
@@ -51,7 +53,7 @@ async fn lost_before_the_broker_had_it_is_unknown_and_goes_through_again() {
     proxy.conduct(AT_ONCE);
     soon("the connection to be up again", connection.ready()).await;
     for pending in publish_all(&publisher, 100) {
-        assert_eq!(verdict(pending).await, Verdict::Routed);
+        assert_eq!(outcome(pending).await, PublishOutcome::Routed);
     }
     connection.close().await;
     assert_eq!(drain(&vhost, "open").await.len(), 100);
@@ -62,7 +64,7 @@ async fn lost_after_the_broker_had_it_is_unknown_too() {
     let vhost = vhost().await;
     let (connection, proxy) = through_proxy(&vhost, "lost after").await;
     let publisher = Publisher::start(&connection, PublisherSettings::default());
-    assert_eq!(verdict(publish_all(&publisher, 1).remove(0)).await, Verdict::Routed);
+    assert_eq!(outcome(publish_all(&publisher, 1).remove(0)).await, PublishOutcome::Routed);
 
     // The confirms stay on their way long enough to be cut off.
     proxy.conduct(Conduct::Forward { after: Duration::from_secs(3) });
@@ -74,13 +76,13 @@ async fn lost_after_the_broker_had_it_is_unknown_too() {
     .await;
     proxy.conduct(Conduct::Cut);
     for pending in pending {
-        let verdict = verdict(pending).await;
-        assert!(matches!(verdict, Verdict::Unknown { .. }), "{verdict:?}");
+        let outcome = outcome(pending).await;
+        assert!(matches!(outcome, PublishOutcome::Unknown { .. }), "{outcome:?}");
     }
     proxy.conduct(AT_ONCE);
     soon("the connection to be up again", connection.ready()).await;
     for pending in publish_all(&publisher, 100) {
-        assert_eq!(verdict(pending).await, Verdict::Routed);
+        assert_eq!(outcome(pending).await, PublishOutcome::Routed);
     }
     connection.close().await;
     let ids = drain(&vhost, "open").await;
@@ -131,9 +133,9 @@ async fn publish_until(
         let id = format!("{task}-{routed}");
         loop {
             match publisher.publish(message("open", &id)) {
-                Ok(pending) => match verdict(pending).await {
-                    Verdict::Routed => break,
-                    Verdict::Unknown { .. } => unknown += 1,
+                Ok(pending) => match outcome(pending).await {
+                    PublishOutcome::Routed => break,
+                    PublishOutcome::Unknown { .. } => unknown += 1,
                     other => panic!("{other:?}"),
                 },
                 Err(NotTaken::Away { .. }) => soon("up again", connection.ready()).await,
@@ -152,11 +154,12 @@ async fn a_confirm_that_never_comes_is_unknown_in_time_and_the_connection_is_bui
     let confirm_timeout = Duration::from_millis(300);
     let settings = PublisherSettings { confirm_timeout, ..PublisherSettings::default() };
     let publisher = Publisher::start(&connection, settings);
-    assert_eq!(verdict(publish_all(&publisher, 1).remove(0)).await, Verdict::Routed);
+    assert_eq!(outcome(publish_all(&publisher, 1).remove(0)).await, PublishOutcome::Routed);
 
     proxy.conduct(Conduct::Silence);
     let asked = std::time::Instant::now();
-    let Verdict::Unknown { why } = verdict(publish_all(&publisher, 1).remove(0)).await else {
+    let PublishOutcome::Unknown { why } = outcome(publish_all(&publisher, 1).remove(0)).await
+    else {
         panic!("the broker did not answer");
     };
     assert!(why.starts_with("no confirm of 1 of 1 messages within 300ms"), "{why}");
@@ -165,7 +168,7 @@ async fn a_confirm_that_never_comes_is_unknown_in_time_and_the_connection_is_bui
 
     proxy.conduct(AT_ONCE);
     soon("the connection to be up again", connection.ready()).await;
-    assert_eq!(verdict(publish_all(&publisher, 1).remove(0)).await, Verdict::Routed);
+    assert_eq!(outcome(publish_all(&publisher, 1).remove(0)).await, PublishOutcome::Routed);
     connection.close().await;
 }
 
@@ -176,13 +179,13 @@ async fn a_wrong_exchange_costs_the_epoch_and_not_the_publisher() {
     let publisher = Publisher::start(&connection, PublisherSettings::default());
     let mut wrong = message("open", "a");
     "missing".clone_into(&mut wrong.exchange);
-    let Verdict::Unknown { why } = verdict(publisher.publish(wrong).unwrap()).await else {
+    let PublishOutcome::Unknown { why } = outcome(publisher.publish(wrong).unwrap()).await else {
         panic!("there is no such exchange");
     };
     assert!(why.contains("no exchange 'missing'"), "{why}");
     state(&connection, "built anew", |s| matches!(s, LinkState::Connecting { .. })).await;
     soon("the connection to be up again", connection.ready()).await;
-    assert_eq!(verdict(publish_all(&publisher, 1).remove(0)).await, Verdict::Routed);
+    assert_eq!(outcome(publish_all(&publisher, 1).remove(0)).await, PublishOutcome::Routed);
     connection.close().await;
 }
 
@@ -191,13 +194,13 @@ async fn a_publisher_that_cannot_finish_is_closed_at_its_deadline() {
     let vhost = vhost().await;
     let (connection, proxy) = through_proxy(&vhost, "stuck").await;
     let publisher = Publisher::start(&connection, PublisherSettings::default());
-    assert_eq!(verdict(publish_all(&publisher, 1).remove(0)).await, Verdict::Routed);
+    assert_eq!(outcome(publish_all(&publisher, 1).remove(0)).await, PublishOutcome::Routed);
     proxy.conduct(Conduct::Silence);
     let pending = publish_all(&publisher, 10);
     soon("the publisher to close", publisher.close(Duration::from_millis(100))).await;
     for pending in pending {
-        let verdict = verdict(pending).await;
-        assert!(matches!(verdict, Verdict::Unknown { .. }), "{verdict:?}");
+        let outcome = outcome(pending).await;
+        assert!(matches!(outcome, PublishOutcome::Unknown { .. }), "{outcome:?}");
     }
     soon("the connection to close", connection.close()).await;
     assert_eq!(*connection.state().borrow(), LinkState::Closed);

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use countersign_amqp::{
-    Connection, Consumer, Delivery, LinkState, Outgoing, Pending, Properties, Subscription, Verdict,
+    Connection, Consumer, Delivery, LinkState, Outgoing, Pending, Properties, PublishOutcome,
+    Subscription,
 };
 use countersign_protocol::topology::{Argument, Binding, ExchangeKind, Queue, Topology};
 use countersign_testbed::Vhost;
@@ -20,8 +21,8 @@ pub(crate) async fn soon<T>(what: &str, wait: impl Future<Output = T>) -> T {
     done.unwrap_or_else(|_| panic!("waited {LONG:?} for: {what}"))
 }
 
-pub(crate) async fn verdict(pending: Pending) -> Verdict {
-    soon("a verdict", pending).await
+pub(crate) async fn outcome(pending: Pending) -> PublishOutcome {
+    soon("an outcome", pending).await
 }
 
 pub(crate) async fn connect(url: &str, name: &str, topology: Topology) -> Connection {

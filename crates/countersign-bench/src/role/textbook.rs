@@ -8,8 +8,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use countersign_amqp::{
-    Connection, Consumer, DeliveryTag, Outgoing, Pending, Properties, Publisher, PublisherSettings,
-    Subscription, Verdict,
+    Connection, Consumer, DeliveryTag, Outgoing, Pending, Properties, PublishOutcome, Publisher,
+    PublisherSettings, Subscription,
 };
 use countersign_protocol::check::CheckedMessage;
 use countersign_protocol::confirm::ConfirmedMessage;
@@ -60,7 +60,7 @@ impl Sending for Sender {
         let message = self.publisher.publish(business::message(id, body))?;
         for pending in [check, message] {
             let verdict = pending.await;
-            ensure!(verdict == Verdict::Routed, "a message or its check: {verdict:?}");
+            ensure!(verdict == PublishOutcome::Routed, "a message or its check: {verdict:?}");
         }
         Ok(())
     }
@@ -90,7 +90,7 @@ pub(super) async fn consume(arguments: &ConsumerArguments, count: &Count) -> Res
     let ack = async {
         while let Some((pending, tag)) = confirmed.recv().await {
             let verdict = pending.await;
-            ensure!(verdict == Verdict::Routed, "a confirm was not routed: {verdict:?}");
+            ensure!(verdict == PublishOutcome::Routed, "a confirm was not routed: {verdict:?}");
             acks.ack(tag);
             count.one();
         }

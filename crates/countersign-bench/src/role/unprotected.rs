@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;
-use countersign_amqp::{Consumer, Publisher, PublisherSettings, Subscription, Verdict};
+use countersign_amqp::{Consumer, PublishOutcome, Publisher, PublisherSettings, Subscription};
 use countersign_protocol::MessageId;
 
 use super::business::{self, QUEUE};
@@ -24,7 +24,7 @@ impl Sender {
 impl Sending for Sender {
     async fn send(&self, body: Bytes) -> Result<()> {
         let verdict = self.0.publish(business::message(MessageId::generate(), body))?.await;
-        ensure!(verdict == Verdict::Routed, "a message was not routed: {verdict:?}");
+        ensure!(verdict == PublishOutcome::Routed, "a message was not routed: {verdict:?}");
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use countersign_amqp::{Outgoing, Pending, Properties, Publisher, Verdict};
+use countersign_amqp::{Outgoing, Pending, Properties, PublishOutcome, Publisher};
 use countersign_protocol::envelope::{MAX_BODY_BYTES, clean_reason};
 use countersign_protocol::{Headers, header, topology};
 use countersign_retry::{Retry, Stopped};
@@ -125,10 +125,10 @@ impl Quarantine {
 
 async fn failure(pending: Pending) -> Option<String> {
     match pending.await {
-        Verdict::Routed => None,
-        Verdict::Unroutable { why } => Some(format!("unroutable: {why}")),
-        Verdict::Refused => Some("refused by the broker".to_owned()),
-        Verdict::Unknown { why } => Some(why),
+        PublishOutcome::Routed => None,
+        PublishOutcome::Unroutable { why } => Some(format!("unroutable: {why}")),
+        PublishOutcome::Refused => Some("refused by the broker".to_owned()),
+        PublishOutcome::Unknown { why } => Some(why),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use countersign_amqp::{Outgoing, Properties, Publisher, Verdict};
+use countersign_amqp::{Outgoing, Properties, PublishOutcome, Publisher};
 use countersign_protocol::{Marker, UnixMillis, marker, topology};
 use countersign_retry::Retry;
 use tokio::sync::watch;
@@ -128,11 +128,13 @@ impl Markers {
         let pending =
             self.publisher.publish(message).map_err(|why| NotSent::Broker(why.to_string()))?;
         match pending.await {
-            Verdict::Routed => Ok(()),
-            Verdict::Unroutable { why } => Err(NotSent::Broker(format!("unroutable: {why}"))),
-            Verdict::Refused => Err(NotSent::Broker("refused by the broker".to_owned())),
+            PublishOutcome::Routed => Ok(()),
+            PublishOutcome::Unroutable { why } => {
+                Err(NotSent::Broker(format!("unroutable: {why}")))
+            }
+            PublishOutcome::Refused => Err(NotSent::Broker("refused by the broker".to_owned())),
             // It may come back.
-            Verdict::Unknown { why } => Err(NotSent::Broker(why)),
+            PublishOutcome::Unknown { why } => Err(NotSent::Broker(why)),
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use countersign_amqp::{Connection, Outgoing, Properties, Publisher, PublisherSettings, Verdict};
+use countersign_amqp::{
+    Connection, Outgoing, Properties, PublishOutcome, Publisher, PublisherSettings,
+};
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use countersign_protocol::topology::{CHECK_DUE, CONFIRM};
 use countersign_protocol::{MessageId, Tier, Topology};
@@ -66,12 +68,12 @@ impl Filler {
             pending.push(self.publisher.publish(message).unwrap());
             if pending.len() == 500 {
                 for pending in pending.drain(..) {
-                    assert_eq!(pending.await, Verdict::Routed);
+                    assert_eq!(pending.await, PublishOutcome::Routed);
                 }
             }
         }
         for pending in pending {
-            assert_eq!(pending.await, Verdict::Routed);
+            assert_eq!(pending.await, PublishOutcome::Routed);
         }
     }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::process::Stdio;
 
 use countersign_amqp::{
-    Browser, Connection, Consumer, Delivery, Outgoing, Properties, Publisher, PublisherSettings,
-    Subscription, Verdict,
+    Browser, Connection, Consumer, Delivery, Outgoing, Properties, PublishOutcome, Publisher,
+    PublisherSettings, Subscription,
 };
 use countersign_protocol::{Headers, MessageId, Tier, Topology, header};
 use countersign_testbed::{Vhost, eventually};
@@ -198,7 +198,7 @@ async fn filled(vhost: &Vhost, count: usize) -> BTreeSet<String> {
         })
         .collect();
     for pending in pending {
-        assert_eq!(pending.await, Verdict::Routed);
+        assert_eq!(pending.await, PublishOutcome::Routed);
     }
     connection.close().await;
     ids

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use countersign_amqp::Verdict;
+use countersign_amqp::PublishOutcome;
 use countersign_protocol::check::{CheckedMessage, MAX_CONSUMERS};
 use countersign_protocol::envelope::{MAX_AHEAD, clean_reason};
 use countersign_protocol::grpc::request_resend_response::Outcome;
@@ -306,12 +306,12 @@ impl Publisher {
     }
 }
 
-fn judge(verdict: Verdict, done: Republished) -> Resent {
+fn judge(verdict: PublishOutcome, done: Republished) -> Resent {
     match verdict {
-        Verdict::Routed => Resent::Done(done),
-        Verdict::Unroutable { why } => Resent::Not(format!("unroutable: {why}")),
-        Verdict::Refused => Resent::Not("a queue refused it: is it full?".to_owned()),
-        Verdict::Unknown { why } => Resent::Unclear(why),
+        PublishOutcome::Routed => Resent::Done(done),
+        PublishOutcome::Unroutable { why } => Resent::Not(format!("unroutable: {why}")),
+        PublishOutcome::Refused => Resent::Not("a queue refused it: is it full?".to_owned()),
+        PublishOutcome::Unknown { why } => Resent::Unclear(why),
     }
 }
 
@@ -367,12 +367,12 @@ mod tests {
     #[test]
     fn only_what_the_broker_routed_counts_as_republished() {
         let done = Republished { attempt: Attempt::FIRST, published_at: UnixMillis::EPOCH };
-        assert_eq!(judge(Verdict::Routed, done), Resent::Done(done));
-        let unroutable = judge(Verdict::Unroutable { why: "NO_ROUTE".into() }, done);
+        assert_eq!(judge(PublishOutcome::Routed, done), Resent::Done(done));
+        let unroutable = judge(PublishOutcome::Unroutable { why: "NO_ROUTE".into() }, done);
         assert_eq!(unroutable, Resent::Not("unroutable: NO_ROUTE".into()));
-        assert!(matches!(judge(Verdict::Refused, done), Resent::Not(_)));
+        assert!(matches!(judge(PublishOutcome::Refused, done), Resent::Not(_)));
         assert!(matches!(
-            judge(Verdict::Unknown { why: "reset".into() }, done),
+            judge(PublishOutcome::Unknown { why: "reset".into() }, done),
             Resent::Unclear(_)
         ));
     }

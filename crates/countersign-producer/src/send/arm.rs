@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use countersign_amqp::{NotTaken, Pending, Verdict};
+use countersign_amqp::{NotTaken, Pending, PublishOutcome};
 use countersign_protocol::envelope::MAX_ENTRIES;
 use countersign_protocol::{MessageId, Tier};
 use thiserror::Error;
@@ -263,12 +263,12 @@ impl Arming {
     }
 }
 
-pub(crate) fn not_armed(verdict: Verdict, tier: Tier) -> Option<NotArmedReason> {
+pub(crate) fn not_armed(verdict: PublishOutcome, tier: Tier) -> Option<NotArmedReason> {
     match verdict {
-        Verdict::Routed => None,
-        Verdict::Unroutable { why } => Some(NotArmedReason::NoWaitQueue { tier, why }),
-        Verdict::Refused => Some(NotArmedReason::Refused { tier }),
-        Verdict::Unknown { why } => Some(NotArmedReason::Unknown { why }),
+        PublishOutcome::Routed => None,
+        PublishOutcome::Unroutable { why } => Some(NotArmedReason::NoWaitQueue { tier, why }),
+        PublishOutcome::Refused => Some(NotArmedReason::Refused { tier }),
+        PublishOutcome::Unknown { why } => Some(NotArmedReason::Unknown { why }),
     }
 }
 

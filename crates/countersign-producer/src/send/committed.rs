@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use countersign_amqp::{NotTaken, Pending, Verdict};
+use countersign_amqp::{NotTaken, Pending, PublishOutcome};
 use countersign_protocol::Attempt;
 use futures_util::future::join_all;
 use tracing::{debug, warn};
@@ -84,19 +84,19 @@ enum Step {
 
 /// What to do after a publish, of which this was the `tries`-th within `elapsed`.
 fn next_step(
-    outcome: &Result<Verdict, NotTaken>,
+    outcome: &Result<PublishOutcome, NotTaken>,
     tries: u32,
     elapsed: Duration,
     limit: Duration,
 ) -> Step {
     let pause = FIRST_PAUSE.saturating_mul(1 << (tries - 1).min(16)).min(LONGEST_PAUSE);
     let why = match outcome {
-        Ok(Verdict::Routed) => return Step::Settled,
-        Ok(Verdict::Unroutable { why }) => {
+        Ok(PublishOutcome::Routed) => return Step::Settled,
+        Ok(PublishOutcome::Unroutable { why }) => {
             return Step::LeaveToTheCheck(format!("unroutable: {why}"));
         }
-        Ok(Verdict::Refused) => "refused: is a queue full?".to_owned(),
-        Ok(Verdict::Unknown { why }) => format!("no answer: {why}"),
+        Ok(PublishOutcome::Refused) => "refused: is a queue full?".to_owned(),
+        Ok(PublishOutcome::Unknown { why }) => format!("no answer: {why}"),
         Err(closed_or_too_large @ (NotTaken::Closed | NotTaken::TooLarge(_))) => {
             return Step::LeaveToTheCheck(closed_or_too_large.to_string());
         }
@@ -116,16 +116,16 @@ mod tests {
     #[test]
     fn refused_publishes_are_tried_again_for_a_while_and_unroutable_ones_are_not() {
         let s = Duration::from_secs;
-        let unroutable = || Ok(Verdict::Unroutable { why: "no queue".into() });
-        let unknown = || Ok(Verdict::Unknown { why: "reset".into() });
+        let unroutable = || Ok(PublishOutcome::Unroutable { why: "no queue".into() });
+        let unknown = || Ok(PublishOutcome::Unknown { why: "reset".into() });
         let left = |why: &str| Step::LeaveToTheCheck(why.to_owned());
         for (outcome, tries, elapsed, expected) in [
-            (Ok(Verdict::Routed), 1, s(0), Step::Settled),
-            (Ok(Verdict::Refused), 1, s(0), Step::Again(Duration::from_millis(100))),
+            (Ok(PublishOutcome::Routed), 1, s(0), Step::Settled),
+            (Ok(PublishOutcome::Refused), 1, s(0), Step::Again(Duration::from_millis(100))),
             (unknown(), 3, s(1), Step::Again(Duration::from_millis(400))),
             (Err(NotTaken::Away { why: "gone".into() }), 7, s(9), Step::Again(s(5))),
-            (Ok(Verdict::Refused), 8, s(9), left("refused: is a queue full?")),
-            (Ok(Verdict::Refused), 7, s(26), left("refused: is a queue full?")),
+            (Ok(PublishOutcome::Refused), 8, s(9), left("refused: is a queue full?")),
+            (Ok(PublishOutcome::Refused), 7, s(26), left("refused: is a queue full?")),
             (unroutable(), 1, s(0), left("unroutable: no queue")),
             (Err(NotTaken::Closed), 1, s(0), left("closed")),
         ] {

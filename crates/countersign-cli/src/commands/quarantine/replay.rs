@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use countersign_amqp::{
-    Address, Browser, Outgoing, Pending, Properties, Publisher, PublisherSettings, Verdict,
+    Address, Browser, Outgoing, Pending, Properties, PublishOutcome, Publisher, PublisherSettings,
 };
 use countersign_protocol::Headers;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -84,12 +84,12 @@ fn publish(publisher: &Publisher, item: &Item) -> Result<Pending, String> {
     publisher.publish(message).map_err(|not_taken| not_taken.to_string())
 }
 
-fn refused(verdict: Verdict) -> Option<String> {
+fn refused(verdict: PublishOutcome) -> Option<String> {
     match verdict {
-        Verdict::Routed => None,
-        Verdict::Unroutable { why } => Some(format!("no queue is bound for it: {why}")),
-        Verdict::Refused => Some("the queue that it came from is full".to_owned()),
-        Verdict::Unknown { why } => Some(format!("it may have been published: {why}")),
+        PublishOutcome::Routed => None,
+        PublishOutcome::Unroutable { why } => Some(format!("no queue is bound for it: {why}")),
+        PublishOutcome::Refused => Some("the queue that it came from is full".to_owned()),
+        PublishOutcome::Unknown { why } => Some(format!("it may have been published: {why}")),
     }
 }
 

@@ -1,16 +1,18 @@
-//! Everybody gets the verdict of his own message, whatever becomes of the others.
+//! Everybody gets the outcome of his own message, whatever becomes of the others.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use countersign_amqp::{NotTaken, Outgoing, Properties, Publisher, PublisherSettings, Verdict};
+use countersign_amqp::{
+    NotTaken, Outgoing, Properties, PublishOutcome, Publisher, PublisherSettings,
+};
 use countersign_protocol::envelope::MAX_BODY_BYTES;
 use countersign_protocol::topology::{Argument, Topology};
 use countersign_testbed::vhost;
 use futures_util::FutureExt as _;
 use tokio::task::coop::unconstrained;
 
-use crate::support::{LONG, connect, drain, message, topology, verdict};
+use crate::support::{LONG, connect, drain, message, outcome, topology};
 
 const TASKS: usize = 48;
 const MESSAGES_PER_TASK: usize = 500;
@@ -30,7 +32,7 @@ const HALF_UNROUTABLE: [&str; 4] = ["open", "nowhere", "nowhere", "open"];
 struct Told {
     key: &'static str,
     id: String,
-    verdicts: Vec<Verdict>,
+    outcomes: Vec<PublishOutcome>,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -53,14 +55,14 @@ async fn of_24_000_messages_half_of_them_unroutable_each_gets_its_own_verdict() 
     assert!(counts["Routed"] * 5 >= total * 2, "{counts:?}");
 }
 
-/// Publishes to these keys in a mixed order, from many tasks at once, and compares each verdict
+/// Publishes to these keys in a mixed order, from many tasks at once, and compares each outcome
 /// with what is in the queues; how often each kind was given.
 async fn publish_and_check(
     settings: PublisherSettings,
     keys: &'static [&'static str],
 ) -> BTreeMap<String, usize> {
     let vhost = vhost().await;
-    let connection = connect(vhost.url(), "verdicts", open_and_full()).await;
+    let connection = connect(vhost.url(), "outcomes", open_and_full()).await;
     let publisher = Publisher::start(&connection, settings);
     fill(&publisher).await;
     let tasks: Vec<_> =
@@ -80,14 +82,14 @@ async fn publish_and_check(
             let found = |queue: &BTreeMap<String, usize>| queue.get(&told.id).copied().unwrap_or(0);
             let (open, full) = (found(&open), found(&full));
             let right = told.is_borne_out(open, full);
-            (!right).then(|| format!("{}: {:?}; {open}, {full}", told.key, told.verdicts))
+            (!right).then(|| format!("{}: {:?}; {open}, {full}", told.key, told.outcomes))
         })
         .collect();
     assert_eq!(wrong.len(), 0, "{:#?}", &wrong[..wrong.len().min(10)]);
 
     let mut counts = BTreeMap::new();
-    for verdict in told.iter().flat_map(|told| &told.verdicts) {
-        let name = format!("{verdict:?}");
+    for outcome in told.iter().flat_map(|told| &told.outcomes) {
+        let name = format!("{outcome:?}");
         let name = name.split([' ', '{']).next().unwrap_or_default();
         *counts.entry(name.to_owned()).or_default() += 1;
     }
@@ -95,13 +97,13 @@ async fn publish_and_check(
 }
 
 impl Told {
-    /// Whether the verdicts agree with how often the message is in each queue.
+    /// Whether the outcomes agree with how often the message is in each queue.
     fn is_borne_out(&self, open: usize, full: usize) -> bool {
-        let all = self.verdicts.len();
-        let routed = self.verdicts.iter().filter(|v| **v == Verdict::Routed).count();
-        let refused = self.verdicts.iter().filter(|v| **v == Verdict::Refused).count();
-        let is_unroutable = |v: &&Verdict| matches!(v, Verdict::Unroutable { .. });
-        let unroutable = self.verdicts.iter().filter(is_unroutable).count();
+        let all = self.outcomes.len();
+        let routed = self.outcomes.iter().filter(|v| **v == PublishOutcome::Routed).count();
+        let refused = self.outcomes.iter().filter(|v| **v == PublishOutcome::Refused).count();
+        let is_unroutable = |v: &&PublishOutcome| matches!(v, PublishOutcome::Unroutable { .. });
+        let unroutable = self.outcomes.iter().filter(is_unroutable).count();
         match self.key {
             "open" => routed == all && (open, full) == (routed, 0),
             "full" => routed + refused == all && (open, full) == (0, routed),
@@ -126,7 +128,7 @@ fn open_and_full() -> Topology {
 async fn fill(publisher: &Publisher) {
     for number in 0.. {
         let message = message("full", &format!("filling {number}"));
-        if verdict(publisher.publish(message).unwrap()).await == Verdict::Refused {
+        if outcome(publisher.publish(message).unwrap()).await == PublishOutcome::Refused {
             return;
         }
     }
@@ -146,16 +148,16 @@ async fn publish_mixed(
             let id = format!("{task}-{number}");
             // Some twice, so that one batch holds the same id, exchange and key twice.
             let copies = if number % 20 == 0 { 2 } else { 1 };
-            let verdicts: Vec<_> =
+            let outcomes: Vec<_> =
                 (0..copies).map(|_| publisher.publish(message(key, &id)).unwrap()).collect();
-            pending.push((key, id, verdicts));
+            pending.push((key, id, outcomes));
         }
         for (key, id, waiting) in pending {
-            let mut verdicts = Vec::new();
+            let mut outcomes = Vec::new();
             for pending in waiting {
-                verdicts.push(verdict(pending).await);
+                outcomes.push(outcome(pending).await);
             }
-            told.push(Told { key, id, verdicts });
+            told.push(Told { key, id, outcomes });
         }
     }
     told
@@ -174,11 +176,11 @@ async fn a_message_without_an_id_gets_its_own_verdict_too() {
         })
         .collect();
     for (number, pending) in pending.into_iter().enumerate() {
-        let verdict = verdict(pending).await;
+        let outcome = outcome(pending).await;
         if number % 2 == 0 {
-            assert_eq!(verdict, Verdict::Routed);
+            assert_eq!(outcome, PublishOutcome::Routed);
         } else {
-            assert_eq!(verdict, Verdict::Unroutable { why: "NO_ROUTE (312)".to_owned() });
+            assert_eq!(outcome, PublishOutcome::Unroutable { why: "NO_ROUTE (312)".to_owned() });
         }
     }
     assert_eq!(drain(&vhost, "open").await.len(), 100, "each has an id of its own");
@@ -196,18 +198,21 @@ async fn what_cannot_be_published_is_refused_before_it_is_sent() {
     let too_large = publisher.publish(Outgoing { body: body.clone(), ..message("open", "a") });
     assert_eq!(too_large.unwrap_err(), NotTaken::TooLarge(MAX_BODY_BYTES + 1));
     let largest = Outgoing { body: body.slice(1..), ..message("open", "b") };
-    assert_eq!(verdict(publisher.publish(largest).unwrap()).await, Verdict::Routed);
+    assert_eq!(outcome(publisher.publish(largest).unwrap()).await, PublishOutcome::Routed);
 
     let unsayable = publisher.publish(message(&"k".repeat(256), "c")).unwrap();
-    assert!(matches!(verdict(unsayable).await, Verdict::Unroutable { .. }));
+    assert!(matches!(outcome(unsayable).await, PublishOutcome::Unroutable { .. }));
 
     // Nothing runs between these: this test has one thread.
     let taken: Vec<_> = (0..3).map(|_| publisher.publish(message("open", "d")).unwrap()).collect();
     assert_eq!(publisher.publish(message("open", "e")).unwrap_err(), NotTaken::Overloaded);
     for pending in taken {
-        assert_eq!(verdict(pending).await, Verdict::Routed);
+        assert_eq!(outcome(pending).await, PublishOutcome::Routed);
     }
-    assert_eq!(verdict(publisher.publish(message("open", "f")).unwrap()).await, Verdict::Routed);
+    assert_eq!(
+        outcome(publisher.publish(message("open", "f")).unwrap()).await,
+        PublishOutcome::Routed
+    );
     connection.close().await;
 }
 
@@ -222,8 +227,8 @@ async fn close_takes_nothing_more_and_loses_nothing() {
     publisher.close(LONG).await;
     assert_eq!(publisher.publish(message("open", "late")).unwrap_err(), NotTaken::Closed);
     for pending in pending {
-        let verdict = unconstrained(pending).now_or_never();
-        assert_eq!(verdict, Some(Verdict::Routed), "judged before close returns");
+        let outcome = unconstrained(pending).now_or_never();
+        assert_eq!(outcome, Some(PublishOutcome::Routed), "settled before close returns");
     }
     connection.close().await;
     assert_eq!(drain(&vhost, "open").await.len(), 5_000);
@@ -239,6 +244,6 @@ async fn dropping_a_publisher_and_its_connection_loses_nothing_that_was_taken() 
         .collect();
     drop((publisher, connection));
     for pending in pending {
-        assert_eq!(verdict(pending).await, Verdict::Routed);
+        assert_eq!(outcome(pending).await, PublishOutcome::Routed);
     }
 }
