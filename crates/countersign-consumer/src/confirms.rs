@@ -7,7 +7,7 @@ use std::time::Duration;
 use countersign_amqp::{
     Batcher, BatcherSettings, NotTaken, OnFailure, Outgoing, Properties, PublishOutcome, Publisher,
 };
-use countersign_protocol::confirm::ConfirmedMessage;
+use countersign_protocol::confirm::{ConfirmHeader, ConfirmedMessage};
 use countersign_protocol::envelope::MAX_ENTRIES;
 use countersign_protocol::{Confirm, Name, topology};
 use tracing::warn;
@@ -99,13 +99,14 @@ impl Confirms {
 }
 
 fn pack(consumer: Name, shard: u16, entries: &[ConfirmedMessage]) -> Outgoing {
-    let confirm = Confirm { consumer, confirms: entries.to_vec() };
+    let app_id = Some(consumer.to_string());
+    let confirm = Confirm::new(ConfirmHeader { consumer }, entries.to_vec());
     Outgoing {
         exchange: topology::CONFIRM.to_owned(),
         key: shard.to_string(),
         properties: Properties {
             content_type: Some("application/json".to_owned()),
-            app_id: Some(confirm.consumer.to_string()),
+            app_id,
             ..Properties::default()
         },
         body: confirm.encode().into(),

@@ -205,11 +205,11 @@ mod tests {
             consumers: message.consumers,
             arming: Some(countersign_protocol::Arming::from_bits(u64::MAX)),
         };
-        let check = countersign_protocol::Check {
+        let header = countersign_protocol::check::CheckHeader {
             upstream: format!("{:064}", 0).parse().unwrap(),
             armed_at: UnixMillis::MAX_IN_ID,
-            messages: vec![checked; 1_000],
         };
+        let check = countersign_protocol::Check::new(header, vec![checked; 1_000]);
         assert!(check.encode().len() <= MAX_BODY_BYTES);
     }
 

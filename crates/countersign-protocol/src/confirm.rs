@@ -6,18 +6,21 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::attempt::Attempt;
-use crate::envelope::{self, Horizon, MAX_AHEAD, Refusal, Refused, Unreadable, VERSION};
+use crate::envelope::{Envelope, Horizon, MAX_AHEAD, Unreadable, clean_reason};
 use crate::id::MessageId;
+use crate::layout::{self, Layout, Version};
 use crate::name::Name;
+use crate::refusal::Refusal;
 use crate::time::UnixMillis;
 
 /// A confirm: what became of messages at one consumer.
+pub type Confirm = Envelope<ConfirmHeader>;
+
+/// The header of a [`Confirm`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Confirm {
-    /// Whose word it is.
+pub struct ConfirmHeader {
+    /// The consumer that says it.
     pub consumer: Name,
-    /// 1 to 1,000 messages.
-    pub confirms: Vec<ConfirmedMessage>,
 }
 
 /// A message in a [`Confirm`].
@@ -74,48 +77,34 @@ impl ConfirmedMessage {
     }
 }
 
-impl Confirm {
-    /// The envelope's JSON.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        #[derive(Serialize)]
-        struct Envelope<'a> {
-            v: u64,
-            consumer: &'a Name,
-            confirms: &'a [ConfirmedMessage],
-        }
-        let envelope = Envelope { v: VERSION, consumer: &self.consumer, confirms: &self.confirms };
-        serde_json::to_vec(&envelope).expect("an envelope of texts and numbers is always JSON")
+/// The fields of a confirm, in the order in which they are written.
+#[derive(Serialize, Deserialize)]
+#[serde(expecting = "an object")]
+struct Fields<N, E> {
+    v: Version,
+    consumer: N,
+    confirms: E,
+}
+
+impl Layout for ConfirmHeader {
+    type Entry = ConfirmedMessage;
+
+    fn write(&self, confirms: &[impl Serialize]) -> Vec<u8> {
+        layout::to_json(&Fields { v: Version, consumer: &self.consumer, confirms })
     }
 
-    /// Reads an envelope: what it says, and the entries that cannot be taken.
-    ///
-    /// # Errors
-    /// When nothing in it can be read.
-    pub fn read(body: &[u8], horizon: Horizon) -> Result<(Self, Vec<Refused>), Unreadable> {
-        #[derive(Deserialize)]
-        #[serde(expecting = "an object")]
-        struct Envelope<'a> {
-            v: u64,
-            #[serde(borrow)]
-            consumer: Cow<'a, str>,
-            #[serde(borrow)]
-            confirms: Vec<&'a RawValue>,
-        }
-        let envelope: Envelope<'_> = envelope::open("confirm", body)?;
-        if envelope.v != VERSION {
-            return Err(Unreadable::UnknownVersion(envelope.v));
-        }
-        let consumer = envelope
-            .consumer
-            .parse()
-            .map_err(|cause| Unreadable::BadName { field: "consumer", cause })?;
-        let (confirms, refused) =
-            envelope::read_entries(&envelope.confirms, |entry| read_message(entry, horizon))?;
-        Ok((Self { consumer, confirms }, refused))
+    fn open(body: &[u8]) -> Result<(Self, Vec<&RawValue>), Unreadable> {
+        let fields: Fields<Cow<'_, str>, Vec<&RawValue>> = layout::open("confirm", body)?;
+        let consumer = layout::read_name("consumer", &fields.consumer)?;
+        Ok((Self { consumer }, fields.confirms))
+    }
+
+    fn read_entry(json: &str, horizon: Horizon) -> Result<ConfirmedMessage, Refusal> {
+        read_message(json, horizon)
     }
 }
 
+/// The fields of an entry, in the order in which they are written.
 #[derive(Serialize, Deserialize)]
 #[serde(expecting = "an object")]
 struct Entry<'a> {
@@ -149,7 +138,7 @@ impl Serialize for ConfirmedMessage {
         Entry {
             id: self.id.to_string().into(),
             outcome: outcome.into(),
-            reason: reason.map(|reason| envelope::clean_reason(reason).into()),
+            reason: reason.map(|reason| clean_reason(reason).into()),
             until_ms,
             upstream: self.upstream.as_ref().map(|name| name.as_str().into()),
             queue: self.queue.as_ref().map(Into::into),
@@ -161,12 +150,12 @@ impl Serialize for ConfirmedMessage {
     }
 }
 
-fn read_message(entry: &str, horizon: Horizon) -> Result<ConfirmedMessage, Refusal> {
+fn read_message(json: &str, horizon: Horizon) -> Result<ConfirmedMessage, Refusal> {
     /// The longest name of a queue that AMQP 0-9-1 can say (a short string), in bytes.
     const MAX_QUEUE_BYTES: usize = 255;
-    let entry: Entry<'_> = envelope::read_object(entry.as_bytes()).map_err(Refusal::Malformed)?;
+    let entry: Entry<'_> = layout::read_object(json.as_bytes()).map_err(Refusal::Malformed)?;
     let id = horizon.admit(&entry.id)?;
-    let reason = envelope::clean_reason(entry.reason.as_deref().unwrap_or_default());
+    let reason = clean_reason(entry.reason.as_deref().unwrap_or_default());
     let outcome = match &*entry.outcome {
         "processed" => Outcome::Processed,
         "rejected" => Outcome::Rejected { reason },

@@ -1,16 +1,14 @@
-//! What the envelopes have in common: version, limits, and what is wrong with
-//! the entries that cannot be taken.
+//! The envelope: what checks, confirms and rolled-back notices have in common.
+//!
+//! An envelope is a JSON object with a version `v`, a header that says who speaks, and 1 to 1,000 entries. A
+//! reader takes every entry by itself: an entry that it cannot take never costs its neighbours.
 
-use std::time::Duration;
-
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use crate::arming::InvalidArming;
-use crate::id::{InvalidId, MessageId};
+pub use crate::horizon::{Horizon, MAX_AHEAD};
+use crate::layout::Layout;
 use crate::name::InvalidName;
-use crate::time::UnixMillis;
 
 /// The version of the wire contract that this crate reads and writes.
 pub const VERSION: u64 = 1;
@@ -19,158 +17,102 @@ pub const VERSION: u64 = 1;
 /// with it every publisher confirm in flight: stay far below.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
 
-/// The most entries in one envelope.
+/// The most entries in one envelope: one statement of the callback service takes several full envelopes.
 pub const MAX_ENTRIES: usize = 1_000;
 
-/// The longest reason, in characters. A longer one is cut.
+/// The longest reason, in characters. A longer one is cut, because a reason also travels in a header, and
+/// headers have to fit into one frame.
 pub const MAX_REASON_CHARS: usize = 1_000;
 
-/// How far ahead of the reader's clock an id may be.
-pub const MAX_AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Which ids a reader can take: those that its partitions have room for.
-#[derive(Clone, Copy, Debug)]
-pub struct Horizon {
-    /// The reader's clock.
-    pub now: UnixMillis,
-    /// Ids older than this are refused: what was known of them is gone.
-    pub retention: Duration,
+/// Entries under one header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope<H: Header> {
+    /// Who says it.
+    pub header: H,
+    /// 1 to [`MAX_ENTRIES`] entries.
+    pub entries: Vec<H::Entry>,
 }
 
-/// Why a whole envelope cannot be read. It goes to quarantine as it is.
+/// The header of one kind of envelope: of a [`Check`](crate::Check), a [`Confirm`](crate::Confirm) or a
+/// [`RolledBack`](crate::RolledBack) notice. No other crate can add a kind.
+pub trait Header: Layout {}
+
+impl<H: Layout> Header for H {}
+
+/// An entry that a reader cannot take. The rest of its envelope is not affected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The JSON of an envelope with this entry alone, as the sender wrote it, under the header of the
+    /// envelope that it came in. It can be kept in quarantine and replayed from there as it is.
+    pub envelope: Vec<u8>,
+    /// What is wrong with the entry, for a person.
+    pub reason: String,
+}
+
+/// Why a reader cannot read a whole envelope. Such a body goes to quarantine as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Unreadable {
-    /// Over [`MAX_BODY_BYTES`].
+    /// The body is over [`MAX_BODY_BYTES`].
     #[error("body of {0} bytes: at most {MAX_BODY_BYTES} are read")]
     TooLarge(usize),
-    /// Not JSON, or not of this envelope's shape.
+    /// The body is not JSON, or not of this envelope's shape.
     #[error("not a {kind} envelope: {cause}")]
     Malformed {
-        /// `check`, `confirm` or `rolled-back`.
+        /// `check`, `confirm`, `rolled-back` or `marker`.
         kind: &'static str,
         /// What the JSON parser says.
         cause: String,
     },
-    /// A version that this crate does not know.
+    /// This crate does not know the version.
     #[error("version {0}: only version {VERSION} is known; is the sender newer than this reader?")]
     UnknownVersion(u64),
-    /// No usable `upstream` or `consumer`.
+    /// The header has no usable `upstream` or `consumer`.
     #[error("{field}: {cause}")]
     BadName {
         /// `upstream` or `consumer`.
         field: &'static str,
-        /// What is wrong with it.
+        /// What is wrong with the name.
         cause: InvalidName,
     },
-    /// Nothing in it, or more than [`MAX_ENTRIES`].
+    /// The envelope has no entry, or more than [`MAX_ENTRIES`].
     #[error("{0} entries: 1 to {MAX_ENTRIES} are read")]
     EntryCount(usize),
 }
 
-/// An entry that cannot be taken, with the reason. The rest of its envelope is not affected.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
-    /// The entry as it came: JSON text.
-    pub entry: String,
-    /// What is wrong with it, for a person.
-    pub reason: String,
-}
+impl<H: Header> Envelope<H> {
+    /// An envelope of these entries.
+    #[must_use]
+    pub const fn new(header: H, entries: Vec<H::Entry>) -> Self {
+        Self { header, entries }
+    }
 
-/// Why one entry is refused; its text is what a person reads in quarantine.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub(crate) enum Refusal {
-    #[error("entry: {0}")]
-    Malformed(String),
-    #[error("id: {0}")]
-    BadId(#[from] InvalidId),
-    #[error(
-        "id: more than 24 hours in the future ({0} ms since 1970): is the sender's clock right?"
-    )]
-    IdAhead(UnixMillis),
-    #[error("id: older than the retention ({0} ms since 1970): what was known of it is gone")]
-    IdTooOld(UnixMillis),
-    #[error("{field}: {cause}")]
-    BadName { field: &'static str, cause: InvalidName },
-    #[error("consumers: {0} given; 1 to {max} can be listed", max = crate::check::MAX_CONSUMERS)]
-    ConsumerCount(usize),
-    #[error("arming: {0}")]
-    BadArming(#[from] InvalidArming),
-    #[error("outcome: {0:?} is none of processed, rejected, retrying")]
-    UnknownOutcome(String),
-    #[error("until_ms: a retrying entry says when it tries again, at most 24 hours ahead")]
-    BadUntil,
-    #[error("queue: up to 255 bytes without control characters")]
-    BadQueue,
-}
+    /// The envelope's JSON.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        self.header.write(&self.entries)
+    }
 
-/// Takes an envelope's body apart, as far as kinds agree: size, JSON, version.
-pub(crate) fn open<'a, E: Deserialize<'a>>(
-    kind: &'static str,
-    body: &'a [u8],
-) -> Result<E, Unreadable> {
-    #[derive(Deserialize)]
-    #[serde(expecting = "an object")]
-    struct Versioned {
-        v: u64,
-    }
-    if body.len() > MAX_BODY_BYTES {
-        return Err(Unreadable::TooLarge(body.len()));
-    }
-    match read_object::<E>(body) {
-        Ok(envelope) => Ok(envelope),
-        // Another version may have another shape: its number is the better reason.
-        Err(cause) => match read_object::<Versioned>(body) {
-            Ok(Versioned { v }) if v != VERSION => Err(Unreadable::UnknownVersion(v)),
-            _ => Err(Unreadable::Malformed { kind, cause }),
-        },
-    }
-}
-
-/// Reads a JSON object; the error is a reason for a person.
-///
-/// serde reads a struct from an array, too: that would be a second way to write an envelope, which
-/// nobody else's reader knows. And its messages quote the offending text whole, a megabyte if need
-/// be, while a reason has to fit into a header.
-pub(crate) fn read_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, String> {
-    if text.trim_ascii_start().starts_with(b"[") {
-        return Err("an array, where an object is expected".to_owned());
-    }
-    serde_json::from_slice(text).map_err(|e| clean_reason(&e.to_string()))
-}
-
-/// Reads each entry by itself; those that cannot be taken are set aside with the reason.
-pub(crate) fn read_entries<E>(
-    raw: &[&RawValue],
-    mut read: impl FnMut(&str) -> Result<E, Refusal>,
-) -> Result<(Vec<E>, Vec<Refused>), Unreadable> {
-    if raw.is_empty() || raw.len() > MAX_ENTRIES {
-        return Err(Unreadable::EntryCount(raw.len()));
-    }
-    let mut taken = Vec::with_capacity(raw.len());
-    let mut refused = Vec::new();
-    for entry in raw {
-        match read(entry.get()) {
-            Ok(entry) => taken.push(entry),
-            Err(reason) => {
-                let entry = entry.get().to_owned();
-                refused.push(Refused { entry, reason: reason.to_string() });
+    /// Reads an envelope: its header and the entries that can be taken, in their order, and the entries
+    /// that cannot.
+    ///
+    /// # Errors
+    /// When the reader can take nothing of it.
+    pub fn read(body: &[u8], horizon: Horizon) -> Result<(Self, Vec<Refused>), Unreadable> {
+        let (header, raw): (H, Vec<&RawValue>) = H::open(body)?;
+        if raw.is_empty() || raw.len() > MAX_ENTRIES {
+            return Err(Unreadable::EntryCount(raw.len()));
+        }
+        let mut entries = Vec::with_capacity(raw.len());
+        let mut refused = Vec::new();
+        for raw in raw {
+            match H::read_entry(raw.get(), horizon) {
+                Ok(entry) => entries.push(entry),
+                Err(refusal) => refused
+                    .push(Refused { envelope: header.write(&[raw]), reason: refusal.to_string() }),
             }
         }
-    }
-    Ok((taken, refused))
-}
-
-impl Horizon {
-    pub(crate) fn admit(&self, text: &str) -> Result<MessageId, Refusal> {
-        let id: MessageId = text.parse()?;
-        if id.time() > self.now.after(MAX_AHEAD) {
-            Err(Refusal::IdAhead(id.time()))
-        } else if id.time() < self.now.before(self.retention) {
-            Err(Refusal::IdTooOld(id.time()))
-        } else {
-            Ok(id)
-        }
+        Ok((Self { header, entries }, refused))
     }
 }
 
@@ -178,16 +120,11 @@ impl Horizon {
 /// [`MAX_REASON_CHARS`].
 #[must_use]
 pub fn clean_reason(text: &str) -> String {
-    text.chars()
-        .take(MAX_REASON_CHARS)
-        .map(
-            |c| {
-                if c.is_control() && c != '\n' && c != '\t' {
-                    char::REPLACEMENT_CHARACTER
-                } else {
-                    c
-                }
-            },
-        )
-        .collect()
+    let clean = |c: char| match c {
+        '\n' | '\t' => c,
+        // Postgres stores no NUL, and a terminal obeys the others.
+        c if c.is_control() => char::REPLACEMENT_CHARACTER,
+        c => c,
+    };
+    text.chars().take(MAX_REASON_CHARS).map(clean).collect()
 }

@@ -16,6 +16,12 @@ pub mod tier;
 
 pub mod envelope;
 
+mod horizon;
+
+mod layout;
+
+mod refusal;
+
 pub mod arming;
 
 pub mod check;

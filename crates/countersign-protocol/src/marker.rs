@@ -5,7 +5,8 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use crate::envelope::{self, Unreadable, VERSION};
+use crate::envelope::Unreadable;
+use crate::layout::{self, Version};
 
 /// The property `type` of a marker. Confirms have another or none.
 pub const KIND: &str = "countersign.marker";
@@ -21,8 +22,8 @@ pub struct Marker {
 
 #[derive(Serialize, Deserialize)]
 #[serde(expecting = "an object")]
-struct Envelope<'a> {
-    v: u64,
+struct Fields<'a> {
+    v: Version,
     #[serde(borrow)]
     kind: Cow<'a, str>,
     shard: u16,
@@ -37,8 +38,7 @@ impl Marker {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let Self { shard, number } = *self;
-        let envelope = Envelope { v: VERSION, kind: MARKER.into(), shard, number };
-        serde_json::to_vec(&envelope).expect("an envelope of texts and numbers is always JSON")
+        layout::to_json(&Fields { v: Version, kind: MARKER.into(), shard, number })
     }
 
     /// Reads an envelope.
@@ -46,15 +46,12 @@ impl Marker {
     /// # Errors
     /// When it is not that of a marker.
     pub fn read(body: &[u8]) -> Result<Self, Unreadable> {
-        let envelope: Envelope<'_> = envelope::open(MARKER, body)?;
-        if envelope.v != VERSION {
-            return Err(Unreadable::UnknownVersion(envelope.v));
-        }
-        if envelope.kind != MARKER {
+        let Fields { kind, shard, number, .. } = layout::open(MARKER, body)?;
+        if kind != MARKER {
             let cause = "its kind is another".to_owned();
             return Err(Unreadable::Malformed { kind: MARKER, cause });
         }
-        Ok(Self { shard: envelope.shard, number: envelope.number })
+        Ok(Self { shard, number })
     }
 }
 

@@ -6,84 +6,67 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::arming::Arming;
-use crate::envelope::{self, Horizon, Refusal, Refused, Unreadable, VERSION};
+use crate::envelope::{Envelope, Horizon, Unreadable};
 use crate::id::MessageId;
+use crate::layout::{self, Layout, Version};
 use crate::name::Name;
+use crate::refusal::Refusal;
 
 /// A notice: checks of an upstream that need not be asked about, because their transactions were
 /// rolled back.
 ///
-/// It saves a call, and is worth nothing more: whoever loses it only asks.
+/// It saves a call and nothing more: when a notice is lost, the callback service asks.
+pub type RolledBack = Envelope<RolledBackHeader>;
+
+/// The header of a [`RolledBack`] notice.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RolledBack {
-    /// Whose checks they are.
+pub struct RolledBackHeader {
+    /// The upstream that armed the checks.
     pub upstream: Name,
-    /// 1 to 1,000 messages.
-    pub rolled_back: Vec<RolledBackMessage>,
 }
 
-/// A message in a [`RolledBack`].
+/// A message in a [`RolledBack`] notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct RolledBackMessage {
-    /// Its id.
+    /// The message's id.
     pub id: MessageId,
-    /// Which check of it: the one that carries the same.
+    /// Which check of it: the one that carries the same arming.
     pub arming: Arming,
 }
 
-impl RolledBack {
-    /// The envelope's JSON.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        #[derive(Serialize)]
-        struct Envelope<'a> {
-            v: u64,
-            upstream: &'a Name,
-            rolled_back: &'a [RolledBackMessage],
-        }
-        let envelope =
-            Envelope { v: VERSION, upstream: &self.upstream, rolled_back: &self.rolled_back };
-        serde_json::to_vec(&envelope).expect("an envelope of texts and numbers is always JSON")
-    }
-
-    /// Reads an envelope: what it says, and the entries that cannot be taken.
-    ///
-    /// # Errors
-    /// When nothing in it can be read.
-    pub fn read(body: &[u8], horizon: Horizon) -> Result<(Self, Vec<Refused>), Unreadable> {
-        #[derive(Deserialize)]
-        #[serde(expecting = "an object")]
-        struct Envelope<'a> {
-            v: u64,
-            #[serde(borrow)]
-            upstream: Cow<'a, str>,
-            #[serde(borrow)]
-            rolled_back: Vec<&'a RawValue>,
-        }
-        let envelope: Envelope<'_> = envelope::open("rolled-back", body)?;
-        if envelope.v != VERSION {
-            return Err(Unreadable::UnknownVersion(envelope.v));
-        }
-        let upstream = envelope
-            .upstream
-            .parse()
-            .map_err(|cause| Unreadable::BadName { field: "upstream", cause })?;
-        let (rolled_back, refused) =
-            envelope::read_entries(&envelope.rolled_back, |entry| read_message(entry, horizon))?;
-        Ok((Self { upstream, rolled_back }, refused))
-    }
+/// The fields of a notice, in the order in which they are written.
+#[derive(Serialize, Deserialize)]
+#[serde(expecting = "an object")]
+struct Fields<N, E> {
+    v: Version,
+    upstream: N,
+    rolled_back: E,
 }
 
-fn read_message(entry: &str, horizon: Horizon) -> Result<RolledBackMessage, Refusal> {
-    #[derive(Deserialize)]
-    #[serde(expecting = "an object")]
-    struct Entry<'a> {
-        #[serde(borrow)]
-        id: Cow<'a, str>,
-        #[serde(borrow)]
-        arming: Cow<'a, str>,
+impl Layout for RolledBackHeader {
+    type Entry = RolledBackMessage;
+
+    fn write(&self, rolled_back: &[impl Serialize]) -> Vec<u8> {
+        layout::to_json(&Fields { v: Version, upstream: &self.upstream, rolled_back })
     }
-    let entry: Entry<'_> = envelope::read_object(entry.as_bytes()).map_err(Refusal::Malformed)?;
-    let id = horizon.admit(&entry.id)?;
-    Ok(RolledBackMessage { id, arming: entry.arming.parse()? })
+
+    fn open(body: &[u8]) -> Result<(Self, Vec<&RawValue>), Unreadable> {
+        let fields: Fields<Cow<'_, str>, Vec<&RawValue>> = layout::open("rolled-back", body)?;
+        let upstream = layout::read_name("upstream", &fields.upstream)?;
+        Ok((Self { upstream }, fields.rolled_back))
+    }
+
+    fn read_entry(json: &str, horizon: Horizon) -> Result<RolledBackMessage, Refusal> {
+        #[derive(Deserialize)]
+        #[serde(expecting = "an object")]
+        struct Entry<'a> {
+            #[serde(borrow)]
+            id: Cow<'a, str>,
+            #[serde(borrow)]
+            arming: Cow<'a, str>,
+        }
+        let entry: Entry<'_> = layout::read_object(json.as_bytes()).map_err(Refusal::Malformed)?;
+        let id = horizon.admit(&entry.id)?;
+        Ok(RolledBackMessage { id, arming: entry.arming.parse()? })
+    }
 }

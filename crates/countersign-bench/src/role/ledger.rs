@@ -76,10 +76,10 @@ pub(super) async fn play(arguments: LedgerArguments) -> Result<()> {
 
 async fn record(pool: PgPool, delivery: Delivery) -> Result<Delivery> {
     let (confirm, _) = Confirm::read(&delivery.body, horizon())?;
-    for entry in &confirm.confirms {
+    for entry in &confirm.entries {
         sqlx::query(RECORD)
             .bind(entry.id.uuid())
-            .bind(confirm.consumer.as_str())
+            .bind(confirm.header.consumer.as_str())
             .execute(&pool)
             .await?;
     }
@@ -88,7 +88,7 @@ async fn record(pool: PgPool, delivery: Delivery) -> Result<Delivery> {
 
 async fn look_up(pool: PgPool, delivery: Delivery) -> Result<Delivery> {
     let (check, _) = Check::read(&delivery.body, horizon())?;
-    for entry in &check.messages {
+    for entry in &check.entries {
         let confirmed: bool =
             sqlx::query_scalar(LOOK_UP).bind(entry.id.uuid()).fetch_one(&pool).await?;
         if !confirmed {

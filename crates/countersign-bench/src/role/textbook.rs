@@ -11,8 +11,8 @@ use countersign_amqp::{
     Connection, Consumer, DeliveryTag, Outgoing, Pending, Properties, PublishOutcome, Publisher,
     PublisherSettings, Subscription,
 };
-use countersign_protocol::check::CheckedMessage;
-use countersign_protocol::confirm::ConfirmedMessage;
+use countersign_protocol::check::{CheckHeader, CheckedMessage};
+use countersign_protocol::confirm::{ConfirmHeader, ConfirmedMessage};
 use countersign_protocol::{Check, Confirm, MessageId, Name, Outcome, Tier, Topology, topology};
 use tokio::sync::mpsc;
 
@@ -44,11 +44,9 @@ impl Sender {
     }
 
     fn check(&self, id: MessageId) -> Outgoing {
-        let check = Check {
-            upstream: self.upstream.clone(),
-            armed_at: id.time(),
-            messages: vec![CheckedMessage { id, consumers: self.consumers.to_vec(), arming: None }],
-        };
+        let header = CheckHeader { upstream: self.upstream.clone(), armed_at: id.time() };
+        let checked = CheckedMessage { id, consumers: self.consumers.to_vec(), arming: None };
+        let check = Check::new(header, vec![checked]);
         envelope(topology::CHECK, self.tier.to_string(), check.encode())
     }
 }
@@ -100,10 +98,8 @@ pub(super) async fn consume(arguments: &ConsumerArguments, count: &Count) -> Res
 }
 
 fn confirm(consumer: &Name, id: MessageId) -> Outgoing {
-    let confirm = Confirm {
-        consumer: consumer.clone(),
-        confirms: vec![ConfirmedMessage::new(id, Outcome::Processed)],
-    };
+    let header = ConfirmHeader { consumer: consumer.clone() };
+    let confirm = Confirm::new(header, vec![ConfirmedMessage::new(id, Outcome::Processed)]);
     envelope(topology::CONFIRM, "0".to_owned(), confirm.encode())
 }
 

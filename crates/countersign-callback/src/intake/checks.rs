@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use countersign_protocol::check::CheckedMessage;
+use countersign_protocol::check::{CheckHeader, CheckedMessage};
 use countersign_protocol::{Arming, Check, Horizon, Name, UnixMillis, Unreadable};
 use tokio::sync::Notify;
 use tracing::{debug, info};
@@ -28,14 +28,8 @@ impl Kind for Checks {
     type Entry = Checked;
 
     fn read(_: Option<&str>, body: &[u8], horizon: Horizon) -> Result<Read<Checked>, Unreadable> {
-        let (Check { upstream, armed_at, messages }, refused) = Check::read(body, horizon)?;
-        let refused = refused.into_iter().map(|refused| {
-            let body = format!(
-                r#"{{"v":1,"upstream":"{upstream}","armed_at_ms":{armed_at},"messages":[{}]}}"#,
-                refused.entry
-            );
-            (body, refused.reason)
-        });
+        let (Check { header, entries }, refused) = Check::read(body, horizon)?;
+        let CheckHeader { upstream, armed_at } = header;
         let entry = |message: CheckedMessage| Checked {
             armed_at,
             arming: message.arming,
@@ -44,20 +38,18 @@ impl Kind for Checks {
                 consumers: message.consumers,
             },
         };
-        Ok(Read { refused: refused.collect(), entries: messages.into_iter().map(entry).collect() })
+        Ok(Read { refused, entries: entries.into_iter().map(entry).collect() })
     }
 
     fn print(entry: &Checked) -> Vec<u8> {
-        Check {
-            upstream: entry.due.key.upstream.clone(),
-            armed_at: entry.armed_at,
-            messages: vec![CheckedMessage {
-                id: entry.due.key.message_id,
-                consumers: entry.due.consumers.clone(),
-                arming: entry.arming,
-            }],
-        }
-        .encode()
+        let header =
+            CheckHeader { upstream: entry.due.key.upstream.clone(), armed_at: entry.armed_at };
+        let message = CheckedMessage {
+            id: entry.due.key.message_id,
+            consumers: entry.due.consumers.clone(),
+            arming: entry.arming,
+        };
+        Check::new(header, vec![message]).encode()
     }
 
     fn stored() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use countersign_protocol::confirm::ConfirmedMessage;
+use countersign_protocol::confirm::{ConfirmHeader, ConfirmedMessage};
 use countersign_protocol::{
     Confirm, Horizon, Marker, MessageId, Name, Outcome, UnixMillis, Unreadable, marker,
 };
@@ -50,15 +50,11 @@ impl Kind for Confirms {
             let entries = vec![Item::Marker(Marker::read(body)?)];
             return Ok(Read { entries, refused: Vec::new() });
         }
-        let (Confirm { consumer, confirms }, refused) = Confirm::read(body, horizon)?;
-        let refused = refused.into_iter().map(|refused| {
-            let body =
-                format!(r#"{{"v":1,"consumer":"{consumer}","confirms":[{}]}}"#, refused.entry);
-            (body, refused.reason)
-        });
+        let (Confirm { header: ConfirmHeader { consumer }, entries }, refused) =
+            Confirm::read(body, horizon)?;
         Ok(Read {
-            refused: refused.collect(),
-            entries: confirms
+            refused,
+            entries: entries
                 .into_iter()
                 .map(|message| Item::Heard(Heard { consumer: consumer.clone(), message }))
                 .collect(),
@@ -68,7 +64,8 @@ impl Kind for Confirms {
     fn print(item: &Item) -> Vec<u8> {
         match item {
             Item::Heard(Heard { consumer, message }) => {
-                Confirm { consumer: consumer.clone(), confirms: vec![message.clone()] }.encode()
+                let header = ConfirmHeader { consumer: consumer.clone() };
+                Confirm::new(header, vec![message.clone()]).encode()
             }
             Item::Marker(marker) => marker.encode(),
         }

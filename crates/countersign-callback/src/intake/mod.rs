@@ -12,7 +12,7 @@ pub(crate) mod quarantine;
 use bytes::Bytes;
 use countersign_amqp::{Acks, Consumer, Delivery, DeliveryTag};
 use countersign_postgres::{Trouble, trouble};
-use countersign_protocol::{Horizon, Unreadable};
+use countersign_protocol::{Horizon, Refused, Unreadable};
 use countersign_retry::{Retry, Stopped};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
@@ -65,7 +65,7 @@ pub(crate) struct Read<E> {
     /// What can be taken.
     pub(crate) entries: Vec<E>,
     /// What cannot: an envelope with only that entry, and the reason.
-    pub(crate) refused: Vec<(String, String)>,
+    pub(crate) refused: Vec<Refused>,
 }
 
 /// Takes in the messages of one queue.
@@ -140,11 +140,9 @@ impl<K: Kind> Intake<K> {
             match K::read(kind, &delivery.body, horizon) {
                 Ok(read) => {
                     merged.entries.extend(read.entries);
-                    merged.refused.extend(
-                        read.refused
-                            .into_iter()
-                            .map(|(body, reason)| quarantined(Bytes::from(body), reason)),
-                    );
+                    merged.refused.extend(read.refused.into_iter().map(
+                        |Refused { envelope, reason }| quarantined(Bytes::from(envelope), reason),
+                    ));
                 }
                 Err(why) => merged.refused.push(quarantined(delivery.body, why.to_string())),
             }

@@ -4,7 +4,7 @@
 //! A notice names an arming, and settles the check of that arming only. So a confirm of the same
 //! message contradicts nothing: it was armed again, and that is another check.
 
-use countersign_protocol::rolled_back::RolledBackMessage;
+use countersign_protocol::rolled_back::{RolledBackHeader, RolledBackMessage};
 use countersign_protocol::{Horizon, RolledBack, Unreadable};
 
 use crate::intake::{Kind, Read};
@@ -22,12 +22,8 @@ impl Kind for Notices {
     type Entry = Armed;
 
     fn read(_: Option<&str>, body: &[u8], horizon: Horizon) -> Result<Read<Armed>, Unreadable> {
-        let (RolledBack { upstream, rolled_back }, refused) = RolledBack::read(body, horizon)?;
-        let refused = refused.into_iter().map(|refused| {
-            let body =
-                format!(r#"{{"v":1,"upstream":"{upstream}","rolled_back":[{}]}}"#, refused.entry);
-            (body, refused.reason)
-        });
+        let (RolledBack { header: RolledBackHeader { upstream }, entries }, refused) =
+            RolledBack::read(body, horizon)?;
         // An id of before that has no place, and its check has come due.
         let oldest = horizon.now.before(KEPT);
         let entry = |RolledBackMessage { id, arming }| Armed {
@@ -35,8 +31,8 @@ impl Kind for Notices {
             arming,
         };
         Ok(Read {
-            refused: refused.collect(),
-            entries: rolled_back
+            refused,
+            entries: entries
                 .into_iter()
                 .filter(|message| message.id.time() >= oldest)
                 .map(entry)
@@ -46,7 +42,8 @@ impl Kind for Notices {
 
     fn print(entry: &Armed) -> Vec<u8> {
         let message = RolledBackMessage { id: entry.key.message_id, arming: entry.arming };
-        RolledBack { upstream: entry.key.upstream.clone(), rolled_back: vec![message] }.encode()
+        let header = RolledBackHeader { upstream: entry.key.upstream.clone() };
+        RolledBack::new(header, vec![message]).encode()
     }
 
     fn stored() {

@@ -7,7 +7,7 @@ use countersign_amqp::{
     Address, Batcher, BatcherSettings, Connection, LinkState, NotTaken, OnFailure, Outgoing,
     Pending, Properties, PublisherSettings,
 };
-use countersign_protocol::check::CheckedMessage;
+use countersign_protocol::check::{CheckHeader, CheckedMessage};
 use countersign_protocol::envelope::MAX_ENTRIES;
 use countersign_protocol::topology::CHECK;
 use countersign_protocol::{Arming, Attempt, Check, Headers, Name, Tier, UnixMillis};
@@ -137,7 +137,8 @@ impl Inner {
 }
 
 fn pack(upstream: &Name, tier: Tier, messages: &[CheckedMessage], now: UnixMillis) -> Outgoing {
-    let check = Check { upstream: upstream.clone(), armed_at: now, messages: messages.to_vec() };
+    let header = CheckHeader { upstream: upstream.clone(), armed_at: now };
+    let check = Check::new(header, messages.to_vec());
     Outgoing {
         exchange: CHECK.to_owned(),
         key: tier.to_string(),

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use countersign_amqp::{LinkState, Outgoing, Properties, Publisher};
 use countersign_protocol::envelope::MAX_ENTRIES;
-use countersign_protocol::rolled_back::RolledBackMessage;
+use countersign_protocol::rolled_back::{RolledBackHeader, RolledBackMessage};
 use countersign_protocol::topology::ROLLED_BACK;
 use countersign_protocol::{Arming, Headers, MessageId, Name, RolledBack};
 use sqlx::PgPool;
@@ -136,7 +136,8 @@ impl Sender {
         if rolled_back.is_empty() {
             return Ok(());
         }
-        let notice = RolledBack { upstream: self.upstream.clone(), rolled_back };
+        let header = RolledBackHeader { upstream: self.upstream.clone() };
+        let notice = RolledBack::new(header, rolled_back);
         let message = Outgoing {
             exchange: ROLLED_BACK.to_owned(),
             key: String::new(),

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use countersign_protocol::check::{CheckedMessage, MAX_CONSUMERS};
-use countersign_protocol::confirm::ConfirmedMessage;
+use countersign_protocol::check::{CheckHeader, CheckedMessage, MAX_CONSUMERS};
+use countersign_protocol::confirm::{ConfirmHeader, ConfirmedMessage};
 use countersign_protocol::envelope::{MAX_REASON_CHARS, clean_reason};
-use countersign_protocol::rolled_back::RolledBackMessage;
+use countersign_protocol::rolled_back::{RolledBackHeader, RolledBackMessage};
 use countersign_protocol::{
     Arming, Attempt, Check, Confirm, Horizon, MessageId, Name, Outcome, RolledBack, Tier,
     UnixMillis,
@@ -56,10 +56,8 @@ pub(crate) fn check() -> impl Strategy<Value = Check> {
         btree_set(name(), 1..=MAX_CONSUMERS).prop_map(|names| names.into_iter().collect());
     let message = (id_at_hand(), consumers, option::of(arming()))
         .prop_map(|(id, consumers, arming)| CheckedMessage { id, consumers, arming });
-    (name(), time(), vec(message, 1..6)).prop_map(|(upstream, armed_at, messages)| Check {
-        upstream,
-        armed_at,
-        messages,
+    (name(), time(), vec(message, 1..6)).prop_map(|(upstream, armed_at, messages)| {
+        Check::new(CheckHeader { upstream, armed_at }, messages)
     })
 }
 
@@ -71,7 +69,7 @@ pub(crate) fn rolled_back() -> impl Strategy<Value = RolledBack> {
     let message =
         (id_at_hand(), arming()).prop_map(|(id, arming)| RolledBackMessage { id, arming });
     (name(), vec(message, 1..6))
-        .prop_map(|(upstream, rolled_back)| RolledBack { upstream, rolled_back })
+        .prop_map(|(upstream, messages)| RolledBack::new(RolledBackHeader { upstream }, messages))
 }
 
 /// A reason that needs no cleaning.
@@ -102,5 +100,6 @@ pub(crate) fn confirm() -> impl Strategy<Value = Confirm> {
         .prop_map(|(id, outcome, upstream, queue, attempt, published_at, at)| {
             ConfirmedMessage { id, outcome, upstream, queue, attempt, published_at, at }
         });
-    (name(), vec(message, 1..6)).prop_map(|(consumer, confirms)| Confirm { consumer, confirms })
+    (name(), vec(message, 1..6))
+        .prop_map(|(consumer, messages)| Confirm::new(ConfirmHeader { consumer }, messages))
 }

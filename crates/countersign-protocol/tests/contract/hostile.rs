@@ -1,6 +1,6 @@
 //! Whatever comes, nothing panics, nothing grows, and one bad entry never costs its neighbours.
 
-use countersign_protocol::confirm::ConfirmedMessage;
+use countersign_protocol::confirm::{ConfirmHeader, ConfirmedMessage};
 use countersign_protocol::envelope::{MAX_BODY_BYTES, MAX_ENTRIES, MAX_REASON_CHARS};
 use countersign_protocol::{
     Check, Confirm, MessageId, Name, Outcome, Refused, RolledBack, Tier, Unreadable,
@@ -27,21 +27,21 @@ fn read_all(body: &[u8]) {
     };
     match Check::read(body, HORIZON) {
         Ok((check, refused)) => {
-            assert!((1..=MAX_ENTRIES).contains(&(check.messages.len() + refused.len())));
+            assert!((1..=MAX_ENTRIES).contains(&(check.entries.len() + refused.len())));
             bounded(&refused);
         }
         Err(unreadable) => short(unreadable),
     }
     match RolledBack::read(body, HORIZON) {
         Ok((notice, refused)) => {
-            assert!((1..=MAX_ENTRIES).contains(&(notice.rolled_back.len() + refused.len())));
+            assert!((1..=MAX_ENTRIES).contains(&(notice.entries.len() + refused.len())));
             bounded(&refused);
         }
         Err(unreadable) => short(unreadable),
     }
     match Confirm::read(body, HORIZON) {
         Ok((confirm, refused)) => {
-            assert!((1..=MAX_ENTRIES).contains(&(confirm.confirms.len() + refused.len())));
+            assert!((1..=MAX_ENTRIES).contains(&(confirm.entries.len() + refused.len())));
             bounded(&refused);
         }
         Err(unreadable) => short(unreadable),
@@ -197,19 +197,19 @@ proptest! {
 
         let check = json!({"v": 1, "upstream": "orders", "armed_at_ms": 1, "messages": body(checked)});
         let (check, refused) = Check::read(check.to_string().as_bytes(), HORIZON).unwrap();
-        let taken: Vec<MessageId> = check.messages.iter().map(|message| message.id).collect();
+        let taken: Vec<MessageId> = check.entries.iter().map(|message| message.id).collect();
         prop_assert_eq!(taken.len() + refused.len(), entries.len());
         prop_assert!(is_in_order(&taken));
 
         let notice = json!({"v": 1, "upstream": "orders", "rolled_back": body(rolled_back)});
         let (notice, refused) = RolledBack::read(notice.to_string().as_bytes(), HORIZON).unwrap();
-        let taken: Vec<MessageId> = notice.rolled_back.iter().map(|message| message.id).collect();
+        let taken: Vec<MessageId> = notice.entries.iter().map(|message| message.id).collect();
         prop_assert_eq!(taken.len() + refused.len(), entries.len());
         prop_assert!(is_in_order(&taken));
 
         let confirm = json!({"v": 1, "consumer": "logistics", "confirms": body(confirmed)});
         let (confirm, refused) = Confirm::read(confirm.to_string().as_bytes(), HORIZON).unwrap();
-        let taken: Vec<MessageId> = confirm.confirms.iter().map(|message| message.id).collect();
+        let taken: Vec<MessageId> = confirm.entries.iter().map(|message| message.id).collect();
         prop_assert_eq!(taken.len() + refused.len(), entries.len());
         prop_assert!(is_in_order(&taken));
     }
@@ -218,10 +218,9 @@ proptest! {
     #[test]
     fn an_id_is_taken_from_the_retention_to_a_day_ahead(id in generate::id(), near in generate::id_at_hand()) {
         for id in [id, near] {
-            let confirm = Confirm {
-                consumer: "logistics".parse().unwrap(),
-                confirms: vec![ConfirmedMessage::new(id, Outcome::Processed)],
-            };
+            let header = ConfirmHeader { consumer: "logistics".parse().unwrap() };
+            let confirm =
+                Confirm::new(header, vec![ConfirmedMessage::new(id, Outcome::Processed)]);
             let (_, refused) = Confirm::read(&confirm.encode(), HORIZON).unwrap();
             let now = HORIZON.now.ms();
             let in_reach = (now - 30 * 86_400_000..=now + 86_400_000).contains(&id.time().ms());
@@ -244,7 +243,7 @@ fn more_than_1000_entries_are_refused_whole() {
     let entries = |n| vec![confirmed(MessageId::from_parts(HORIZON.now, [0; 10])); n];
     let body = |n| json!({"v": 1, "consumer": "logistics", "confirms": entries(n)}).to_string();
     let (confirm, _) = Confirm::read(body(1_000).as_bytes(), HORIZON).unwrap();
-    assert_eq!(confirm.confirms.len(), 1_000);
+    assert_eq!(confirm.entries.len(), 1_000);
     let refusal = Confirm::read(body(1_001).as_bytes(), HORIZON);
     assert_eq!(refusal, Err(Unreadable::EntryCount(1_001)));
     let empty = format!(r#"{{"v":1,"consumer":"a","confirms":[{}0]}}"#, "0,".repeat(400_000));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use countersign_protocol::confirm::{ConfirmHeader, ConfirmedMessage};
 use countersign_protocol::envelope::{MAX_BODY_BYTES, MAX_ENTRIES, MAX_REASON_CHARS};
 use countersign_protocol::{
     Arming, Check, Confirm, MessageId, Name, Outcome, RolledBack, Tier, UnixMillis,
@@ -128,19 +129,16 @@ fn ids_made_one_after_the_other_sort_in_that_order() {
 #[test]
 fn a_writer_cleans_and_cuts_reasons_so_that_a_full_envelope_stays_small() {
     let reason = "\u{0}".repeat(MAX_REASON_CHARS * 10);
-    let mut confirm = Confirm {
-        consumer: "logistics".parse().unwrap(),
-        confirms: vec![countersign_protocol::confirm::ConfirmedMessage::new(
-            MessageId::from_parts(HORIZON.now, [0; 10]),
-            Outcome::Rejected { reason },
-        )],
-    };
+    let header = ConfirmHeader { consumer: "logistics".parse().unwrap() };
+    let id = MessageId::from_parts(HORIZON.now, [0; 10]);
+    let rejected = ConfirmedMessage::new(id, Outcome::Rejected { reason });
+    let mut confirm = Confirm::new(header, vec![rejected]);
     let (read, refused) = Confirm::read(&confirm.encode(), HORIZON).unwrap();
     let cut = "\u{fffd}".repeat(MAX_REASON_CHARS);
-    assert_eq!(read.confirms[0].outcome, Outcome::Rejected { reason: cut });
+    assert_eq!(read.entries[0].outcome, Outcome::Rejected { reason: cut });
     assert_eq!(refused, []);
 
-    confirm.confirms[0].outcome = Outcome::Processed;
-    confirm.confirms = vec![confirm.confirms[0].clone(); MAX_ENTRIES];
+    confirm.entries[0].outcome = Outcome::Processed;
+    confirm.entries = vec![confirm.entries[0].clone(); MAX_ENTRIES];
     assert!(confirm.encode().len() < MAX_BODY_BYTES / 4);
 }
