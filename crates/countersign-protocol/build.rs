@@ -18,8 +18,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         // What a server does not have is UNIMPLEMENTED: a client can tell, and a test's double says
         // only what its test is about.
         .generate_default_stubs(true)
-        // As JSON, the fields have the names that they have in the .proto files.
-        .type_attribute(".", "#[derive(serde::Serialize)]")
+        // As JSON, the fields have the names that they have in the .proto files, and a field that is
+        // left out has its default, as on the wire.
+        .type_attribute(".", "#[derive(serde::Deserialize, serde::Serialize)]")
+        .message_attribute(".", "#[serde(default)]")
         .compile_fds(files)?;
     Ok(())
 }

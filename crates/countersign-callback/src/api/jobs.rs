@@ -1,7 +1,6 @@
 //! What somebody asks of jobs, as it came over gRPC, and what they are told.
 
 use countersign_protocol::UnixMillis;
-use countersign_protocol::grpc::get_message_response::Action as Acted;
 use countersign_protocol::grpc::{
     self, CancelJobRequest, CountOverdueResponse, CreateJobRequest, CreateJobResponse, JobAction,
     JobItem, ListJobItemsRequest, ListJobItemsResponse, ListJobsRequest, ListJobsResponse,
@@ -12,8 +11,8 @@ use uuid::Uuid;
 
 use crate::api::filter;
 use crate::api::overdue::{By, grouped};
-use crate::api::page::{self, List, no_token};
-use crate::ledger::{Counted, KnownAction, ListedItem};
+use crate::api::page::Page;
+use crate::ledger::{Counted, ListedItem};
 use crate::rules::job::{ALL_AT_ONCE, Action, FIRST_STEP, ItemState, Job};
 use crate::rules::new_job::{NewJob, Selection};
 
@@ -153,63 +152,37 @@ pub(crate) fn no_such_job(id: Uuid) -> Status {
     Status::not_found(format!("there is no job {id}: ListJobs tells which there are"))
 }
 
-/// A page of jobs that somebody asks for.
+/// A page of jobs that an operator asks for. A job's place is when it was created, in microseconds
+/// since 1970, and its id.
+pub(crate) type JobsPage = Page<(i64, Uuid)>;
+
+/// Reads which page of jobs an operator asks for.
+///
+/// # Errors
+/// `INVALID_ARGUMENT`, with the field and what may stand there.
+pub(crate) fn read_jobs_page(request: &ListJobsRequest) -> Result<JobsPage, Status> {
+    Page::read("ListJobs", String::new(), &request.page_token, request.page_size)
+}
+
+/// The page, out of the jobs that were fetched.
+#[must_use]
+pub(crate) fn jobs_answer(page: &JobsPage, rows: Vec<(i64, Job)>) -> ListJobsResponse {
+    let (rows, next_page_token) = page.cut(rows, |(created_at_us, job)| (*created_at_us, job.id));
+    let jobs = rows.into_iter().map(|(_, job)| job.into()).collect();
+    ListJobsResponse { jobs, next_page_token }
+}
+
+/// A page of a job's items that an operator asks for. An item's place is its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct WantedJobs {
-    /// After the one created at this time (microseconds since 1970) with this id.
-    pub(crate) after: Option<(i64, Uuid)>,
-    /// How many.
-    pub(crate) size: u32,
-}
-
-fn jobs_list() -> List {
-    List { name: "ListJobs", of: String::new() }
-}
-
-impl WantedJobs {
-    /// Reads what came over gRPC.
-    ///
-    /// # Errors
-    /// `INVALID_ARGUMENT`, with the field and what may stand there.
-    pub(crate) fn read(request: &ListJobsRequest) -> Result<Self, Status> {
-        let place = |[at, id]: [String; 2]| match (at.parse(), id.parse()) {
-            (Ok(at), Ok(id)) => Ok((at, id)),
-            _ => Err(no_token()),
-        };
-        let after = jobs_list().read(&request.page_token)?.map(place).transpose()?;
-        Ok(Self { after, size: page::size(request.page_size)? })
-    }
-
-    /// The page, out of one row more than it has.
-    #[must_use]
-    pub(crate) fn answer(&self, mut rows: Vec<(i64, Job)>) -> ListJobsResponse {
-        let size = usize::try_from(self.size).unwrap_or(usize::MAX);
-        let more = rows.len() > size;
-        rows.truncate(size);
-        let token =
-            |(at, job): &(i64, Job)| jobs_list().token(&[at.to_string(), job.id.to_string()]);
-        ListJobsResponse {
-            next_page_token: rows.last().filter(|_| more).map(token).unwrap_or_default(),
-            jobs: rows.into_iter().map(|(_, job)| job.into()).collect(),
-        }
-    }
-}
-
-/// A page of a job's items that somebody asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct WantedItems {
-    /// Of which job.
+pub(crate) struct ItemsPage {
+    /// The job.
     pub(crate) job: Uuid,
-    /// Only those.
+    /// Only the items in this state; all if there is none.
     pub(crate) state: Option<ItemState>,
-    /// After which position.
-    pub(crate) after: i64,
-    /// How many.
-    pub(crate) size: u32,
-    list: List,
+    page: Page<i64>,
 }
 
-impl WantedItems {
+impl ItemsPage {
     /// Reads what came over gRPC.
     ///
     /// # Errors
@@ -221,24 +194,29 @@ impl WantedItems {
             _ => std::slice::from_ref(&request.state),
         };
         let states = filter::words("state", given, &ItemState::ALL, ItemState::as_str)?;
-        let list = List { name: "ListJobItems", of: format!("{job} {}", request.state) };
-        let place = |[position]: [String; 1]| position.parse().map_err(|_| no_token());
-        let after = list.read(&request.page_token)?.map(place).transpose()?.unwrap_or(0);
-        let state = states.first().copied();
-        Ok(Self { job, state, after, size: page::size(request.page_size)?, list })
+        let of = format!("{job} {}", request.state);
+        let page = Page::read("ListJobItems", of, &request.page_token, request.page_size)?;
+        Ok(Self { job, state: states.first().copied(), page })
     }
 
-    /// The page, out of one row more than it has.
+    /// The position of the last item of the page before; 0 for the first page.
     #[must_use]
-    pub(crate) fn answer(&self, mut rows: Vec<ListedItem>) -> ListJobItemsResponse {
-        let size = usize::try_from(self.size).unwrap_or(usize::MAX);
-        let more = rows.len() > size;
-        rows.truncate(size);
-        let token = |last: &ListedItem| self.list.token(&[last.position.to_string()]);
-        ListJobItemsResponse {
-            next_page_token: rows.last().filter(|_| more).map(token).unwrap_or_default(),
-            items: rows.into_iter().map(JobItem::from).collect(),
-        }
+    pub(crate) fn after(&self) -> i64 {
+        self.page.after().unwrap_or(0)
+    }
+
+    /// See [`Page::limit`].
+    #[must_use]
+    pub(crate) fn limit(&self) -> u32 {
+        self.page.limit()
+    }
+
+    /// The page, out of the items that were fetched.
+    #[must_use]
+    pub(crate) fn answer(&self, rows: Vec<ListedItem>) -> ListJobItemsResponse {
+        let (rows, next_page_token) = self.page.cut(rows, |item| item.position);
+        let items = rows.into_iter().map(JobItem::from).collect();
+        ListJobItemsResponse { items, next_page_token }
     }
 }
 
@@ -272,23 +250,6 @@ impl From<ListedItem> for JobItem {
             state: item.state,
             result: item.result,
             ended_at_ms: item.ended_at_ms.unwrap_or(0),
-        }
-    }
-}
-
-impl From<KnownAction> for Acted {
-    fn from(known: KnownAction) -> Self {
-        let result = match known.result.as_str() {
-            "" => known.state,
-            result => format!("{}: {result}", known.state),
-        };
-        Self {
-            at_ms: known.at_ms,
-            action: known.action,
-            who: known.who,
-            why: known.why,
-            job_id: known.job_id,
-            result,
         }
     }
 }

@@ -1,21 +1,26 @@
-//! What the service tells about messages, and is asked to do about them, over gRPC.
+//! `countersign.v1.Callback`: the gRPC service for operators and for the upstreams' sweeps. Each file
+//! reads the requests of its kind into plain values and writes the answers.
 
-pub(crate) mod overdue;
+mod message;
 
-pub(crate) mod filter;
+mod overdue;
 
-pub(crate) mod page;
+mod filter;
 
-pub(crate) mod jobs;
+mod page;
 
-pub(crate) mod upstreams;
+mod jobs;
+
+mod consumers;
+
+mod upstreams;
 
 pub(crate) mod sweep;
 
 use std::sync::Arc;
 
+use countersign_protocol::Token;
 use countersign_protocol::grpc::callback_server::{Callback, CallbackServer};
-use countersign_protocol::grpc::get_message_response::{Confirmation, Event, Report};
 use countersign_protocol::grpc::{
     self, CancelJobRequest, CancelJobResponse, CountOverdueRequest, CountOverdueResponse,
     CreateJobRequest, CreateJobResponse, FindUnconfirmedRequest, FindUnconfirmedResponse,
@@ -24,23 +29,19 @@ use countersign_protocol::grpc::{
     ListJobItemsResponse, ListJobsRequest, ListJobsResponse, ListOverdueRequest,
     ListOverdueResponse, ListUpstreamsRequest, ListUpstreamsResponse,
 };
-use countersign_protocol::{MessageId, Token};
 use tokio::sync::Notify;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::api::jobs::{WantedItems, WantedJobs};
-use crate::api::overdue::{By, Wanted, grouped};
+use crate::api::jobs::ItemsPage;
+use crate::api::overdue::{By, OverduePage, grouped};
 use crate::api::sweep::{Question, Sweeps};
 use crate::heal::upstreams::Upstreams;
-use crate::ledger::{
-    Counted, Known, KnownAction, KnownConfirmation, KnownEvent, KnownReport, Ledger,
-};
+use crate::ledger::{Counted, Ledger};
 use crate::rules::budget::Pacing;
 use crate::rules::new_job::Selection;
-use crate::watch::consumers;
 
 /// `countersign.v1.Callback`.
 #[derive(Clone, Debug)]
@@ -77,12 +78,12 @@ impl Admin {
         })
     }
 
-    async fn told_job(&self, id: Uuid) -> Result<grpc::Job, Status> {
+    async fn find_job(&self, id: Uuid) -> Result<grpc::Job, Status> {
         let job = self.ledger.job(id).await.map_err(|e| no_answer(&e))?;
         Ok(job.ok_or_else(|| jobs::no_such_job(id))?.into())
     }
 
-    async fn would_concern(&self, selection: &Selection) -> Result<Vec<Counted>, Status> {
+    async fn count(&self, selection: &Selection) -> Result<Vec<Counted>, Status> {
         let counted = match selection {
             Selection::Ids(ids) => self.ledger.count_ids(ids).await,
             Selection::Matching(filter) => self.ledger.count_overdue(filter).await,
@@ -107,24 +108,16 @@ impl Callback for Admin {
         &self,
         request: Request<GetMessageRequest>,
     ) -> Result<Response<GetMessageResponse>, Status> {
-        let id: MessageId = request.into_inner().message_id.parse().map_err(|why| {
-            Status::invalid_argument(format!("message_id: {why}; a message's id is a UUIDv7"))
-        })?;
-        let known = self.ledger.message(id).await.map_err(|error| {
-            warn!(message_id = %id, %error, "cannot look a message up");
-            Status::unavailable("the ledger's database does not answer: try again")
-        })?;
-        Ok(Response::new(answer(id, known)))
+        let id = message::id(&request.into_inner().message_id)?;
+        let story = self.ledger.story(id).await.map_err(|e| no_answer(&e))?;
+        Ok(Response::new(message::answer(story)))
     }
 
     async fn get_settings(
         &self,
         _: Request<GetSettingsRequest>,
     ) -> Result<Response<GetSettingsResponse>, Status> {
-        let now = self.ledger.now().await.map_err(|error| {
-            warn!(%error, "cannot read the database's clock");
-            Status::unavailable("the ledger's database does not answer: try again")
-        })?;
+        let now = self.ledger.now().await.map_err(|e| no_answer(&e))?;
         Ok(Response::new(GetSettingsResponse { now_ms: now.ms(), ..self.settings.clone() }))
     }
 
@@ -145,10 +138,9 @@ impl Callback for Admin {
         &self,
         request: Request<ListOverdueRequest>,
     ) -> Result<Response<ListOverdueResponse>, Status> {
-        let wanted = Wanted::read(request.into_inner())?;
-        let rows =
-            self.ledger.list_overdue(&wanted.filter, wanted.after.as_ref(), wanted.limit()).await;
-        Ok(Response::new(wanted.answer(rows.map_err(|e| no_answer(&e))?)))
+        let page = OverduePage::read(request.into_inner())?;
+        let rows = self.ledger.list_overdue(&page.filter, page.after.as_ref(), page.limit()).await;
+        Ok(Response::new(page.answer(rows.map_err(|e| no_answer(&e))?)))
     }
 
     async fn count_overdue(
@@ -165,11 +157,8 @@ impl Callback for Admin {
         &self,
         _: Request<ListConsumersRequest>,
     ) -> Result<Response<ListConsumersResponse>, Status> {
-        let consumers = consumers::list(&self.ledger).await.map_err(|error| {
-            warn!(%error, "cannot list consumers");
-            Status::unavailable("the ledger's database does not answer: try again")
-        })?;
-        Ok(Response::new(consumers))
+        let consumers = self.ledger.consumers().await.map_err(|e| no_answer(&e))?;
+        Ok(Response::new(consumers::answer(consumers)))
     }
 
     async fn list_upstreams(
@@ -189,10 +178,7 @@ impl Callback for Admin {
         }
         let new = jobs::read_new(request.into_inner())?;
         if new.dry_run {
-            return Ok(Response::new(jobs::dry_run(
-                &new,
-                &self.would_concern(&new.selection).await?,
-            )));
+            return Ok(Response::new(jobs::dry_run(&new, &self.count(&new.selection).await?)));
         }
         let (id, ledger, created) = (new.id, self.ledger.clone(), Arc::clone(&self.job_created));
         // In a task: a caller that hangs up does not leave half of it done.
@@ -205,7 +191,7 @@ impl Callback for Admin {
             .await
             .map_err(|_| Status::internal("creating the job panicked: see the log"))?
             .map_err(|e| no_answer(&e))?;
-        Ok(Response::new(CreateJobResponse { job: Some(self.told_job(id).await?), groups: vec![] }))
+        Ok(Response::new(CreateJobResponse { job: Some(self.find_job(id).await?), groups: vec![] }))
     }
 
     async fn get_job(
@@ -213,29 +199,27 @@ impl Callback for Admin {
         request: Request<GetJobRequest>,
     ) -> Result<Response<GetJobResponse>, Status> {
         let id = jobs::job_id(&request.into_inner().job_id)?;
-        Ok(Response::new(GetJobResponse { job: Some(self.told_job(id).await?) }))
+        Ok(Response::new(GetJobResponse { job: Some(self.find_job(id).await?) }))
     }
 
     async fn list_jobs(
         &self,
         request: Request<ListJobsRequest>,
     ) -> Result<Response<ListJobsResponse>, Status> {
-        let wanted = WantedJobs::read(&request.into_inner())?;
-        let rows = self.ledger.list_jobs(wanted.after, wanted.size.saturating_add(1)).await;
-        Ok(Response::new(wanted.answer(rows.map_err(|e| no_answer(&e))?)))
+        let page = jobs::read_jobs_page(&request.into_inner())?;
+        let rows = self.ledger.list_jobs(page.after(), page.limit()).await;
+        Ok(Response::new(jobs::jobs_answer(&page, rows.map_err(|e| no_answer(&e))?)))
     }
 
     async fn list_job_items(
         &self,
         request: Request<ListJobItemsRequest>,
     ) -> Result<Response<ListJobItemsResponse>, Status> {
-        let wanted = WantedItems::read(&request.into_inner())?;
-        self.told_job(wanted.job).await?;
-        let rows = self
-            .ledger
-            .list_items(wanted.job, wanted.state, wanted.after, wanted.size.saturating_add(1))
-            .await;
-        Ok(Response::new(wanted.answer(rows.map_err(|e| no_answer(&e))?)))
+        let page = ItemsPage::read(&request.into_inner())?;
+        // An unknown job is NOT_FOUND, not a list without items.
+        self.find_job(page.job).await?;
+        let rows = self.ledger.list_items(page.job, page.state, page.after(), page.limit()).await;
+        Ok(Response::new(page.answer(rows.map_err(|e| no_answer(&e))?)))
     }
 
     async fn cancel_job(
@@ -246,7 +230,7 @@ impl Callback for Admin {
         let (id, reason) = jobs::cancelling(&request.into_inner())?;
         self.ledger.cancel_job(id, &reason).await.map_err(|e| no_answer(&e))?;
         self.job_created.notify_one();
-        Ok(Response::new(CancelJobResponse { job: Some(self.told_job(id).await?) }))
+        Ok(Response::new(CancelJobResponse { job: Some(self.find_job(id).await?) }))
     }
 }
 
@@ -254,80 +238,4 @@ impl Callback for Admin {
 fn no_answer(error: &sqlx::Error) -> Status {
     warn!(%error, "the ledger's database does not answer a person");
     Status::unavailable("the ledger's database does not answer: try again")
-}
-
-/// What a person is told about a message.
-fn answer(id: MessageId, known: Known) -> GetMessageResponse {
-    let Known { overdue, events, confirmations, reports, actions } = known;
-    let has_confirmed = |report: &KnownReport| {
-        confirmations.iter().any(|confirmation| confirmation.consumer == report.consumer)
-    };
-    let reports: Vec<Report> =
-        reports.into_iter().filter(|report| !has_confirmed(report)).map(Report::from).collect();
-    let mut response = GetMessageResponse { message_id: id.to_string(), ..Default::default() };
-    if let Some(row) = overdue.into_iter().next() {
-        response.state = row.state;
-        response.cause = row.cause;
-        response.reason = row.reason;
-        response.upstream = row.upstream;
-        response.consumers = row.consumers;
-        response.resends = row.resends;
-        if response.state == "waiting" {
-            response.next_at_ms = row.due_at_ms.unwrap_or(0);
-        }
-        let of_this_row = |event: &KnownEvent| event.upstream == response.upstream;
-        let of_it = |action: &KnownAction| {
-            action.upstream.is_empty() || action.upstream == response.upstream
-        };
-        response.actions = actions.into_iter().filter(of_it).map(Into::into).collect();
-        response.history = events.into_iter().filter(of_this_row).map(Event::from).collect();
-    } else if confirmations.is_empty() {
-        response.actions = actions.into_iter().map(Into::into).collect();
-        response.state = "unknown".to_owned();
-        response.reason = match reports.first() {
-            Some(report) => format!("not confirmed, but {} by {}", report.outcome, report.consumer),
-            None => String::new(),
-        };
-    } else {
-        response.actions = actions.into_iter().map(Into::into).collect();
-        response.state = "confirmed".to_owned();
-    }
-    response.reports = reports;
-    response.confirms = confirmations.into_iter().map(Confirmation::from).collect();
-    response
-}
-
-impl From<KnownConfirmation> for Confirmation {
-    fn from(known: KnownConfirmation) -> Self {
-        Self {
-            consumer: known.consumer,
-            recorded_at_ms: known.recorded_at_ms,
-            attempt: known.attempt.unwrap_or(0),
-        }
-    }
-}
-
-impl From<KnownReport> for Report {
-    fn from(known: KnownReport) -> Self {
-        Self {
-            consumer: known.consumer,
-            outcome: known.outcome,
-            reason: known.reason,
-            until_ms: known.until_ms.unwrap_or(0),
-            recorded_at_ms: known.recorded_at_ms,
-        }
-    }
-}
-
-impl From<KnownEvent> for Event {
-    fn from(known: KnownEvent) -> Self {
-        Self {
-            at_ms: known.at_ms,
-            from_state: known.from_state.unwrap_or_default(),
-            to_state: known.to_state,
-            cause: known.cause,
-            reason: known.reason,
-            resends: known.resends,
-        }
-    }
 }

@@ -8,64 +8,55 @@ use countersign_protocol::grpc::{
     CountOverdueResponse, ListOverdueRequest, ListOverdueResponse, OverdueMessage,
 };
 use tonic::Status;
+use uuid::Uuid;
 
 use crate::api::filter;
-use crate::api::page::{self, List, no_token};
+use crate::api::page::{self, Page};
 use crate::ledger::{Counted, Listed, Place};
 use crate::rules::filter::Filter;
 
-/// A page that somebody asks for.
+/// A page of overdue messages that an operator asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Wanted {
-    /// Of which rows.
+pub(crate) struct OverduePage {
+    /// Which messages.
     pub(crate) filter: Filter,
-    /// After which one.
+    /// The row of the page before, which may have gone by now.
     pub(crate) after: Option<Place>,
-    /// How many.
-    pub(crate) size: u32,
-    list: List,
+    page: Page<(i64, Uuid, String)>,
 }
 
-impl Wanted {
+impl OverduePage {
     /// Reads what came over gRPC.
     ///
     /// # Errors
     /// `INVALID_ARGUMENT`, with the field and what may stand there.
     pub(crate) fn read(request: ListOverdueRequest) -> Result<Self, Status> {
         let filter = filter::read(request.filter)?;
-        let list = List { name: "ListOverdue", of: filter.text() };
-        let after = list.read(&request.page_token)?.map(place).transpose()?;
-        Ok(Self { filter, after, size: page::size(request.page_size)?, list })
+        let page =
+            Page::read("ListOverdue", filter.text(), &request.page_token, request.page_size)?;
+        let after = page.after().map(place).transpose()?;
+        Ok(Self { filter, after, page })
     }
 
-    /// How many rows to fetch: one more than the page has, to know whether there is a next one.
+    /// See [`Page::limit`].
     #[must_use]
     pub(crate) fn limit(&self) -> u32 {
-        self.size.saturating_add(1)
+        self.page.limit()
     }
 
     /// The page, out of the rows that were fetched.
     #[must_use]
-    pub(crate) fn answer(&self, mut rows: Vec<Listed>) -> ListOverdueResponse {
-        let size = usize::try_from(self.size).unwrap_or(usize::MAX);
-        let more = rows.len() > size;
-        rows.truncate(size);
-        let next = rows.last().filter(|_| more).map(|last| {
-            let place =
-                [last.since_us.to_string(), last.message_id.to_string(), last.upstream.clone()];
-            self.list.token(&place)
-        });
-        ListOverdueResponse {
-            messages: rows.into_iter().map(OverdueMessage::from).collect(),
-            next_page_token: next.unwrap_or_default(),
-        }
+    pub(crate) fn answer(&self, rows: Vec<Listed>) -> ListOverdueResponse {
+        let place = |row: &Listed| (row.since_us, row.message_id, row.upstream.clone());
+        let (rows, next_page_token) = self.page.cut(rows, place);
+        let messages = rows.into_iter().map(OverdueMessage::from).collect();
+        ListOverdueResponse { messages, next_page_token }
     }
 }
 
-fn place([since_us, message_id, upstream]: [String; 3]) -> Result<Place, Status> {
-    let message_id: Option<MessageId> = message_id.parse().ok();
-    let place = (since_us.parse().ok(), message_id, upstream.parse().ok());
-    let (Some(since_us), Some(message_id), Some(upstream)) = place else { return Err(no_token()) };
+fn place((since_us, message_id, upstream): (i64, Uuid, String)) -> Result<Place, Status> {
+    let message_id = MessageId::try_from(message_id).map_err(|_| page::unreadable())?;
+    let upstream = upstream.parse().map_err(|_| page::unreadable())?;
     Ok(Place { since_us, message_id, upstream })
 }
 

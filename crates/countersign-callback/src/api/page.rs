@@ -1,29 +1,111 @@
-//! Pages of a list: each begins after the last row of the one before, wherever that row is now.
+//! Pages of a list: each begins behind the last row of the page before, even if that row has changed
+//! or gone meanwhile.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tonic::Status;
 
-/// Which list, and what it is a list of: a token of one is of no use in another.
+/// A page that a caller asks for. `P` is a place in the list: what identifies a row in its order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct List {
-    /// Its name.
-    pub(crate) name: &'static str,
-    /// What is in it, such as the text of its filter.
-    pub(crate) of: String,
+pub(crate) struct Page<P> {
+    list: &'static str,
+    filter: String,
+    after: Option<P>,
+    size: u32,
 }
 
-/// The most rows of a page.
+/// What a page token says, as JSON in base64. A caller hands it back and need not read it.
+#[derive(Debug, Deserialize, Serialize)]
+struct Token<L, P> {
+    list: L,
+    filter: L,
+    place: P,
+}
+
+/// The most rows of a page: an answer stays far below gRPC's 4 MiB.
 pub(crate) const MAX_PAGE: u32 = 1_000;
 
+/// A screenful or two.
 const DEFAULT_PAGE: u32 = 100;
-const VERSION: &str = "1";
 
-/// How many rows a page is to have.
-///
-/// # Errors
-/// `INVALID_ARGUMENT` if it is too many.
-pub(crate) fn size(asked: u32) -> Result<u32, Status> {
+impl<P: Clone + DeserializeOwned + Serialize> Page<P> {
+    /// Reads which page of `list` a caller asks for. `filter` says which rows the list has: a token
+    /// of the same list with another filter is refused.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT`, with the field and what may stand there.
+    pub(crate) fn read(
+        list: &'static str,
+        filter: String,
+        token: &str,
+        size: u32,
+    ) -> Result<Self, Status> {
+        let after = match token {
+            "" => None,
+            token => Some(place(list, &filter, token)?),
+        };
+        Ok(Self { list, filter, after, size: rows(size)? })
+    }
+
+    /// The last row of the page before; `None` for the first page.
+    #[must_use]
+    pub(crate) fn after(&self) -> Option<P> {
+        self.after.clone()
+    }
+
+    /// How many rows to fetch: one more than the page has, to know whether another page follows.
+    #[must_use]
+    pub(crate) fn limit(&self) -> u32 {
+        self.size.saturating_add(1)
+    }
+
+    /// The rows of this page out of those that were fetched, and the token of the next page: empty
+    /// if this page is the last.
+    #[must_use]
+    pub(crate) fn cut<R>(&self, mut rows: Vec<R>, place: impl Fn(&R) -> P) -> (Vec<R>, String) {
+        let size = usize::try_from(self.size).unwrap_or(usize::MAX);
+        let more = rows.len() > size;
+        rows.truncate(size);
+        let next = rows.last().filter(|_| more).map(|last| self.token(place(last)));
+        (rows, next.unwrap_or_default())
+    }
+
+    fn token(&self, place: P) -> String {
+        let token = Token { list: self.list, filter: self.filter.as_str(), place };
+        let json = serde_json::to_vec(&token).expect("a token is plain JSON");
+        URL_SAFE_NO_PAD.encode(json)
+    }
+}
+
+fn place<P: DeserializeOwned>(list: &str, filter: &str, token: &str) -> Result<P, Status> {
+    let json = URL_SAFE_NO_PAD.decode(token).map_err(|_| unreadable())?;
+    let token: Token<String, serde_json::Value> =
+        serde_json::from_slice(&json).map_err(|_| unreadable())?;
+    if token.list != list {
+        return Err(Status::invalid_argument(format!(
+            "page_token: it is of another list than {list}; give next_page_token of the page before, or nothing for the first page"
+        )));
+    }
+    if token.filter != filter {
+        return Err(Status::invalid_argument(
+            "page_token: it is of a list with another filter; ask with the same filter for every page, or without a token for the first page",
+        ));
+    }
+    serde_json::from_value(token.place).map_err(|_| unreadable())
+}
+
+/// The refusal of a token that cannot be read.
+#[must_use]
+pub(crate) fn unreadable() -> Status {
+    Status::invalid_argument(
+        "page_token: it cannot be read; give next_page_token of the page before, or nothing for the first page",
+    )
+}
+
+/// How many rows a page has.
+fn rows(asked: u32) -> Result<u32, Status> {
     match asked {
         0 => Ok(DEFAULT_PAGE),
         1..=MAX_PAGE => Ok(asked),
@@ -33,98 +115,50 @@ pub(crate) fn size(asked: u32) -> Result<u32, Status> {
     }
 }
 
-impl List {
-    /// The token of the page after a row, whose place in the list these words say.
-    #[must_use]
-    pub(crate) fn token(&self, place: &[String]) -> String {
-        URL_SAFE_NO_PAD.encode(format!(
-            "{VERSION} {} {:016x} {}",
-            self.name,
-            fingerprint(&self.of),
-            place.join(" ")
-        ))
-    }
-
-    /// The words of a token, as many as there are in a place of this list. `None` if it is empty:
-    /// that is the first page.
-    ///
-    /// # Errors
-    /// `INVALID_ARGUMENT` if it is no token of this list.
-    pub(crate) fn read<const WORDS: usize>(
-        &self,
-        token: &str,
-    ) -> Result<Option<[String; WORDS]>, Status> {
-        if token.is_empty() {
-            return Ok(None);
-        }
-        let text = URL_SAFE_NO_PAD.decode(token).ok().and_then(|raw| String::from_utf8(raw).ok());
-        let text = text.ok_or_else(no_token)?;
-        let mut words = text.split(' ');
-        if words.next() != Some(VERSION) {
-            return Err(no_token());
-        }
-        if words.next() != Some(self.name) {
-            return Err(Status::invalid_argument(format!(
-                "page_token: it is of another list than {}; give next_page_token of the page before, or nothing for the first page",
-                self.name
-            )));
-        }
-        if words.next() != Some(&format!("{:016x}", fingerprint(&self.of))) {
-            return Err(Status::invalid_argument(
-                "page_token: it is of a list with another filter; ask with the same filter for every page, or without a token for the first page",
-            ));
-        }
-        let place: Vec<String> = words.map(str::to_owned).collect();
-        place.try_into().map(Some).map_err(|_| no_token())
-    }
-}
-
-/// What a token is told when it cannot be read.
-#[must_use]
-pub(crate) fn no_token() -> Status {
-    Status::invalid_argument(
-        "page_token: it cannot be read; give next_page_token of the page before, or nothing for the first page",
-    )
-}
-
-/// FNV-1a: the same in every build of every replica, which the standard library's is not.
-fn fingerprint(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn list(name: &'static str, of: &str) -> List {
-        List { name, of: of.to_owned() }
+    type Place = (i64, String);
+
+    fn page(list: &'static str, filter: &str, token: &str) -> Result<Page<Place>, Status> {
+        Page::read(list, filter.to_owned(), token, 2)
     }
 
     #[test]
     fn a_token_leads_to_its_place_in_its_own_list_only() {
-        let overdue = list("overdue", "states=parked");
-        let place = ["7".to_owned(), "orders".to_owned()];
-        let token = overdue.token(&place);
-        assert_eq!(overdue.read::<2>(&token).unwrap(), Some(place));
-        assert_eq!(overdue.read::<2>("").unwrap(), None);
-        for (list, token, part) in [
-            (&overdue, "nonsense", "cannot be read"),
-            (&overdue, "****", "cannot be read"),
-            (&list("jobs", "states=parked"), token.as_str(), "of another list"),
-            (&list("overdue", "states=waiting"), token.as_str(), "another filter"),
+        let first = page("overdue", "states=parked", "").unwrap();
+        assert_eq!((first.after(), first.limit()), (None, 3));
+        let place = |row: &i64| (*row, "orders".to_owned());
+        let (rows, token) = first.cut(vec![7, 8, 9], place);
+        assert_eq!(rows, [7, 8]);
+        let next = page("overdue", "states=parked", &token).unwrap();
+        assert_eq!(next.after(), Some((8, "orders".to_owned())));
+        for (list, filter, token, part) in [
+            ("overdue", "states=parked", "nonsense", "cannot be read"),
+            ("overdue", "states=parked", "****", "cannot be read"),
+            ("jobs", "states=parked", token.as_str(), "of another list than jobs"),
+            ("overdue", "states=waiting", token.as_str(), "another filter"),
         ] {
-            let status = list.read::<2>(token).unwrap_err();
+            let status = page(list, filter, token).unwrap_err();
             assert!(status.message().contains("page_token"), "{status:?}");
             assert!(status.message().contains(part), "{part}: {status:?}");
         }
-        assert!(overdue.read::<3>(&token).is_err(), "not so many words");
+        let other = Page::<(i64, String, i64)>::read("overdue", next.filter.clone(), &token, 2);
+        assert!(other.is_err(), "no place of that form");
+    }
+
+    #[test]
+    fn the_last_page_has_no_token() {
+        let page = page("overdue", "", "").unwrap();
+        for rows in [vec![], vec![7], vec![7, 8]] {
+            assert_eq!(page.cut(rows.clone(), |row| (*row, String::new())), (rows, String::new()));
+        }
     }
 
     #[test]
     fn a_page_has_a_size_that_can_be_kept() {
-        assert_eq!([0, 1, 1_000].map(|asked| size(asked).unwrap()), [100, 1, 1_000]);
-        assert!(size(1_001).unwrap_err().message().contains("page_size"));
+        assert_eq!([0, 1, 1_000].map(|asked| rows(asked).unwrap()), [100, 1, 1_000]);
+        assert!(rows(1_001).unwrap_err().message().contains("page_size"));
     }
 }

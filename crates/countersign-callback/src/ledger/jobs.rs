@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 
 use countersign_postgres::Transaction;
 use countersign_protocol::{MessageId, UnixMillis};
-use serde::Deserialize;
 use sqlx::FromRow;
 use uuid::Uuid;
 
@@ -30,19 +29,6 @@ pub(crate) struct ListedItem {
     pub(crate) state: String,
     pub(crate) result: String,
     pub(crate) ended_at_ms: Option<i64>,
-}
-
-/// What a person did about a message. Times are in milliseconds since 1970.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct KnownAction {
-    pub(crate) at_ms: i64,
-    pub(crate) upstream: String,
-    pub(crate) action: String,
-    pub(crate) who: String,
-    pub(crate) why: String,
-    pub(crate) job_id: String,
-    pub(crate) state: String,
-    pub(crate) result: String,
 }
 
 /// An item that is to be begun.

@@ -36,6 +36,8 @@ mod rolled_back;
 
 mod unconfirmed;
 
+mod story;
+
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
@@ -43,13 +45,12 @@ use std::time::Duration;
 
 use countersign_postgres::{CommitError, Partitions, Transaction, sqlstate};
 use countersign_protocol::{Attempt, MessageId, Name, UnixMillis};
-use serde::Deserialize;
 use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
 pub(crate) use self::browse::{Counted, Listed, Place};
 pub(crate) use self::budget::{KnownUpstream, Tallies, merge};
-pub(crate) use self::jobs::{Began, KnownAction, ListedItem, Turn};
+pub(crate) use self::jobs::{Began, ListedItem, Turn};
 pub(crate) use self::markers::ShardMarkers;
 pub(crate) use self::progress::{Reached, Reading, Watched};
 pub(crate) use self::rolled_back::{Armed, KEPT};
@@ -333,56 +334,6 @@ impl Ledger {
         Taken::read(transaction, rows).await
     }
 
-    /// Everything about one message, as of one moment.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub(crate) async fn message(&self, id: MessageId) -> Result<Known, sqlx::Error> {
-        let known: sqlx::types::Json<Known> = sqlx::query_scalar(
-            "-- message
-             SELECT json_build_object(
-                 'overdue', coalesce((
-                     SELECT json_agg(json_build_object(
-                         'upstream', upstream, 'state', state, 'cause', cause, 'reason', reason,
-                         'consumers', consumers, 'resends', resends,
-                         'due_at_ms', floor(extract(epoch FROM due_at) * 1000)::bigint
-                     ) ORDER BY closed_at IS NULL DESC, since DESC)
-                     FROM overdue WHERE message_id = $1), '[]'),
-                 'events', coalesce((
-                     SELECT json_agg(json_build_object(
-                         'at_ms', floor(extract(epoch FROM at) * 1000)::bigint,
-                         'upstream', upstream, 'from_state', from_state, 'to_state', to_state,
-                         'cause', cause, 'reason', reason, 'resends', resends
-                     ) ORDER BY event_id)
-                     FROM overdue_event WHERE message_id = $1), '[]'),
-                 'confirmations', coalesce((
-                     SELECT json_agg(json_build_object(
-                         'consumer', consumer, 'attempt', attempt,
-                         'recorded_at_ms', floor(extract(epoch FROM recorded_at) * 1000)::bigint
-                     ) ORDER BY recorded_at, consumer)
-                     FROM confirmation WHERE message_id = $1), '[]'),
-                 'reports', coalesce((
-                     SELECT json_agg(json_build_object(
-                         'consumer', consumer, 'outcome', outcome, 'reason', reason,
-                         'until_ms', floor(extract(epoch FROM until) * 1000)::bigint,
-                         'recorded_at_ms', floor(extract(epoch FROM recorded_at) * 1000)::bigint
-                     ) ORDER BY recorded_at, consumer)
-                     FROM consumer_report WHERE message_id = $1), '[]'),
-                 'actions', coalesce((
-                     SELECT json_agg(json_build_object(
-                         'at_ms', floor(extract(epoch FROM created_at) * 1000)::bigint,
-                         'upstream', upstream, 'action', action, 'who', who, 'why', why,
-                         'job_id', job_id, 'state', job_item.state, 'result', result
-                     ) ORDER BY created_at, job_id)
-                     FROM job_item JOIN job USING (job_id) WHERE message_id = $1), '[]')
-             )",
-        )
-        .bind(id.uuid())
-        .fetch_one(&self.pool)
-        .await?;
-        Ok(known.0)
-    }
-
     /// Deletes up to `limit` rows that were closed longer ago than the retention and whose ids are
     /// older than it too: a check for such an id is refused, so nothing can ask for the row again.
     /// Parked rows stay. Says how many were deleted.
@@ -457,63 +408,6 @@ impl Taken {
         write(&mut self.transaction, changes).await?;
         committed(self.transaction).await
     }
-}
-
-/// Everything about one message.
-#[derive(Clone, Debug, Default, Deserialize)]
-pub(crate) struct Known {
-    /// Its overdue rows: the open ones first, then the newest.
-    pub(crate) overdue: Vec<KnownOverdue>,
-    /// Their history, oldest first.
-    pub(crate) events: Vec<KnownEvent>,
-    /// Who has processed it, oldest first.
-    pub(crate) confirmations: Vec<KnownConfirmation>,
-    /// What was said instead, oldest first.
-    pub(crate) reports: Vec<KnownReport>,
-    /// What people did about it, oldest first.
-    pub(crate) actions: Vec<KnownAction>,
-}
-
-/// A row of `overdue`, as a person sees it. Times are in milliseconds since 1970.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct KnownOverdue {
-    pub(crate) upstream: String,
-    pub(crate) state: String,
-    pub(crate) cause: String,
-    pub(crate) reason: String,
-    pub(crate) consumers: Vec<String>,
-    pub(crate) resends: u32,
-    pub(crate) due_at_ms: Option<i64>,
-}
-
-/// A row of `overdue_event`. Times are in milliseconds since 1970.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct KnownEvent {
-    pub(crate) at_ms: i64,
-    pub(crate) upstream: String,
-    pub(crate) from_state: Option<String>,
-    pub(crate) to_state: String,
-    pub(crate) cause: String,
-    pub(crate) reason: String,
-    pub(crate) resends: u32,
-}
-
-/// A row of `confirmation`. Times are in milliseconds since 1970.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct KnownConfirmation {
-    pub(crate) consumer: String,
-    pub(crate) attempt: Option<u32>,
-    pub(crate) recorded_at_ms: i64,
-}
-
-/// A row of `consumer_report`. Times are in milliseconds since 1970.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct KnownReport {
-    pub(crate) consumer: String,
-    pub(crate) outcome: String,
-    pub(crate) reason: String,
-    pub(crate) until_ms: Option<i64>,
-    pub(crate) recorded_at_ms: i64,
 }
 
 /// Whether Postgres refused a row for want of a partition: not the row's fault if there should be

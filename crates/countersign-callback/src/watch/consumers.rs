@@ -3,8 +3,6 @@
 use std::time::Duration;
 
 use countersign_protocol::UnixMillis;
-use countersign_protocol::grpc::ListConsumersResponse;
-use countersign_protocol::grpc::list_consumers_response::Consumer;
 use countersign_retry::Retry;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -21,7 +19,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// How a consumer is doing. The names are those of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Doing {
+pub(crate) enum Doing {
     NeverSeen,
     Idle,
     Progressing,
@@ -29,7 +27,7 @@ enum Doing {
 }
 
 impl Doing {
-    fn of(watched: &Watched) -> Self {
+    pub(crate) fn of(watched: &Watched) -> Self {
         let Some(progressed_at) = watched.progressed_at_ms else { return Self::NeverSeen };
         let Some(waiting_since) = watched.waiting_since_ms else { return Self::Idle };
         let for_ms = watched.now_ms.saturating_sub(progressed_at.max(waiting_since));
@@ -40,7 +38,7 @@ impl Doing {
         }
     }
 
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::NeverSeen => "never_seen",
             Self::Idle => "idle",
@@ -49,7 +47,7 @@ impl Doing {
         }
     }
 
-    fn summary(self, deferred: i64) -> String {
+    pub(crate) fn summary(self, deferred: i64) -> String {
         match self {
             Self::NeverSeen => format!("has never confirmed a message, {deferred} deferred"),
             Self::Idle => "nothing waits for it".to_owned(),
@@ -62,32 +60,8 @@ impl Doing {
     }
 }
 
-/// All of them, for a person.
-///
-/// # Errors
-/// When the database does not answer.
-pub(crate) async fn list(ledger: &Ledger) -> Result<ListConsumersResponse, sqlx::Error> {
-    let consumers = ledger.consumers().await?.into_iter().map(told).collect();
-    Ok(ListConsumersResponse { consumers })
-}
-
-fn told(watched: Watched) -> Consumer {
-    let doing = Doing::of(&watched);
-    Consumer {
-        state: doing.as_str().to_owned(),
-        summary: doing.summary(watched.deferred),
-        depth: depth(&watched),
-        confirmed_up_to_ms: watched.confirmed_up_to_ms.unwrap_or(0),
-        progressed_at_ms: watched.progressed_at_ms.unwrap_or(0),
-        deferred: u64::try_from(watched.deferred).unwrap_or(0),
-        consumer: watched.consumer,
-        queue: watched.queue,
-        upstream: watched.upstream,
-    }
-}
-
 /// At least what is ready; nothing ready says nothing about what is held.
-fn depth(watched: &Watched) -> i64 {
+pub(crate) fn depth(watched: &Watched) -> i64 {
     match (watched.ready, watched.held) {
         (ready, Some(held)) => held.max(ready.unwrap_or(0)),
         (Some(ready), None) if ready > 0 => ready,
