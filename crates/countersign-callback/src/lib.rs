@@ -35,8 +35,8 @@ mod horizon;
 
 mod log;
 
-pub use heal::resend::Timing;
-pub use heal::upstreams::{InvalidUpstream, UpstreamAddress};
+pub use heal::address::{InvalidUpstream, UpstreamAddress};
+pub use heal::calls::Timing;
 pub use rules::budget::Pacing;
 pub use rules::overdue::Policy;
 pub use service::{Error as ServiceError, Service};

@@ -20,7 +20,7 @@ use crate::api::Admin;
 use crate::api::sweep::Sweeps;
 use crate::heal::jobs::Jobs;
 use crate::heal::recent_checks::{self, NotWritten};
-use crate::heal::resend::Resender;
+use crate::heal::round::Rounds;
 use crate::heal::upstreams::Upstreams;
 use crate::horizon::Horizons;
 use crate::intake::checks::Checks;
@@ -202,7 +202,7 @@ impl Service {
             watching.await;
             "watching consumers"
         });
-        let resender = Resender {
+        let rounds = Rounds {
             ledger,
             upstreams: service.upstreams.clone(),
             policy: config.policy,
@@ -215,7 +215,7 @@ impl Service {
         };
         let stop = service.shutdown.clone();
         service.tasks.spawn(async move {
-            resender.run(stop).await;
+            rounds.run(stop).await;
             "healing"
         });
         let stop = service.shutdown.clone();

@@ -8,8 +8,8 @@ use countersign_protocol::grpc::GetSettingsResponse;
 use countersign_protocol::{Tier, Token};
 use countersign_runtime::{AMQP_URL, DATABASE_URL, Setting, Settings, TOKEN, TOKEN_FILE, listen};
 
-use crate::heal::resend::Timing;
-use crate::heal::upstreams::UpstreamAddress;
+use crate::heal::address::UpstreamAddress;
+use crate::heal::calls::Timing;
 use crate::rules::budget::{MISSING_SHARE, Pacing};
 use crate::rules::overdue::Policy;
 use crate::watch::management::ManagementUrl;

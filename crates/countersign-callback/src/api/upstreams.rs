@@ -6,7 +6,7 @@ use countersign_protocol::Name;
 use countersign_protocol::grpc::ListUpstreamsResponse;
 use countersign_protocol::grpc::list_upstreams_response::Upstream;
 
-use crate::heal::upstreams::{Told, Upstreams};
+use crate::heal::upstreams::{Reachability, Upstreams};
 use crate::ledger::KnownUpstream;
 use crate::rules::budget::{Pacing, Weather};
 
@@ -21,7 +21,7 @@ pub(crate) fn answer(
         known.entry(name.clone()).or_default();
     }
     let upstream = |(name, known): (Name, KnownUpstream)| {
-        let told = upstreams.told(&name);
+        let told = upstreams.reachability(&name);
         let canaries_only = matches!(known.weather, Weather::Storm { .. });
         Upstream {
             summary: summary(&name, told.as_ref(), &known),
@@ -37,7 +37,7 @@ pub(crate) fn answer(
     ListUpstreamsResponse { upstreams: known.into_iter().map(upstream).collect() }
 }
 
-fn summary(name: &Name, told: Option<&Told>, known: &KnownUpstream) -> String {
+fn summary(name: &Name, told: Option<&Reachability>, known: &KnownUpstream) -> String {
     let mut parts = Vec::new();
     match told {
         None => parts.push(format!("no address for {name}: add it to COUNTERSIGN_UPSTREAMS")),

@@ -12,6 +12,8 @@ pub(crate) mod budget;
 
 pub(crate) mod breaker;
 
+pub(crate) mod gate;
+
 pub(crate) mod job;
 
 pub(crate) mod filter;

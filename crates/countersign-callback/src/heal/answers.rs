@@ -1,0 +1,122 @@
+//! What upstreams answered, written down.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use countersign_protocol::Name;
+use countersign_retry::Retry;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::heal::upstreams::Upstreams;
+use crate::ledger::{Ledger, Tallies};
+use crate::log;
+
+use crate::rules::budget::Pacing;
+use crate::rules::overdue::{Change, Key, Overdue, Policy, Recorded};
+use crate::rules::upstream_answer::{self, Answer};
+
+/// How many answers are written in one transaction, and how many may wait for it. About three times
+/// the calls that one upstream gets at once: more would only hold the locks for longer.
+pub(crate) const WRITTEN_AT_ONCE: usize = 200;
+
+/// What came of asking an upstream for a message.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    /// The row it was asked for.
+    pub(crate) key: Key,
+    /// The token of the lease that the call was made under.
+    pub(crate) lease: Uuid,
+    /// The answer, or the lack of one.
+    pub(crate) answer: Answer,
+}
+
+/// Writes answers down.
+#[derive(Clone, Debug)]
+pub(crate) struct Answers {
+    /// Where the rows are.
+    pub(crate) ledger: Ledger,
+    /// The upstreams, whose rate limit is lifted when a resend was not needed.
+    pub(crate) upstreams: Upstreams,
+    /// How long a resend's confirm is waited for, and when a message is given up.
+    pub(crate) policy: Policy,
+    /// How many resends may be saved up.
+    pub(crate) pacing: Pacing,
+    /// Starts a round.
+    pub(crate) wake: Arc<Notify>,
+}
+
+impl Answers {
+    /// Writes answers until nothing can send any more.
+    ///
+    /// While the database is away, answers wait; after `shutdown` they are left: their leases run
+    /// out, and the attempts count as used.
+    pub(crate) async fn run(
+        self,
+        mut answers: mpsc::Receiver<Answered>,
+        shutdown: CancellationToken,
+    ) {
+        let mut retry = Retry::new("write down what upstreams answered");
+        let mut batch = Vec::with_capacity(WRITTEN_AT_ONCE);
+        while answers.recv_many(&mut batch, WRITTEN_AT_ONCE).await > 0 {
+            while let Err(error) = self.write(&batch).await {
+                if retry.wait(&error, &shutdown).await.is_err() {
+                    break;
+                }
+            }
+            retry.worked();
+            batch.clear();
+        }
+    }
+
+    async fn write(&self, answered: &[Answered]) -> Result<(), sqlx::Error> {
+        let by_lease: BTreeMap<(&Key, Uuid), &Answer> =
+            answered.iter().map(|a| ((&a.key, a.lease), &a.answer)).collect();
+        let by_key: BTreeMap<&Key, &Answer> =
+            answered.iter().map(|a| (&a.key, &a.answer)).collect();
+        let keys: Vec<Key> = by_key.keys().copied().cloned().collect();
+        let Some(mut taken) = self.ledger.take(&keys).await? else { return Ok(()) };
+        let after_answer = |(overdue, recorded): &(Overdue, Recorded)| {
+            let answer = match overdue.lease {
+                // While a replica asks, only the answer to its own call counts.
+                Some(lease) => by_lease.get(&(&overdue.key, lease)),
+                None => by_key.get(&overdue.key),
+            };
+            upstream_answer::hear(
+                overdue,
+                recorded,
+                answer?,
+                &self.policy,
+                taken.now,
+                fastrand::f64(),
+            )
+        };
+        let changes: Vec<Change> = taken.rows.iter().filter_map(after_answer).collect();
+        let (tallies, unused) = count(answered);
+        taken.heard(&tallies, &unused, &self.pacing).await?;
+        taken.write(&changes).await?;
+        changes.iter().for_each(log::change);
+        for upstream in unused.keys() {
+            self.upstreams.lift_limit(upstream);
+            self.wake.notify_one();
+        }
+        Ok(())
+    }
+}
+
+/// What upstreams said of whether messages were missing, and how many calls no resend came of.
+fn count(answered: &[Answered]) -> (Tallies, BTreeMap<Name, u32>) {
+    let (mut tallies, mut unused) = (Tallies::new(), BTreeMap::new());
+    for Answered { key, answer, .. } in answered {
+        if let Some(missing) = answer.says_missing() {
+            let tally = tallies.entry(key.upstream.clone()).or_default();
+            tally.missing += u64::from(missing);
+            tally.not_missing += u64::from(!missing);
+        }
+        if !answer.may_have_sent() {
+            *unused.entry(key.upstream.clone()).or_default() += 1;
+        }
+    }
+    (tallies, unused)
+}

@@ -1,0 +1,281 @@
+//! A round: due rows are taken, judged, and some of them asked for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_protocol::Name;
+use countersign_retry::Retry;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::heal::answers::{Answers, WRITTEN_AT_ONCE};
+use crate::heal::calls::{Asked, Calls, Timing};
+use crate::heal::upstreams::Upstreams;
+use crate::ledger::{Ledger, Taken};
+use crate::log;
+
+use crate::rules::backlog::Whereabouts;
+use crate::rules::budget::{self, Pacing, Scene};
+use crate::rules::gate::Pause;
+use crate::rules::overdue::{Cause, Change, Key, Overdue, Policy, State, To, list};
+use crate::rules::verdict::{Case, Verdict, judge, wanted};
+use crate::watch::depths::WantedDepths;
+use crate::watch::markers::MarkerNeed;
+
+/// Heals overdue messages, round by round.
+#[derive(Clone, Debug)]
+pub(crate) struct Rounds {
+    /// Where the overdue rows are.
+    pub(crate) ledger: Ledger,
+    /// The upstreams that are asked.
+    pub(crate) upstreams: Upstreams,
+    /// When a message is given up.
+    pub(crate) policy: Policy,
+    /// How fast upstreams are asked.
+    pub(crate) pacing: Pacing,
+    /// How long a call may take, and the lease it is made under.
+    pub(crate) timing: Timing,
+    /// The confirm shards that a message can be confirmed through.
+    pub(crate) shards: Vec<u16>,
+    /// Where a round says that it needs a marker.
+    pub(crate) markers: MarkerNeed,
+    /// Where a round says which queues it needs looked into.
+    pub(crate) depths: WantedDepths,
+    /// Starts a round before its time.
+    pub(crate) wake: Arc<Notify>,
+}
+
+/// How many rows of one upstream are locked at once. Enough to use up every call of an upstream that
+/// is not paused, and few enough that a look for confirms in all of them takes milliseconds.
+const JUDGED_AT_ONCE: u16 = 200;
+
+/// How long a due row waits at most for a replica that was not woken for it: another replica noted
+/// it, or its time came.
+const POLL: Duration = Duration::from_millis(500);
+
+/// The wait when rows are due and another replica has them all locked. It judges them in
+/// milliseconds.
+const OTHER_REPLICA_WORKS: Duration = Duration::from_millis(50);
+
+/// Due rows, and what is known beyond them.
+struct Due {
+    whereabouts: Whereabouts,
+    taken: Taken,
+}
+
+/// What a round makes of its rows.
+#[derive(Default)]
+struct Judged {
+    /// Rows that are settled, deferred or parked.
+    changes: Vec<Change>,
+    /// Rows to be asked for, if the upstream may be asked for so many.
+    asks: Vec<(Asked, Change)>,
+}
+
+impl Rounds {
+    /// Heals until `shutdown`; then waits for the calls under way, and until their answers are
+    /// written.
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let (answers, to_write) = mpsc::channel(WRITTEN_AT_ONCE);
+        let writer = Answers {
+            ledger: self.ledger.clone(),
+            upstreams: self.upstreams.clone(),
+            policy: self.policy,
+            pacing: self.pacing,
+            wake: Arc::clone(&self.wake),
+        };
+        let writer = tokio::spawn(writer.run(to_write, shutdown.clone()));
+        let calls =
+            Calls::new(self.upstreams.clone(), self.timing, answers, Arc::clone(&self.wake));
+        self.go_round(&calls, &shutdown).await;
+        calls.finish().await;
+        if let Err(error) = writer.await {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
+
+    async fn go_round(&self, calls: &Calls, shutdown: &CancellationToken) {
+        let mut retry = Retry::new("look for overdue messages");
+        while !shutdown.is_cancelled() {
+            let pause = match self.round(calls).await {
+                Ok(pause) => pause,
+                Err(error) => {
+                    if retry.wait(&error, shutdown).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            retry.worked();
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = self.wake.notified(), if pause > OTHER_REPLICA_WORKS => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// One round. Says how long until the next one.
+    async fn round(&self, calls: &Calls) -> Result<Duration, sqlx::Error> {
+        let now = Instant::now();
+        let due = match self.take(now).await? {
+            Ok(due) => due,
+            Err(pause) => return Ok(pause),
+        };
+        let judged = self.judge_all(&due, now);
+        let asked = self.ask_some(due.taken, judged).await?;
+        fail::fail_point!("callback.asking", |_| std::process::abort());
+        asked.into_iter().for_each(|asked| calls.make(asked));
+        Ok(Duration::ZERO)
+    }
+
+    /// Locks due rows of the upstreams that are not paused; or says how long until there may be some.
+    async fn take(&self, now: Instant) -> Result<Result<Due, Duration>, sqlx::Error> {
+        let paused = self.upstreams.paused(now);
+        let park_after = self.policy.park_after;
+        let until_due = self.ledger.next_due(&paused, park_after).await?;
+        if until_due.is_none_or(|wait| !wait.is_zero()) {
+            let until_reopened = self.upstreams.next_reopens(now).map(|at| at - now);
+            return Ok(Err([until_due, until_reopened]
+                .into_iter()
+                .flatten()
+                .fold(POLL, Duration::min)));
+        }
+        // Read before the rows are locked and their confirms read: what is known beyond a row must
+        // never be newer than what is recorded about it.
+        let whereabouts = self.ledger.whereabouts(&self.shards).await?;
+        let taken = self.ledger.take_due(JUDGED_AT_ONCE, &paused, park_after).await?;
+        Ok(taken.map(|taken| Due { whereabouts, taken }).ok_or(OTHER_REPLICA_WORKS))
+    }
+
+    /// What becomes of each row. A row that is to be asked for and gets no permit is in neither list:
+    /// it stays as it is, due.
+    fn judge_all(&self, due: &Due, now: Instant) -> Judged {
+        let lease = Uuid::new_v4();
+        let mut judged = Judged::default();
+        for (overdue, recorded) in &due.taken.rows {
+            let Key { upstream, .. } = &overdue.key;
+            let address_known = self.upstreams.know(upstream);
+            let case = Case { overdue, recorded, address_known, whereabouts: &due.whereabouts };
+            let change = match judge(&case, &self.policy, due.taken.now) {
+                Verdict::Settled => overdue.settled(),
+                Verdict::Defer { until, cause, why } => {
+                    self.want(&case, cause, due);
+                    overdue.change(To::Waiting { due: until }, cause, why)
+                }
+                Verdict::Park { cause, why } => {
+                    let why = match self.upstreams.paused_lately(upstream, now) {
+                        Some(pause) if cause == Cause::OpenTooLong => {
+                            format!("{why}; {}", paused_because(upstream, pause))
+                        }
+                        _ => why,
+                    };
+                    overdue.change(To::Parked, cause, why)
+                }
+                Verdict::Ask { attempt, missing } => {
+                    let Some(permit) = self.upstreams.permit(upstream, now) else { continue };
+                    let until = due.taken.now.after(self.timing.lease);
+                    let change = asking(overdue, &missing, To::Asking { lease, due: until });
+                    let key = overdue.key.clone();
+                    let reason = change.reason.clone();
+                    let asked = Asked { key, lease, taken: now, attempt, missing, reason, permit };
+                    judged.asks.push((asked, change));
+                    continue;
+                }
+            };
+            judged.changes.push(change);
+        }
+        judged
+    }
+
+    /// Asks for what has to be looked at before a deferred row can be judged otherwise.
+    fn want(&self, case: &Case<'_>, cause: Cause, due: &Due) {
+        let wanted = wanted(case, cause, &self.policy, due.taken.now);
+        wanted.marker_after.into_iter().for_each(|moment| self.markers.after(moment));
+        self.depths.want(wanted.queues);
+    }
+
+    /// Writes what became of the rows, and the leases of those that are asked for: as many as each
+    /// upstream may be asked for now. The others stay as they are, due.
+    async fn ask_some(&self, mut taken: Taken, judged: Judged) -> Result<Vec<Asked>, sqlx::Error> {
+        let Judged { mut changes, mut asks } = judged;
+        let storms = self.pace(&mut taken, &mut asks).await?;
+        let (asked, askings): (Vec<_>, Vec<_>) = asks.into_iter().unzip();
+        changes.extend(askings);
+        taken.write(&changes).await?;
+        changes.iter().for_each(log::change);
+        storms.iter().for_each(|(upstream, change)| log::storm(upstream, *change));
+        Ok(asked)
+    }
+
+    /// Keeps of `asks` what each upstream may be asked for now. Says where a storm begins or ends.
+    async fn pace(
+        &self,
+        taken: &mut Taken,
+        asks: &mut Vec<(Asked, Change)>,
+    ) -> Result<Vec<(Name, budget::Change)>, sqlx::Error> {
+        let mut wanted: BTreeMap<Name, u32> = BTreeMap::new();
+        for (asked, _) in asks.iter() {
+            *wanted.entry(asked.key.upstream.clone()).or_default() += 1;
+        }
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let upstreams: Vec<Name> = wanted.keys().cloned().collect();
+        let mut paces = taken.paces(&upstreams, &self.pacing).await?;
+        let mut may_ask: BTreeMap<Name, u32> = BTreeMap::new();
+        let mut storms = Vec::new();
+        for (upstream, paced) in &mut paces {
+            let wanted = wanted.get(upstream).copied().unwrap_or(0);
+            let scene = Scene { wanted, ..paced.scene };
+            let decision = budget::decide(paced.pace, &scene, &self.pacing);
+            let asking = decision.may_ask.min(wanted);
+            paced.pace = decision.pace.spend(asking);
+            may_ask.insert(upstream.clone(), asking);
+            storms.extend(decision.change.map(|change| (upstream.clone(), change)));
+            if asking < wanted {
+                self.upstreams.limit(upstream, Instant::now() + decision.pause);
+            }
+        }
+        taken.store_paces(&paces).await?;
+        asks.retain(|(asked, _)| match may_ask.get_mut(&asked.key.upstream) {
+            Some(left) if *left > 0 => {
+                *left -= 1;
+                true
+            }
+            _ => false,
+        });
+        Ok(storms)
+    }
+}
+
+/// Takes an attempt, in the same step as the lease.
+fn asking(overdue: &Overdue, missing: &[Name], to: To) -> Change {
+    let ran_out = match overdue.state {
+        State::Asking => "; the replica that asked before wrote no answer down",
+        _ => "",
+    };
+    Change {
+        resends: overdue.resends.saturating_add(1),
+        // If this replica dies, the upstream may have sent the message again until the lease ends.
+        missing_after: to.due(),
+        ..overdue.change(
+            to,
+            Cause::NotConfirmed,
+            format!("not confirmed by {}{ran_out}", list(missing)),
+        )
+    }
+}
+
+/// Why a row that is parked was not asked for, for its reason.
+fn paused_because(upstream: &Name, pause: Pause) -> String {
+    match pause {
+        Pause::CircuitOpen => format!("{upstream} does not answer"),
+        Pause::RateLimitReached | Pause::EnoughCalls => {
+            format!("{upstream} is asked for only so many at a time, and others were first")
+        }
+    }
+}
