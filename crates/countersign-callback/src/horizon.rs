@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use countersign_postgres::Span;
-use countersign_protocol::{Horizon, UnixMillis};
+use countersign_protocol::{UnixMillis, Window};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -12,7 +11,7 @@ use tokio::time::Instant;
 pub(crate) struct Horizons {
     retention: Duration,
     clock: watch::Receiver<Reading>,
-    spans: [watch::Receiver<Span>; 2],
+    partitions: [watch::Receiver<Window>; 2],
 }
 
 /// What the database's clock said, and when that was on the monotonic one.
@@ -38,20 +37,20 @@ impl Horizons {
     pub(crate) fn new(
         retention: Duration,
         clock: watch::Receiver<Reading>,
-        spans: [watch::Receiver<Span>; 2],
+        partitions: [watch::Receiver<Window>; 2],
     ) -> Self {
-        Self { retention, clock, spans }
+        Self { retention, clock, partitions }
     }
 
-    /// The horizon at this moment, on the database's clock: the partitions are made by it too.
+    /// The window at this moment, on the database's clock: the partitions are made by it too.
     ///
     /// Not further back than the oldest partition. After the retention was raised there are days
     /// about which nothing is known any more, and "not confirmed" would be a wrong word for them.
     #[must_use]
-    pub(crate) fn now(&self) -> Horizon {
-        let now = self.clock.borrow().now();
-        let oldest = self.spans.iter().map(|span| span.borrow().oldest).max();
-        let known = oldest.map_or(self.retention, |oldest| now.since(oldest));
-        Horizon { now, retention: self.retention.min(known) }
+    pub(crate) fn now(&self) -> Window {
+        let kept = Window::at(self.clock.borrow().now(), self.retention);
+        let oldest_partition = self.partitions.iter().map(|window| window.borrow().oldest).max();
+        let oldest = oldest_partition.map_or(kept.oldest, |oldest| oldest.max(kept.oldest));
+        Window { oldest, ..kept }
     }
 }

@@ -4,7 +4,8 @@
 use std::future::Future;
 use std::time::Duration;
 
-use countersign_postgres::{Partitions, Span};
+use countersign_postgres::Partitions;
+use countersign_protocol::Window;
 use countersign_retry::{Retry, Stopped};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -36,7 +37,7 @@ pub(crate) async fn start(
     let [confirmation, consumer_report] = ledger.partitioned();
     let clock = until_it_works("read the database's clock", || ledger.now(), shutdown).await?;
     let (clock, read) = watch::channel(Reading::taken(clock));
-    let spans = [
+    let partitions = [
         keep(confirmation, ledger, shutdown, tasks).await?,
         keep(consumer_report, ledger, shutdown, tasks).await?,
     ];
@@ -46,7 +47,7 @@ pub(crate) async fn start(
         shutdown.run_until_cancelled(rounds(ledger, clock)).await;
         "upkeep"
     });
-    Ok(Horizons::new(retention, read, spans))
+    Ok(Horizons::new(retention, read, partitions))
 }
 
 /// Makes missing partitions now. Says whether they are all there.
@@ -65,10 +66,10 @@ async fn keep(
     ledger: &Ledger,
     shutdown: &CancellationToken,
     tasks: &mut JoinSet<&'static str>,
-) -> Result<watch::Receiver<Span>, Stopped> {
+) -> Result<watch::Receiver<Window>, Stopped> {
     let made = || partitions.maintain(ledger.pool());
-    let span = until_it_works("make partitions", made, shutdown).await?;
-    let (sender, receiver) = watch::channel(span);
+    let window = until_it_works("make partitions", made, shutdown).await?;
+    let (sender, receiver) = watch::channel(window);
     let (pool, shutdown) = (ledger.pool().clone(), shutdown.clone());
     tasks.spawn(async move {
         partitions.keep(pool, shutdown, sender).await;

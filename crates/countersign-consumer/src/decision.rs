@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use countersign_postgres::Span;
-use countersign_protocol::MessageId;
 use countersign_protocol::envelope::clean_reason;
+use countersign_protocol::{MessageId, OutsideWindow, Window};
 
 use crate::failure::Failure;
 
@@ -75,7 +74,7 @@ pub(crate) struct Unfit {
 const MAX_INTERRUPTIONS: u32 = 5;
 
 /// The id of a delivery, if the inbox has a place for it.
-pub(crate) fn admit(message_id: Option<&str>, span: Span) -> Result<MessageId, Unfit> {
+pub(crate) fn admit(message_id: Option<&str>, window: Window) -> Result<MessageId, Unfit> {
     let unfit = |id, reason| Unfit { id, reason };
     let Some(text) = message_id else {
         return Err(unfit(None, "message_id: the delivery has none".to_owned()));
@@ -84,23 +83,20 @@ pub(crate) fn admit(message_id: Option<&str>, span: Span) -> Result<MessageId, U
         let shown: String = text.chars().take(64).collect();
         unfit(None, clean_reason(&format!("message_id: {shown:?}: {e}")))
     })?;
-    if id.time() < span.oldest {
-        let reason = format!(
+    let reason = match window.admit(id) {
+        Ok(()) => return Ok(id),
+        Err(OutsideWindow::TooOld) => format!(
             "too old to know: the id is of {} ms since 1970, and the inbox remembers from {} on",
             id.time(),
-            span.oldest
-        );
-        Err(unfit(Some(id), reason))
-    } else if id.time() >= span.newest {
-        let reason = format!(
+            window.oldest
+        ),
+        Err(OutsideWindow::Ahead) => format!(
             "from the future: the id is of {} ms since 1970, and the inbox has places up to {}; is the sender's clock right?",
             id.time(),
-            span.newest
-        );
-        Err(unfit(Some(id), reason))
-    } else {
-        Ok(id)
-    }
+            window.newest
+        ),
+    };
+    Err(unfit(Some(id), reason))
 }
 
 /// What to do after a try at a delivery that had failed `failures` times before, and whose last
@@ -232,14 +228,13 @@ mod tests {
         MessageId::from_parts(UnixMillis::from_ms(ms), [7; 10])
     }
 
-    fn span() -> Span {
-        Span { oldest: UnixMillis::from_ms(1_000), newest: UnixMillis::from_ms(2_000) }
-    }
+    const WINDOW: Window =
+        Window { oldest: UnixMillis::from_ms(1_000), newest: UnixMillis::from_ms(1_999) };
 
     #[test]
     fn an_id_is_admitted_where_the_inbox_has_a_partition_for_it() {
         for ms in [1_000, 1_001, 1_999] {
-            assert_eq!(admit(Some(&at(ms).to_string()), span()), Ok(at(ms)), "{ms}");
+            assert_eq!(admit(Some(&at(ms).to_string()), WINDOW), Ok(at(ms)), "{ms}");
         }
     }
 
@@ -248,7 +243,7 @@ mod tests {
         for (ms, reason) in
             [(999, "too old to know"), (0, "too old to know"), (2_000, "from the future")]
         {
-            let unfit = admit(Some(&at(ms).to_string()), span()).unwrap_err();
+            let unfit = admit(Some(&at(ms).to_string()), WINDOW).unwrap_err();
             assert_eq!(unfit.id, Some(at(ms)));
             assert!(unfit.reason.starts_with(reason), "{ms}: {}", unfit.reason);
         }
@@ -258,7 +253,7 @@ mod tests {
     fn what_is_no_id_is_unfit_and_cannot_be_confirmed() {
         let version4 = "6f1c8a52-5a4e-4c9f-9d2e-0b8f7f0f3a11";
         for text in [None, Some(""), Some("17"), Some(version4), Some("\0\0")] {
-            let unfit = admit(text, span()).unwrap_err();
+            let unfit = admit(text, WINDOW).unwrap_err();
             assert_eq!(unfit.id, None, "{text:?}");
             assert!(unfit.reason.starts_with("message_id: "), "{}", unfit.reason);
         }

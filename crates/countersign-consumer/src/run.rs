@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_amqp::{Address, Connection, Consumer, Publisher, PublisherSettings, Subscription};
-use countersign_postgres::{Partitions, Span, migrate};
-use countersign_protocol::{Topology, UnixMillis};
+use countersign_postgres::{Partitions, migrate};
+use countersign_protocol::{Topology, Window};
 use sqlx::PgPool;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
@@ -151,10 +151,9 @@ pub async fn start_without_inbox(
     settings.check()?;
     let effect = WithoutInbox { handler, handler_timeout: settings.handler_timeout };
     // An id of any time: nothing is remembered, so nothing is forgotten.
-    let always = Span { oldest: UnixMillis::EPOCH, newest: UnixMillis::from_ms(i64::MAX) };
-    let (_, span) = watch::channel(always);
+    let (_, window) = watch::channel(Window::ALL);
     let abandon = CancellationToken::new().drop_guard();
-    Ok(launch(address, settings, Work { effect, span, batch: 1 }, abandon, shutdown).await)
+    Ok(launch(address, settings, Work { effect, window, batch: 1 }, abandon, shutdown).await)
 }
 
 async fn start_with_inbox(
@@ -167,17 +166,17 @@ async fn start_with_inbox(
 ) -> Result<Running, Error> {
     settings.check()?;
     let abandon = CancellationToken::new().drop_guard();
-    let span = prepare_inbox(&pool, &settings, abandon.token()).await?;
+    let window = prepare_inbox(&pool, &settings, abandon.token()).await?;
     let inbox = Inbox::new(pool, settings.name.clone());
     let effect = WithInbox { handler, inbox, handler_timeout: settings.handler_timeout };
-    Ok(launch(address, settings, Work { effect, span, batch }, abandon, shutdown).await)
+    Ok(launch(address, settings, Work { effect, window, batch }, abandon, shutdown).await)
 }
 
 /// What is done with deliveries.
 struct Work<E> {
     effect: E,
     /// Which ids can take effect.
-    span: watch::Receiver<Span>,
+    window: watch::Receiver<Window>,
     /// How many are tried together at most.
     batch: usize,
 }
@@ -189,7 +188,7 @@ async fn launch<E: Effect>(
     abandon_on_drop: DropGuard,
     shutdown: CancellationToken,
 ) -> Running {
-    let Work { effect, span, batch } = work;
+    let Work { effect, window, batch } = work;
     let abandon = abandon_on_drop.token().clone();
     let consuming_name = format!("{} consumes {}", settings.name, settings.queue);
     let consuming = Connection::start(address.clone(), &consuming_name, settings.topology());
@@ -217,7 +216,7 @@ async fn launch<E: Effect>(
     let tasks = TaskTracker::new();
     let worker = Worker {
         effect,
-        span,
+        window,
         policy: settings.policy(),
         queue: settings.queue.clone(),
         endings: endings.clone(),
@@ -251,7 +250,7 @@ async fn prepare_inbox(
     pool: &PgPool,
     settings: &ConsumerSettings,
     abandon: &CancellationToken,
-) -> Result<watch::Receiver<Span>, Error> {
+) -> Result<watch::Receiver<Window>, Error> {
     let connections = pool.options().get_max_connections();
     if usize::try_from(connections).is_ok_and(|n| n < settings.concurrency) {
         warn!(
@@ -262,16 +261,16 @@ async fn prepare_inbox(
     }
     migrate(pool, &Inbox::migrator()).await.map_err(|e| Error::Inbox(e.into()))?;
     let partitions = Inbox::partitions(settings.retention);
-    let (sender, span) = watch::channel(first_span(&partitions, pool).await);
+    let (sender, window) = watch::channel(first_window(&partitions, pool).await);
     tokio::spawn(partitions.keep(pool.clone(), abandon.clone(), sender));
-    Ok(span)
+    Ok(window)
 }
 
-async fn first_span(partitions: &Partitions, pool: &PgPool) -> Span {
+async fn first_window(partitions: &Partitions, pool: &PgPool) -> Window {
     let mut backoff = Backoff::new();
     loop {
         match partitions.maintain(pool).await {
-            Ok(span) => return span,
+            Ok(window) => return window,
             Err(error) if backoff.is_worth_a_line() => {
                 warn!(%error, "waiting for the inbox's partitions");
             }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use countersign_protocol::topology::{ExchangeKind, Topology};
-use countersign_protocol::{Name, envelope};
+use countersign_protocol::{Name, window};
 
 use crate::decision::Policy;
 use crate::error::Error;
@@ -124,7 +124,7 @@ impl ConsumerSettings {
         demand(
             self.retry_delays
                 .iter()
-                .all(|delay| delay.as_millis() >= 1 && *delay <= envelope::MAX_AHEAD),
+                .all(|delay| delay.as_millis() >= 1 && *delay <= window::MAX_AHEAD),
             "retry_delays: each has to be from 1 ms to 24 h",
         );
         demand(self.confirm_shards >= 1, "confirm_shards: there is at least shard 0");

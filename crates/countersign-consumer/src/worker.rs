@@ -1,7 +1,6 @@
 //! From a delivery to a committed effect, or to the reason why there is none.
 
-use countersign_postgres::Span;
-use countersign_protocol::MessageId;
+use countersign_protocol::{MessageId, Window};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,7 +18,7 @@ use crate::ending::{Ending, Endings};
 pub(crate) struct Worker<E> {
     pub(crate) effect: E,
     /// Which ids can take effect.
-    pub(crate) span: watch::Receiver<Span>,
+    pub(crate) window: watch::Receiver<Window>,
     pub(crate) policy: Policy,
     pub(crate) queue: String,
     pub(crate) endings: Endings,
@@ -106,8 +105,8 @@ impl<E: Effect> Worker<E> {
 
     /// The delivery, if it can take effect; otherwise it ends here.
     fn fit(&self, raw: Raw) -> Option<Delivery> {
-        let span = *self.span.borrow();
-        match admit(raw.message_id(), span) {
+        let window = *self.window.borrow();
+        match admit(raw.message_id(), window) {
             Ok(id) => Some(Delivery::new(id, raw)),
             Err(unfit) => {
                 self.dead(unfit.id, raw, &unfit.reason);

@@ -17,7 +17,7 @@ mod calendar;
 mod partitions;
 
 pub use migrate::{migrate, sdk_migrator};
-pub use partitions::{Partitions, Span};
+pub use partitions::Partitions;
 pub use pool::{PoolSettings, connect, connect_once};
 pub use transaction::{CommitError, Transaction};
 pub use trouble::{Trouble, is_duplicate_key, sqlstate, trouble};

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use countersign_protocol::{MessageId, UnixMillis};
+use countersign_protocol::{UnixMillis, Window};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -21,23 +21,6 @@ use crate::transaction::{CommitError, Transaction};
 pub struct Partitions {
     table: &'static str,
     retention: Duration,
-}
-
-/// The ids that have a place: those made at `oldest` or later, and before `newest`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
-    /// Ids of before this moment have no place.
-    pub oldest: UnixMillis,
-    /// Neither have ids of this moment and later.
-    pub newest: UnixMillis,
-}
-
-impl Span {
-    /// Whether this id has a place.
-    #[must_use]
-    pub fn holds(&self, id: MessageId) -> bool {
-        (self.oldest..self.newest).contains(&id.time())
-    }
 }
 
 /// How long it may take to wait for whoever makes partitions at the same time.
@@ -64,8 +47,8 @@ impl Partitions {
     ///
     /// # Cancel safety
     /// Can be dropped at any time.
-    pub async fn maintain(&self, pool: &PgPool) -> Result<Span, sqlx::Error> {
-        let (span, past) = self.create_missing(pool).await?;
+    pub async fn maintain(&self, pool: &PgPool) -> Result<Window, sqlx::Error> {
+        let (window, past) = self.create_missing(pool).await?;
         for day in past {
             match self.drop_day(pool, day).await {
                 Ok(()) => info!(table = self.table, day = day.digits(), "dropped a partition"),
@@ -74,11 +57,16 @@ impl Partitions {
                 }
             }
         }
-        Ok(span)
+        Ok(window)
     }
 
     /// [`maintain`](Self::maintain)s the table until `shutdown`, publishing what has a place.
-    pub async fn keep(self, pool: PgPool, shutdown: CancellationToken, span: watch::Sender<Span>) {
+    pub async fn keep(
+        self,
+        pool: PgPool,
+        shutdown: CancellationToken,
+        window: watch::Sender<Window>,
+    ) {
         let mut pause = BETWEEN_ROUNDS;
         loop {
             let waited = async {
@@ -88,7 +76,7 @@ impl Partitions {
             match shutdown.run_until_cancelled(waited).await {
                 None => return,
                 Some(Ok(now)) => {
-                    span.send_if_modified(|before| std::mem::replace(before, now) != now);
+                    window.send_if_modified(|before| std::mem::replace(before, now) != now);
                     pause = BETWEEN_ROUNDS;
                 }
                 Some(Err(error)) => {
@@ -99,7 +87,7 @@ impl Partitions {
         }
     }
 
-    async fn create_missing(&self, pool: &PgPool) -> Result<(Span, Vec<Day>), sqlx::Error> {
+    async fn create_missing(&self, pool: &PgPool) -> Result<(Window, Vec<Day>), sqlx::Error> {
         let mut transaction = Transaction::open(pool, &self.take_turn()).await?;
         let mut days = self.existing(&mut transaction).await?;
         let now = database_now(&mut transaction).await?;
@@ -118,7 +106,9 @@ impl Partitions {
             days.remove(day);
         }
         let (oldest, newest) = calendar::newest_run(&days).ok_or(sqlx::Error::RowNotFound)?;
-        Ok((Span { oldest: oldest.start(), newest: newest.end() }, plan.drop))
+        // The end of a day is the start of the next one: the newest id is of the millisecond before.
+        let newest = newest.end().before(Duration::from_millis(1));
+        Ok((Window { oldest: oldest.start(), newest }, plan.drop))
     }
 
     async fn drop_day(&self, pool: &PgPool, day: Day) -> Result<(), sqlx::Error> {

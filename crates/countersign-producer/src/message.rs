@@ -203,7 +203,7 @@ mod tests {
         let checked = countersign_protocol::check::CheckedMessage {
             id: message.id,
             consumers: message.consumers,
-            arming: Some(countersign_protocol::Arming::from_bits(u64::MAX)),
+            arming: Some(countersign_protocol::ArmingId::from_bits(u64::MAX)),
         };
         let header = countersign_protocol::check::CheckHeader {
             upstream: format!("{:064}", 0).parse().unwrap(),

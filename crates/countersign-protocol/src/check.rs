@@ -5,13 +5,14 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::arming::Arming;
-use crate::envelope::{Envelope, Horizon, Unreadable};
+use crate::arming_id::ArmingId;
+use crate::envelope::{Envelope, Unreadable};
 use crate::id::MessageId;
 use crate::layout::{self, Layout, Version};
 use crate::name::Name;
 use crate::refusal::Refusal;
 use crate::time::UnixMillis;
+use crate::window::Window;
 
 /// The most consumers that one message can wait for.
 pub const MAX_CONSUMERS: usize = 16;
@@ -38,7 +39,7 @@ pub struct CheckedMessage {
     /// Which arming of the message this is: a [rolled-back notice](crate::RolledBack) of the same arming
     /// settles the check. `None`: nothing but confirms settles it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub arming: Option<Arming>,
+    pub arming: Option<ArmingId>,
 }
 
 /// The fields of a check, in the order in which they are written.
@@ -66,7 +67,7 @@ impl Layout for CheckHeader {
         Ok((Self { upstream, armed_at }, fields.messages))
     }
 
-    fn read_entry(json: &str, horizon: Horizon) -> Result<CheckedMessage, Refusal> {
+    fn read_entry(json: &str, window: Window) -> Result<CheckedMessage, Refusal> {
         #[derive(Deserialize)]
         #[serde(expecting = "an object")]
         struct Entry<'a> {
@@ -78,7 +79,7 @@ impl Layout for CheckHeader {
             arming: Option<Cow<'a, str>>,
         }
         let entry: Entry<'_> = layout::read_object(json.as_bytes()).map_err(Refusal::Malformed)?;
-        let id = horizon.admit(&entry.id)?;
+        let id = layout::read_id(&entry.id, window)?;
         let given = entry.consumers.len();
         if !(1..=MAX_CONSUMERS).contains(&given) {
             return Err(Refusal::ConsumerCount { given, most: MAX_CONSUMERS });

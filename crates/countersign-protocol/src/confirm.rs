@@ -6,12 +6,13 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::attempt::Attempt;
-use crate::envelope::{Envelope, Horizon, MAX_AHEAD, Unreadable, clean_reason};
+use crate::envelope::{Envelope, Unreadable, clean_reason};
 use crate::id::MessageId;
 use crate::layout::{self, Layout, Version};
 use crate::name::Name;
 use crate::refusal::Refusal;
 use crate::time::UnixMillis;
+use crate::window::Window;
 
 /// A confirm: what became of messages at one consumer.
 pub type Confirm = Envelope<ConfirmHeader>;
@@ -99,8 +100,8 @@ impl Layout for ConfirmHeader {
         Ok((Self { consumer }, fields.confirms))
     }
 
-    fn read_entry(json: &str, horizon: Horizon) -> Result<ConfirmedMessage, Refusal> {
-        read_message(json, horizon)
+    fn read_entry(json: &str, window: Window) -> Result<ConfirmedMessage, Refusal> {
+        read_message(json, window)
     }
 }
 
@@ -150,17 +151,18 @@ impl Serialize for ConfirmedMessage {
     }
 }
 
-fn read_message(json: &str, horizon: Horizon) -> Result<ConfirmedMessage, Refusal> {
+fn read_message(json: &str, window: Window) -> Result<ConfirmedMessage, Refusal> {
     /// The longest name of a queue that AMQP 0-9-1 can say (a short string), in bytes.
     const MAX_QUEUE_BYTES: usize = 255;
     let entry: Entry<'_> = layout::read_object(json.as_bytes()).map_err(Refusal::Malformed)?;
-    let id = horizon.admit(&entry.id)?;
+    let id = layout::read_id(&entry.id, window)?;
     let reason = clean_reason(entry.reason.as_deref().unwrap_or_default());
     let outcome = match &*entry.outcome {
         "processed" => Outcome::Processed,
         "rejected" => Outcome::Rejected { reason },
         "retrying" => match entry.until_ms {
-            Some(until) if until <= horizon.now.after(MAX_AHEAD) => {
+            // As far ahead as an id may be: a clock that is wrong by more must not silence the check.
+            Some(until) if until <= window.newest => {
                 Outcome::Retrying { until: until.max(UnixMillis::EPOCH), reason }
             }
             _ => return Err(Refusal::BadUntil),

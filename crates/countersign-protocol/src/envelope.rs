@@ -6,9 +6,9 @@
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-pub use crate::horizon::{Horizon, MAX_AHEAD};
 use crate::layout::Layout;
 use crate::name::InvalidName;
+use crate::window::Window;
 
 /// The version of the wire contract that this crate reads and writes.
 pub const VERSION: u64 = 1;
@@ -98,7 +98,7 @@ impl<H: Header> Envelope<H> {
     ///
     /// # Errors
     /// When the reader can take nothing of it.
-    pub fn read(body: &[u8], horizon: Horizon) -> Result<(Self, Vec<Refused>), Unreadable> {
+    pub fn read(body: &[u8], window: Window) -> Result<(Self, Vec<Refused>), Unreadable> {
         let (header, raw): (H, Vec<&RawValue>) = H::open(body)?;
         if raw.is_empty() || raw.len() > MAX_ENTRIES {
             return Err(Unreadable::EntryCount(raw.len()));
@@ -106,7 +106,7 @@ impl<H: Header> Envelope<H> {
         let mut entries = Vec::with_capacity(raw.len());
         let mut refused = Vec::new();
         for raw in raw {
-            match H::read_entry(raw.get(), horizon) {
+            match H::read_entry(raw.get(), window) {
                 Ok(entry) => entries.push(entry),
                 Err(refusal) => refused
                     .push(Refused { envelope: header.write(&[raw]), reason: refusal.to_string() }),

@@ -5,9 +5,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::envelope::{MAX_BODY_BYTES, Unreadable, VERSION, clean_reason};
-use crate::horizon::Horizon;
+use crate::id::MessageId;
 use crate::name::Name;
 use crate::refusal::Refusal;
+use crate::window::{OutsideWindow, Window};
 
 /// What one kind of envelope decides by itself. `Header` is its public face: this module is private, so that
 /// no other crate can implement it.
@@ -28,8 +29,8 @@ pub trait Layout: Sized {
     /// Reads an entry.
     ///
     /// # Errors
-    /// When a reader with this horizon cannot take it.
-    fn read_entry(json: &str, horizon: Horizon) -> Result<Self::Entry, Refusal>;
+    /// When a reader with this window cannot take it.
+    fn read_entry(json: &str, window: Window) -> Result<Self::Entry, Refusal>;
 }
 
 /// The field `v`, which holds [`VERSION`] and nothing else.
@@ -85,6 +86,16 @@ pub(crate) fn read_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, S
         return Err("an array, where an object is expected".to_owned());
     }
     serde_json::from_slice(text).map_err(|e| clean_reason(&e.to_string()))
+}
+
+/// Reads an entry's id.
+pub(crate) fn read_id(text: &str, window: Window) -> Result<MessageId, Refusal> {
+    let id: MessageId = text.parse()?;
+    match window.admit(id) {
+        Ok(()) => Ok(id),
+        Err(OutsideWindow::TooOld) => Err(Refusal::IdTooOld(id.time())),
+        Err(OutsideWindow::Ahead) => Err(Refusal::IdAhead(id.time())),
+    }
 }
 
 /// Reads the name in a header's field.

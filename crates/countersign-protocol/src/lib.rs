@@ -8,6 +8,8 @@ pub mod time;
 
 pub mod id;
 
+pub mod window;
+
 pub mod attempt;
 
 pub mod name;
@@ -16,13 +18,11 @@ pub mod tier;
 
 pub mod envelope;
 
-mod horizon;
-
 mod layout;
 
 mod refusal;
 
-pub mod arming;
+pub mod arming_id;
 
 pub mod check;
 
@@ -40,11 +40,11 @@ pub mod grpc;
 
 pub mod token;
 
-pub use arming::Arming;
+pub use arming_id::ArmingId;
 pub use attempt::Attempt;
 pub use check::Check;
 pub use confirm::{Confirm, Outcome};
-pub use envelope::{Horizon, Refused, Unreadable};
+pub use envelope::{Refused, Unreadable};
 pub use header::{HeaderValue, Headers};
 pub use id::MessageId;
 pub use marker::Marker;
@@ -54,3 +54,4 @@ pub use tier::Tier;
 pub use time::UnixMillis;
 pub use token::Token;
 pub use topology::Topology;
+pub use window::{OutsideWindow, Window};

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::arming::InvalidArming;
+use crate::arming_id::InvalidArmingId;
 use crate::id::InvalidId;
 use crate::name::InvalidName;
 use crate::time::UnixMillis;
@@ -25,7 +25,7 @@ pub enum Refusal {
     #[error("consumers: {given} given; 1 to {most} can be listed")]
     ConsumerCount { given: usize, most: usize },
     #[error("arming: {0}")]
-    BadArming(#[from] InvalidArming),
+    BadArming(#[from] InvalidArmingId),
     #[error("outcome: {0:?} is none of processed, rejected, retrying")]
     UnknownOutcome(String),
     #[error("until_ms: a retrying entry says when it tries again, at most 24 hours ahead")]

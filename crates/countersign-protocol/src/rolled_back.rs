@@ -5,12 +5,13 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::arming::Arming;
-use crate::envelope::{Envelope, Horizon, Unreadable};
+use crate::arming_id::ArmingId;
+use crate::envelope::{Envelope, Unreadable};
 use crate::id::MessageId;
 use crate::layout::{self, Layout, Version};
 use crate::name::Name;
 use crate::refusal::Refusal;
+use crate::window::Window;
 
 /// A notice: checks of an upstream that need not be asked about, because their transactions were
 /// rolled back.
@@ -31,7 +32,7 @@ pub struct RolledBackMessage {
     /// The message's id.
     pub id: MessageId,
     /// Which check of it: the one that carries the same arming.
-    pub arming: Arming,
+    pub arming: ArmingId,
 }
 
 /// The fields of a notice, in the order in which they are written.
@@ -56,7 +57,7 @@ impl Layout for RolledBackHeader {
         Ok((Self { upstream }, fields.rolled_back))
     }
 
-    fn read_entry(json: &str, horizon: Horizon) -> Result<RolledBackMessage, Refusal> {
+    fn read_entry(json: &str, window: Window) -> Result<RolledBackMessage, Refusal> {
         #[derive(Deserialize)]
         #[serde(expecting = "an object")]
         struct Entry<'a> {
@@ -66,7 +67,7 @@ impl Layout for RolledBackHeader {
             arming: Cow<'a, str>,
         }
         let entry: Entry<'_> = layout::read_object(json.as_bytes()).map_err(Refusal::Malformed)?;
-        let id = horizon.admit(&entry.id)?;
+        let id = layout::read_id(&entry.id, window)?;
         Ok(RolledBackMessage { id, arming: entry.arming.parse()? })
     }
 }

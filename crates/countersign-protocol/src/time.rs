@@ -31,13 +31,13 @@ impl UnixMillis {
 
     /// This much later; the largest moment there is, if that is too far.
     #[must_use]
-    pub fn after(self, delay: Duration) -> Self {
+    pub const fn after(self, delay: Duration) -> Self {
         Self(self.0.saturating_add(whole_ms(delay)))
     }
 
     /// This much earlier; the smallest moment there is, if that is too far.
     #[must_use]
-    pub fn before(self, delay: Duration) -> Self {
+    pub const fn before(self, delay: Duration) -> Self {
         Self(self.0.saturating_sub(whole_ms(delay)))
     }
 
@@ -55,6 +55,8 @@ impl fmt::Display for UnixMillis {
     }
 }
 
-fn whole_ms(delay: Duration) -> i64 {
-    i64::try_from(delay.as_millis()).unwrap_or(i64::MAX)
+/// The longest delay that an i64 can say stands for every longer one.
+const fn whole_ms(delay: Duration) -> i64 {
+    let ms = delay.as_millis();
+    if ms < i64::MAX as u128 { ms as i64 } else { i64::MAX }
 }

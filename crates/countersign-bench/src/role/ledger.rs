@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use countersign_amqp::{Address, Connection, Consumer, Delivery, Subscription};
 use countersign_protocol::{
-    Check, Confirm, Horizon, MessageId, Tier, Topology, UnixMillis, topology,
+    Check, Confirm, MessageId, Tier, Topology, UnixMillis, Window, topology,
 };
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Executor as _, PgPool};
@@ -75,7 +75,7 @@ pub(super) async fn play(arguments: LedgerArguments) -> Result<()> {
 }
 
 async fn record(pool: PgPool, delivery: Delivery) -> Result<Delivery> {
-    let (confirm, _) = Confirm::read(&delivery.body, horizon())?;
+    let (confirm, _) = Confirm::read(&delivery.body, window())?;
     for entry in &confirm.entries {
         sqlx::query(RECORD)
             .bind(entry.id.uuid())
@@ -87,7 +87,7 @@ async fn record(pool: PgPool, delivery: Delivery) -> Result<Delivery> {
 }
 
 async fn look_up(pool: PgPool, delivery: Delivery) -> Result<Delivery> {
-    let (check, _) = Check::read(&delivery.body, horizon())?;
+    let (check, _) = Check::read(&delivery.body, window())?;
     for entry in &check.entries {
         let confirmed: bool =
             sqlx::query_scalar(LOOK_UP).bind(entry.id.uuid()).fetch_one(&pool).await?;
@@ -98,11 +98,11 @@ async fn look_up(pool: PgPool, delivery: Delivery) -> Result<Delivery> {
     Ok(delivery)
 }
 
-fn horizon() -> Horizon {
+fn window() -> Window {
     let retention = Duration::from_secs(24 * 60 * 60);
     // The clock as a fresh id has it.
     let now: UnixMillis = MessageId::generate().time();
-    Horizon { now, retention }
+    Window::at(now, retention)
 }
 
 /// A queue whose deliveries are worked on in parallel.

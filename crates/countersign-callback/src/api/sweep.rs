@@ -8,10 +8,10 @@
 use std::time::Duration;
 
 use countersign_protocol::check::MAX_CONSUMERS;
-use countersign_protocol::envelope::{MAX_AHEAD, MAX_ENTRIES};
+use countersign_protocol::envelope::MAX_ENTRIES;
 use countersign_protocol::grpc::find_unconfirmed_request::Message;
 use countersign_protocol::grpc::{FindUnconfirmedRequest, FindUnconfirmedResponse};
-use countersign_protocol::{Horizon, MessageId, Name};
+use countersign_protocol::{MessageId, Name, OutsideWindow, Window};
 use tokio::time::{Instant, sleep};
 use tonic::Status;
 
@@ -104,7 +104,7 @@ impl Question {
     ///
     /// # Errors
     /// When it cannot be answered: what is wrong, and what to do about it.
-    pub(crate) fn read(request: FindUnconfirmedRequest, horizon: Horizon) -> Result<Self, Status> {
+    pub(crate) fn read(request: FindUnconfirmedRequest, window: Window) -> Result<Self, Status> {
         let FindUnconfirmedRequest { upstream, messages } = request;
         let upstream: Name = upstream.parse().map_err(|why| {
             Status::invalid_argument(format!(
@@ -119,12 +119,17 @@ impl Question {
         }
         let mut question = Self { upstream, known: Vec::new(), too_old: Vec::new() };
         for (index, message) in messages.into_iter().enumerate() {
-            let due = read_message(message, &question.upstream, horizon)
-                .map_err(|why| Status::invalid_argument(format!("messages[{index}]: {why}")))?;
-            if due.key.message_id.time() < horizon.now.before(horizon.retention) {
-                question.too_old.push(due.key.message_id);
-            } else {
-                question.known.push(due);
+            let wrong = |why| Status::invalid_argument(format!("messages[{index}]: {why}"));
+            let due = read_message(message, &question.upstream).map_err(wrong)?;
+            let message_id = due.key.message_id;
+            match window.admit(message_id) {
+                Ok(()) => question.known.push(due),
+                Err(OutsideWindow::TooOld) => question.too_old.push(message_id),
+                Err(OutsideWindow::Ahead) => {
+                    return Err(wrong(format!(
+                        "message_id: {message_id} was made more than 24 hours ahead of this clock; set the upstream's clock right"
+                    )));
+                }
             }
         }
         Ok(question)
@@ -138,15 +143,10 @@ impl Question {
     }
 }
 
-fn read_message(message: Message, upstream: &Name, horizon: Horizon) -> Result<Due, String> {
+fn read_message(message: Message, upstream: &Name) -> Result<Due, String> {
     let Message { message_id, consumers } = message;
     let message_id: MessageId =
         message_id.parse().map_err(|why| format!("message_id: {why}; send it as a UUIDv7"))?;
-    if message_id.time() > horizon.now.after(MAX_AHEAD) {
-        return Err(format!(
-            "message_id: {message_id} was made more than 24 hours ahead of this clock; set the upstream's clock right"
-        ));
-    }
     if consumers.is_empty() || consumers.len() > MAX_CONSUMERS {
         return Err(format!(
             "consumers: {} given; name the 1 to {MAX_CONSUMERS} who have to confirm it",
@@ -173,7 +173,7 @@ mod tests {
 
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     const NOW: UnixMillis = UnixMillis::from_ms(1_795_000_000_000);
-    const HORIZON: Horizon = Horizon { now: NOW, retention: DAY };
+    const WINDOW: Window = Window::at(NOW, DAY);
 
     fn made(at: UnixMillis) -> String {
         MessageId::from_parts(at, [7; 10]).to_string()
@@ -192,7 +192,7 @@ mod tests {
     fn what_is_older_than_anything_kept_is_told_apart_from_what_is_not_confirmed() {
         let (old, edge) = (made(NOW.before(DAY + Duration::from_millis(1))), made(NOW.before(DAY)));
         let messages = vec![message(&old, &["billing"]), message(&edge, &["b", "a", "b"])];
-        let question = Question::read(asking("orders", messages), HORIZON).unwrap();
+        let question = Question::read(asking("orders", messages), WINDOW).unwrap();
         let [due] = &*question.known else { panic!("{question:?}") };
         assert_eq!(due.key.message_id.to_string(), edge);
         assert_eq!(due.consumers, ["a".parse().unwrap(), "b".parse().unwrap()]);
@@ -220,7 +220,7 @@ mod tests {
             (one(&good, &many), "consumers: 17 given"),
             (one(&good, &["Logistics!"]), "messages[1]: consumers: \"Logistics!\""),
         ] {
-            let status = Question::read(request, HORIZON).unwrap_err();
+            let status = Question::read(request, WINDOW).unwrap_err();
             assert_eq!(status.code(), Code::InvalidArgument);
             assert!(status.message().contains(part), "{part:?} is not in {:?}", status.message());
         }

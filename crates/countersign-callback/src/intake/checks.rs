@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use countersign_protocol::check::{CheckHeader, CheckedMessage};
-use countersign_protocol::{Arming, Check, Horizon, Name, UnixMillis, Unreadable};
+use countersign_protocol::{ArmingId, Check, Name, UnixMillis, Unreadable, Window};
 use tokio::sync::Notify;
 use tracing::{debug, info};
 
@@ -27,8 +27,8 @@ pub(crate) struct Checks {
 impl Kind for Checks {
     type Entry = Checked;
 
-    fn read(_: Option<&str>, body: &[u8], horizon: Horizon) -> Result<Read<Checked>, Unreadable> {
-        let (Check { header, entries }, refused) = Check::read(body, horizon)?;
+    fn read(_: Option<&str>, body: &[u8], window: Window) -> Result<Read<Checked>, Unreadable> {
+        let (Check { header, entries }, refused) = Check::read(body, window)?;
         let CheckHeader { upstream, armed_at } = header;
         let entry = |message: CheckedMessage| Checked {
             armed_at,
@@ -146,7 +146,7 @@ pub(crate) struct Checked {
     /// When the check was armed, on the upstream's clock.
     pub(crate) armed_at: UnixMillis,
     /// Which arming of the message it is of, if it says.
-    pub(crate) arming: Option<Arming>,
+    pub(crate) arming: Option<ArmingId>,
 }
 
 impl Checked {

@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 
 use countersign_protocol::confirm::{ConfirmHeader, ConfirmedMessage};
 use countersign_protocol::{
-    Confirm, Horizon, Marker, MessageId, Name, Outcome, UnixMillis, Unreadable, marker,
+    Confirm, Marker, MessageId, Name, Outcome, UnixMillis, Unreadable, Window, marker,
 };
 use tracing::{debug, warn};
 
@@ -45,13 +45,13 @@ pub(crate) struct Heard {
 impl Kind for Confirms {
     type Entry = Item;
 
-    fn read(kind: Option<&str>, body: &[u8], horizon: Horizon) -> Result<Read<Item>, Unreadable> {
+    fn read(kind: Option<&str>, body: &[u8], window: Window) -> Result<Read<Item>, Unreadable> {
         if kind == Some(marker::KIND) {
             let entries = vec![Item::Marker(Marker::read(body)?)];
             return Ok(Read { entries, refused: Vec::new() });
         }
         let (Confirm { header: ConfirmHeader { consumer }, entries }, refused) =
-            Confirm::read(body, horizon)?;
+            Confirm::read(body, window)?;
         Ok(Read {
             refused,
             entries: entries

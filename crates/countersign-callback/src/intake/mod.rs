@@ -12,7 +12,7 @@ pub(crate) mod quarantine;
 use bytes::Bytes;
 use countersign_amqp::{Acks, Consumer, Delivery, DeliveryTag};
 use countersign_postgres::{Trouble, trouble};
-use countersign_protocol::{Horizon, Refused, Unreadable};
+use countersign_protocol::{Refused, Unreadable, Window};
 use countersign_retry::{Retry, Stopped};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
@@ -42,7 +42,7 @@ pub(crate) trait Kind: Send + Sync + 'static {
     fn read(
         kind: Option<&str>,
         body: &[u8],
-        horizon: Horizon,
+        window: Window,
     ) -> Result<Read<Self::Entry>, Unreadable>;
 
     /// An envelope with only this entry, for the quarantine.
@@ -123,7 +123,7 @@ impl<K: Kind> Intake<K> {
 
     /// Reads deliveries until there are enough entries for one statement.
     fn merge(&self, deliveries: &mut impl Iterator<Item = Delivery>) -> Merged<K::Entry> {
-        let horizon = self.horizons.now();
+        let window = self.horizons.now();
         let mut merged = Merged { entries: Vec::new(), refused: Vec::new(), tags: Vec::new() };
         while merged.entries.len() < MERGED_ENTRIES
             && merged.refused.len() < MERGED_ENTRIES
@@ -137,7 +137,7 @@ impl<K: Kind> Intake<K> {
                 app_id: app_id.clone(),
             };
             let kind = delivery.properties.kind.as_deref();
-            match K::read(kind, &delivery.body, horizon) {
+            match K::read(kind, &delivery.body, window) {
                 Ok(read) => {
                     merged.entries.extend(read.entries);
                     merged.refused.extend(read.refused.into_iter().map(
@@ -195,7 +195,7 @@ impl<K: Kind> Intake<K> {
                 Err(error) => error,
             };
             if trouble(&error) == Trouble::Data {
-                // Every id within the horizon should have a partition: see to that first.
+                // Every id within the window should have a partition: see to that first.
                 if made_partitions || !ledger::lacks_partition(&error) {
                     return Ok(Err(error));
                 }

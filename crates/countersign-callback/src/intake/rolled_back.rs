@@ -5,7 +5,8 @@
 //! message contradicts nothing: it was armed again, and that is another check.
 
 use countersign_protocol::rolled_back::{RolledBackHeader, RolledBackMessage};
-use countersign_protocol::{Horizon, RolledBack, Unreadable};
+use countersign_protocol::window::MAX_AHEAD;
+use countersign_protocol::{RolledBack, Unreadable, Window};
 
 use crate::intake::{Kind, Read};
 use crate::ledger::{Armed, KEPT, Ledger};
@@ -21,11 +22,11 @@ pub(crate) struct Notices {
 impl Kind for Notices {
     type Entry = Armed;
 
-    fn read(_: Option<&str>, body: &[u8], horizon: Horizon) -> Result<Read<Armed>, Unreadable> {
+    fn read(_: Option<&str>, body: &[u8], window: Window) -> Result<Read<Armed>, Unreadable> {
         let (RolledBack { header: RolledBackHeader { upstream }, entries }, refused) =
-            RolledBack::read(body, horizon)?;
-        // An id of before that has no place, and its check has come due.
-        let oldest = horizon.now.before(KEPT);
+            RolledBack::read(body, window)?;
+        // An older id has no partition, and its check has come due. The window ends MAX_AHEAD after now.
+        let oldest = window.newest.before(MAX_AHEAD + KEPT);
         let entry = |RolledBackMessage { id, arming }| Armed {
             key: Key { message_id: id, upstream: upstream.clone() },
             arming,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use countersign_postgres::Partitions;
-use countersign_protocol::Arming;
+use countersign_protocol::ArmingId;
 use sqlx::Row as _;
 use uuid::Uuid;
 
@@ -17,7 +17,7 @@ pub(crate) struct Armed {
     /// Which message of whom.
     pub(crate) key: Key,
     /// Which arming of it.
-    pub(crate) arming: Arming,
+    pub(crate) arming: ArmingId,
 }
 
 /// How long it is known. A check comes due at most 24 h after it was armed, and that is soon after its
@@ -90,7 +90,10 @@ impl Ledger {
                 message_id: read_id(row.try_get(0)?)?,
                 upstream: read_text(row.try_get::<&str, _>(1)?)?,
             };
-            Ok(Armed { key, arming: Arming::from_bits(row.try_get::<i64, _>(2)?.cast_unsigned()) })
+            Ok(Armed {
+                key,
+                arming: ArmingId::from_bits(row.try_get::<i64, _>(2)?.cast_unsigned()),
+            })
         };
         rows.into_iter().map(read).collect()
     }

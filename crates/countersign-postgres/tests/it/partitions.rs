@@ -52,14 +52,14 @@ async fn partitions(stage: &Stage) -> Vec<String> {
 #[tokio::test]
 async fn every_id_between_retention_and_two_days_ahead_has_a_place() {
     let stage = stage().await;
-    let span = Partitions::new(TABLE, 3 * DAY).maintain(&stage.pool).await.unwrap();
+    let window = Partitions::new(TABLE, 3 * DAY).maintain(&stage.pool).await.unwrap();
     let now = now();
     for moment in [now.before(3 * DAY), now.before(DAY), now, now.after(DAY), now.after(2 * DAY)] {
-        assert!(span.holds(id_of(moment)));
+        assert!(window.admit(id_of(moment)).is_ok());
         insert(&stage.pool, id_of(moment)).await.unwrap();
     }
     for moment in [now.before(5 * DAY), now.after(4 * DAY)] {
-        assert!(!span.holds(id_of(moment)));
+        assert!(window.admit(id_of(moment)).is_err());
         let error = insert(&stage.pool, id_of(moment)).await.unwrap_err();
         assert_eq!(sqlstate(&error).as_deref(), Some("23514"), "{error}");
     }
@@ -74,15 +74,15 @@ async fn many_processes_may_make_them_at_once() {
         let pool = pool(&stage.database, 1).await;
         Partitions::new(TABLE, 3 * DAY).maintain(&pool).await.unwrap()
     });
-    let spans = futures_util::future::join_all(starts).await;
-    assert!(spans.iter().all(|span| *span == spans[0]), "{spans:?}");
+    let windows = futures_util::future::join_all(starts).await;
+    assert!(windows.iter().all(|window| *window == windows[0]), "{windows:?}");
     assert_eq!(partitions(&stage).await.len(), 6);
 }
 
 #[tokio::test]
 async fn what_is_past_retention_goes_whole_and_what_is_in_use_stays_for_now() {
     let stage = stage().await;
-    let long_span = Partitions::new(TABLE, 10 * DAY).maintain(&stage.pool).await.unwrap();
+    let long_window = Partitions::new(TABLE, 10 * DAY).maintain(&stage.pool).await.unwrap();
     let (kept, gone) = (now().before(DAY), now().before(9 * DAY));
     insert(&stage.pool, id_of(kept)).await.unwrap();
     insert(&stage.pool, id_of(gone)).await.unwrap();
@@ -91,14 +91,14 @@ async fn what_is_past_retention_goes_whole_and_what_is_in_use_stays_for_now() {
     let mut reader = stage.outside.begin().await.unwrap();
     sqlx::query("SELECT FROM countersign.seen").execute(&mut *reader).await.unwrap();
     let short = Partitions::new(TABLE, 3 * DAY);
-    let span = short.maintain(&stage.pool).await.unwrap();
-    assert!(span.oldest > long_span.oldest && span.newest == long_span.newest);
+    let window = short.maintain(&stage.pool).await.unwrap();
+    assert!(window.oldest > long_window.oldest && window.newest == long_window.newest);
     assert_eq!(partitions(&stage).await.len(), 13, "everything is still there");
     reader.rollback().await.unwrap();
 
-    assert_eq!(short.maintain(&stage.pool).await.unwrap(), span);
+    assert_eq!(short.maintain(&stage.pool).await.unwrap(), window);
     assert_eq!(partitions(&stage).await.len(), 6);
-    assert!(span.holds(id_of(kept)) && !span.holds(id_of(gone)));
+    assert!(window.admit(id_of(kept)).is_ok() && window.admit(id_of(gone)).is_err());
     let left: Vec<uuid::Uuid> = sqlx::query_scalar("SELECT message_id FROM countersign.seen")
         .fetch_all(&stage.outside)
         .await
@@ -121,9 +121,9 @@ async fn making_them_does_not_wait_for_open_inserts() {
         .await
         .unwrap();
     let began = Instant::now();
-    let span = partitions_of_it.maintain(&stage.pool).await.unwrap();
+    let window = partitions_of_it.maintain(&stage.pool).await.unwrap();
     // It would wait for 10 s, then fail.
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
-    assert!(span.holds(id_of(now().after(2 * DAY))));
+    assert!(window.admit(id_of(now().after(2 * DAY))).is_ok());
     open.commit().await.unwrap();
 }

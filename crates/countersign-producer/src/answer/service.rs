@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use countersign_amqp::PublishOutcome;
 use countersign_protocol::check::{CheckedMessage, MAX_CONSUMERS};
-use countersign_protocol::envelope::{MAX_AHEAD, clean_reason};
+use countersign_protocol::envelope::clean_reason;
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use countersign_protocol::grpc::upstream_server::Upstream;
 use countersign_protocol::grpc::{RequestResendRequest, RequestResendResponse};
+use countersign_protocol::window::MAX_AHEAD;
 use countersign_protocol::{Attempt, MessageId, Name};
 use futures_util::future::BoxFuture;
 use sqlx::PgPool;

@@ -13,7 +13,7 @@ use countersign_amqp::{LinkState, Outgoing, Properties, Publisher};
 use countersign_protocol::envelope::MAX_ENTRIES;
 use countersign_protocol::rolled_back::{RolledBackHeader, RolledBackMessage};
 use countersign_protocol::topology::ROLLED_BACK;
-use countersign_protocol::{Arming, Headers, MessageId, Name, RolledBack};
+use countersign_protocol::{ArmingId, Headers, MessageId, Name, RolledBack};
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 use tracing::debug;
@@ -65,7 +65,7 @@ impl Notices {
         // Half of a random UUID is random enough to tell the armings of one message apart.
         let (_, bits) = Uuid::new_v4().as_u64_pair();
         Notice(Box::new(Words {
-            arming: Arming::from_bits(bits),
+            arming: ArmingId::from_bits(bits),
             ids: messages.iter().map(Message::id).collect(),
             is_due: true,
             notices: self.clone(),
@@ -79,14 +79,14 @@ impl Notices {
 pub(crate) struct Notice(Box<Words>);
 
 struct Words {
-    arming: Arming,
+    arming: ArmingId,
     ids: Vec<MessageId>,
     is_due: bool,
     notices: Notices,
 }
 
 impl Notice {
-    pub(crate) fn arming(&self) -> Arming {
+    pub(crate) fn arming(&self) -> ArmingId {
         self.0.arming
     }
 

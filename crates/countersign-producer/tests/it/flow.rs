@@ -26,7 +26,7 @@ async fn a_committed_message_has_its_check_and_is_published() {
     let check = check.json();
     assert_eq!((&check["v"], &check["upstream"]), (&1.into(), &"tested".into()));
     let arming = check["messages"][0]["arming"].clone();
-    arming.as_str().unwrap().parse::<countersign_protocol::Arming>().unwrap();
+    arming.as_str().unwrap().parse::<countersign_protocol::ArmingId>().unwrap();
     let entry = serde_json::json!([
         { "id": id.to_string(), "consumers": ["thinker"], "arming": arming }
     ]);

@@ -7,18 +7,17 @@ use countersign_protocol::confirm::{ConfirmHeader, ConfirmedMessage};
 use countersign_protocol::envelope::{MAX_REASON_CHARS, clean_reason};
 use countersign_protocol::rolled_back::{RolledBackHeader, RolledBackMessage};
 use countersign_protocol::{
-    Arming, Attempt, Check, Confirm, Horizon, MessageId, Name, Outcome, RolledBack, Tier,
-    UnixMillis,
+    ArmingId, Attempt, Check, Confirm, MessageId, Name, Outcome, RolledBack, Tier, UnixMillis,
+    Window,
 };
 use proptest::collection::{btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 
-/// 18 November 2026, and 30 days back.
-pub(crate) const HORIZON: Horizon = Horizon {
-    now: UnixMillis::from_ms(1_795_000_000_000),
-    retention: Duration::from_secs(30 * 24 * 60 * 60),
-};
+/// 18 November 2026.
+pub(crate) const NOW: UnixMillis = UnixMillis::from_ms(1_795_000_000_000);
+/// 30 days back, and a day ahead.
+pub(crate) const WINDOW: Window = Window::at(NOW, Duration::from_secs(30 * 24 * 60 * 60));
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 
@@ -27,9 +26,9 @@ pub(crate) fn id() -> impl Strategy<Value = MessageId> {
     id_of(0..=UnixMillis::MAX_IN_ID.ms())
 }
 
-/// An id that a reader at [`HORIZON`] takes.
+/// An id that a reader at [`WINDOW`] takes.
 pub(crate) fn id_at_hand() -> impl Strategy<Value = MessageId> {
-    let now = HORIZON.now.ms();
+    let now = NOW.ms();
     id_of(now - 30 * DAY_MS..=now + DAY_MS)
 }
 
@@ -61,8 +60,8 @@ pub(crate) fn check() -> impl Strategy<Value = Check> {
     })
 }
 
-pub(crate) fn arming() -> impl Strategy<Value = Arming> {
-    any::<u64>().prop_map(Arming::from_bits)
+pub(crate) fn arming() -> impl Strategy<Value = ArmingId> {
+    any::<u64>().prop_map(ArmingId::from_bits)
 }
 
 pub(crate) fn rolled_back() -> impl Strategy<Value = RolledBack> {
@@ -79,7 +78,7 @@ fn reason() -> impl Strategy<Value = String> {
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {
-    let until = (0..=HORIZON.now.ms() + DAY_MS).prop_map(UnixMillis::from_ms);
+    let until = (0..=NOW.ms() + DAY_MS).prop_map(UnixMillis::from_ms);
     prop_oneof![
         4 => Just(Outcome::Processed),
         1 => reason().prop_map(|reason| Outcome::Rejected { reason }),

@@ -6,7 +6,7 @@ use countersign_protocol::check::CheckHeader;
 use countersign_protocol::confirm::ConfirmHeader;
 use countersign_protocol::envelope::{Envelope, Header};
 use countersign_protocol::rolled_back::RolledBackHeader;
-use countersign_protocol::{Horizon, MessageId, UnixMillis};
+use countersign_protocol::{MessageId, UnixMillis, Window};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -41,16 +41,16 @@ impl Envelopes {
     /// Holds every vector against the envelope's reader, and against its writer.
     fn hold<H: Header>(&self) {
         let now = UnixMillis::from_ms(self.now_ms);
-        let horizon = Horizon { now, retention: Duration::from_millis(self.retention_ms) };
+        let window = Window::at(now, Duration::from_millis(self.retention_ms));
         for vector in &self.vectors {
-            let result = Envelope::<H>::read(vector.body.as_bytes(), horizon)
+            let result = Envelope::<H>::read(vector.body.as_bytes(), window)
                 .map(|(envelope, refused)| (envelope.encode(), refused));
             if vector.written {
                 let (written, _) = result.as_ref().expect("what a writer writes can be read");
                 assert_eq!(String::from_utf8_lossy(written), vector.body, "{}", vector.about);
             }
             for refused in result.iter().flat_map(|(_, refused)| refused) {
-                let (again, still_refused) = Envelope::<H>::read(&refused.envelope, horizon)
+                let (again, still_refused) = Envelope::<H>::read(&refused.envelope, window)
                     .expect("what goes to quarantine can be replayed");
                 assert!(again.entries.is_empty(), "{}", vector.about);
                 assert_eq!(still_refused, [refused.clone()], "{}", vector.about);

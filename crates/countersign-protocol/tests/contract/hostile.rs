@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use serde_json::{Value, json};
 
-use crate::generate::{self, HORIZON};
+use crate::generate::{self, NOW, WINDOW};
 
 /// Reads a body in every way. What comes back has to be bounded, whatever went in.
 fn read_all(body: &[u8]) {
@@ -25,21 +25,21 @@ fn read_all(body: &[u8]) {
         assert!(reason.chars().count() <= MAX_REASON_CHARS + 100, "{reason}");
         assert!(!reason.contains(is_bad_in_a_reason), "{reason:?}");
     };
-    match Check::read(body, HORIZON) {
+    match Check::read(body, WINDOW) {
         Ok((check, refused)) => {
             assert!((1..=MAX_ENTRIES).contains(&(check.entries.len() + refused.len())));
             bounded(&refused);
         }
         Err(unreadable) => short(unreadable),
     }
-    match RolledBack::read(body, HORIZON) {
+    match RolledBack::read(body, WINDOW) {
         Ok((notice, refused)) => {
             assert!((1..=MAX_ENTRIES).contains(&(notice.entries.len() + refused.len())));
             bounded(&refused);
         }
         Err(unreadable) => short(unreadable),
     }
-    match Confirm::read(body, HORIZON) {
+    match Confirm::read(body, WINDOW) {
         Ok((confirm, refused)) => {
             assert!((1..=MAX_ENTRIES).contains(&(confirm.entries.len() + refused.len())));
             bounded(&refused);
@@ -196,19 +196,19 @@ proptest! {
         };
 
         let check = json!({"v": 1, "upstream": "orders", "armed_at_ms": 1, "messages": body(checked)});
-        let (check, refused) = Check::read(check.to_string().as_bytes(), HORIZON).unwrap();
+        let (check, refused) = Check::read(check.to_string().as_bytes(), WINDOW).unwrap();
         let taken: Vec<MessageId> = check.entries.iter().map(|message| message.id).collect();
         prop_assert_eq!(taken.len() + refused.len(), entries.len());
         prop_assert!(is_in_order(&taken));
 
         let notice = json!({"v": 1, "upstream": "orders", "rolled_back": body(rolled_back)});
-        let (notice, refused) = RolledBack::read(notice.to_string().as_bytes(), HORIZON).unwrap();
+        let (notice, refused) = RolledBack::read(notice.to_string().as_bytes(), WINDOW).unwrap();
         let taken: Vec<MessageId> = notice.entries.iter().map(|message| message.id).collect();
         prop_assert_eq!(taken.len() + refused.len(), entries.len());
         prop_assert!(is_in_order(&taken));
 
         let confirm = json!({"v": 1, "consumer": "logistics", "confirms": body(confirmed)});
-        let (confirm, refused) = Confirm::read(confirm.to_string().as_bytes(), HORIZON).unwrap();
+        let (confirm, refused) = Confirm::read(confirm.to_string().as_bytes(), WINDOW).unwrap();
         let taken: Vec<MessageId> = confirm.entries.iter().map(|message| message.id).collect();
         prop_assert_eq!(taken.len() + refused.len(), entries.len());
         prop_assert!(is_in_order(&taken));
@@ -221,8 +221,8 @@ proptest! {
             let header = ConfirmHeader { consumer: "logistics".parse().unwrap() };
             let confirm =
                 Confirm::new(header, vec![ConfirmedMessage::new(id, Outcome::Processed)]);
-            let (_, refused) = Confirm::read(&confirm.encode(), HORIZON).unwrap();
-            let now = HORIZON.now.ms();
+            let (_, refused) = Confirm::read(&confirm.encode(), WINDOW).unwrap();
+            let now = NOW.ms();
             let in_reach = (now - 30 * 86_400_000..=now + 86_400_000).contains(&id.time().ms());
             prop_assert_eq!(refused.is_empty(), in_reach);
         }
@@ -232,22 +232,22 @@ proptest! {
 #[test]
 fn a_body_over_1_mib_is_not_parsed() {
     let body = vec![b' '; MAX_BODY_BYTES + 1];
-    assert_eq!(Check::read(&body, HORIZON), Err(Unreadable::TooLarge(body.len())));
-    assert_eq!(Confirm::read(&body, HORIZON), Err(Unreadable::TooLarge(body.len())));
-    let blank = Check::read(&body[1..], HORIZON).unwrap_err();
+    assert_eq!(Check::read(&body, WINDOW), Err(Unreadable::TooLarge(body.len())));
+    assert_eq!(Confirm::read(&body, WINDOW), Err(Unreadable::TooLarge(body.len())));
+    let blank = Check::read(&body[1..], WINDOW).unwrap_err();
     assert!(matches!(blank, Unreadable::Malformed { .. }), "{blank}");
 }
 
 #[test]
 fn more_than_1000_entries_are_refused_whole() {
-    let entries = |n| vec![confirmed(MessageId::from_parts(HORIZON.now, [0; 10])); n];
+    let entries = |n| vec![confirmed(MessageId::from_parts(NOW, [0; 10])); n];
     let body = |n| json!({"v": 1, "consumer": "logistics", "confirms": entries(n)}).to_string();
-    let (confirm, _) = Confirm::read(body(1_000).as_bytes(), HORIZON).unwrap();
+    let (confirm, _) = Confirm::read(body(1_000).as_bytes(), WINDOW).unwrap();
     assert_eq!(confirm.entries.len(), 1_000);
-    let refusal = Confirm::read(body(1_001).as_bytes(), HORIZON);
+    let refusal = Confirm::read(body(1_001).as_bytes(), WINDOW);
     assert_eq!(refusal, Err(Unreadable::EntryCount(1_001)));
     let empty = format!(r#"{{"v":1,"consumer":"a","confirms":[{}0]}}"#, "0,".repeat(400_000));
-    assert_eq!(Confirm::read(empty.as_bytes(), HORIZON), Err(Unreadable::EntryCount(400_001)));
+    assert_eq!(Confirm::read(empty.as_bytes(), WINDOW), Err(Unreadable::EntryCount(400_001)));
 }
 
 #[test]

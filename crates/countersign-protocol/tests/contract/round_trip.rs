@@ -5,26 +5,26 @@ use std::time::Duration;
 use countersign_protocol::confirm::{ConfirmHeader, ConfirmedMessage};
 use countersign_protocol::envelope::{MAX_BODY_BYTES, MAX_ENTRIES, MAX_REASON_CHARS};
 use countersign_protocol::{
-    Arming, Check, Confirm, MessageId, Name, Outcome, RolledBack, Tier, UnixMillis,
+    ArmingId, Check, Confirm, MessageId, Name, Outcome, RolledBack, Tier, UnixMillis,
 };
 use proptest::prelude::*;
 
-use crate::generate::{self, HORIZON};
+use crate::generate::{self, NOW, WINDOW};
 
 proptest! {
     #[test]
     fn a_check_reads_as_it_was_written(check in generate::check()) {
-        prop_assert_eq!(Check::read(&check.encode(), HORIZON), Ok((check, vec![])));
+        prop_assert_eq!(Check::read(&check.encode(), WINDOW), Ok((check, vec![])));
     }
 
     #[test]
     fn a_confirm_reads_as_it_was_written(confirm in generate::confirm()) {
-        prop_assert_eq!(Confirm::read(&confirm.encode(), HORIZON), Ok((confirm, vec![])));
+        prop_assert_eq!(Confirm::read(&confirm.encode(), WINDOW), Ok((confirm, vec![])));
     }
 
     #[test]
     fn a_rolled_back_notice_reads_as_it_was_written(notice in generate::rolled_back()) {
-        prop_assert_eq!(RolledBack::read(&notice.encode(), HORIZON), Ok((notice, vec![])));
+        prop_assert_eq!(RolledBack::read(&notice.encode(), WINDOW), Ok((notice, vec![])));
     }
 
     #[test]
@@ -32,7 +32,7 @@ proptest! {
         prop_assert_eq!(arming.to_string().parse(), Ok(arming));
         let is_digit = |c: char| matches!(c, '0'..='9' | 'a'..='f');
         let is_arming = text.len() == 16 && text.chars().all(is_digit);
-        prop_assert_eq!(text.parse::<Arming>().is_ok(), is_arming);
+        prop_assert_eq!(text.parse::<ArmingId>().is_ok(), is_arming);
     }
 
     #[test]
@@ -130,10 +130,10 @@ fn ids_made_one_after_the_other_sort_in_that_order() {
 fn a_writer_cleans_and_cuts_reasons_so_that_a_full_envelope_stays_small() {
     let reason = "\u{0}".repeat(MAX_REASON_CHARS * 10);
     let header = ConfirmHeader { consumer: "logistics".parse().unwrap() };
-    let id = MessageId::from_parts(HORIZON.now, [0; 10]);
+    let id = MessageId::from_parts(NOW, [0; 10]);
     let rejected = ConfirmedMessage::new(id, Outcome::Rejected { reason });
     let mut confirm = Confirm::new(header, vec![rejected]);
-    let (read, refused) = Confirm::read(&confirm.encode(), HORIZON).unwrap();
+    let (read, refused) = Confirm::read(&confirm.encode(), WINDOW).unwrap();
     let cut = "\u{fffd}".repeat(MAX_REASON_CHARS);
     assert_eq!(read.entries[0].outcome, Outcome::Rejected { reason: cut });
     assert_eq!(refused, []);

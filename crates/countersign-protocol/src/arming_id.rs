@@ -13,17 +13,17 @@ use thiserror::Error;
 /// committed. "Rolled back" is said of an arming, not of an id, so that it is never taken for a word
 /// about the other one, whatever the clocks say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Arming(u64);
+pub struct ArmingId(u64);
 
-/// Why a text is no [`Arming`].
+/// Why a text is no [`ArmingId`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("not 16 lower-case hexadecimal digits")]
-pub struct InvalidArming;
+pub struct InvalidArmingId;
 
 /// The length of its text, in characters.
 const DIGITS: usize = 16;
 
-impl Arming {
+impl ArmingId {
     /// The arming of this number, which has to be random.
     #[must_use]
     pub const fn from_bits(bits: u64) -> Self {
@@ -37,25 +37,25 @@ impl Arming {
     }
 }
 
-impl FromStr for Arming {
-    type Err = InvalidArming;
+impl FromStr for ArmingId {
+    type Err = InvalidArmingId;
 
-    fn from_str(text: &str) -> Result<Self, InvalidArming> {
+    fn from_str(text: &str) -> Result<Self, InvalidArmingId> {
         let is_digit = |c: u8| matches!(c, b'0'..=b'9' | b'a'..=b'f');
         if text.len() != DIGITS || !text.bytes().all(is_digit) {
-            return Err(InvalidArming);
+            return Err(InvalidArmingId);
         }
-        u64::from_str_radix(text, 16).map(Self).map_err(|_| InvalidArming)
+        u64::from_str_radix(text, 16).map(Self).map_err(|_| InvalidArmingId)
     }
 }
 
-impl fmt::Display for Arming {
+impl fmt::Display for ArmingId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
     }
 }
 
-impl Serialize for Arming {
+impl Serialize for ArmingId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
