@@ -5,7 +5,9 @@ use std::time::Duration;
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use tonic::Code;
 
-use crate::world::{World, id_of_age};
+use countersign_testbed::id_of_age;
+
+use crate::world::World;
 
 #[tokio::test]
 async fn a_known_message_is_republished_and_still_shipped_once() {

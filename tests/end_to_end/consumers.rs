@@ -3,7 +3,9 @@
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use serde_json::Value;
 
-use crate::world::{ORDERS_QUEUE, SOON, World, crash_at};
+use countersign_testbed::SOON;
+
+use crate::world::{ORDERS_QUEUE, World, crash_at};
 
 #[tokio::test]
 async fn duplicates_are_confirmed_again_and_have_no_second_effect() {

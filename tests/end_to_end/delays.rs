@@ -7,9 +7,9 @@ use countersign_protocol::MessageId;
 use countersign_protocol::grpc::ListConsumersRequest;
 use countersign_protocol::grpc::callback_client::CallbackClient;
 use countersign_protocol::grpc::list_consumers_response::Consumer;
-use countersign_testbed::{Service, Signal, eventually};
+use countersign_testbed::{HEALED, Order, SOON, Service, Signal, eventually};
 
-use crate::world::{GRACE, HEALED, ORDERS_QUEUE, Placed, SOON, World, channel, ends};
+use crate::world::{GRACE, ORDERS_QUEUE, World, channel, ends};
 
 const CHECK_DELAY: Duration = Duration::from_secs(2);
 
@@ -76,7 +76,7 @@ async fn outage(checks_are_due: &World) {
 
 #[tokio::test]
 async fn a_callback_service_that_was_away_asks_for_nothing() {
-    let mut world = world().await;
+    let world = world().await;
     confirmed(&world, 10).await;
     assert!(world.callback.terminate(GRACE).await.unwrap().success());
     world.place_many(500).await;
@@ -92,8 +92,8 @@ async fn a_callback_service_that_was_away_asks_for_nothing() {
 
 #[tokio::test]
 async fn a_rolling_restart_asks_for_nothing() {
-    let mut world = world().await;
-    let mut second = world.replica(&world.callback, "callback-2");
+    let world = world().await;
+    let second = world.replica(&world.callback, "callback-2");
     second.start().unwrap();
     second.ready(SOON).await.unwrap();
     confirmed(&world, 10).await;
@@ -118,7 +118,7 @@ async fn a_rolling_restart_asks_for_nothing() {
 #[tokio::test]
 async fn a_consumer_that_was_away_gets_nothing_twice() {
     const WAITING: u64 = 5_000;
-    let mut world = world().await;
+    let world = world().await;
     confirmed(&world, 10).await;
     assert!(world.logistics.terminate(GRACE).await.unwrap().success());
     world.place_many(usize::try_from(WAITING).unwrap()).await;
@@ -143,7 +143,7 @@ async fn a_consumer_that_was_away_gets_nothing_twice() {
 
 #[tokio::test]
 async fn a_consumer_that_hangs_gets_nothing_twice() {
-    let mut world = world().await;
+    let world = world().await;
     confirmed(&world, 10).await;
     world.logistics.signal(Signal::Stop);
     // As many as it takes in hand at once: the queue itself looks empty.
@@ -174,7 +174,7 @@ async fn what_is_destroyed_before_a_slow_consumer_is_asked_for_and_nothing_else(
     world.place_many(450).await;
     let destroyed = world.vhost.take(ORDERS_QUEUE, 1).await;
     let id = destroyed[0].message_id().unwrap().parse().unwrap();
-    let destroyed = Placed { order_id: id, message_id: id };
+    let destroyed = Order { order_id: id, message_id: id };
     // The backlog does not shrink until it is asked for.
     eventually("the destroyed message is asked for", HEALED, async || {
         world.place_many(40).await;
@@ -231,7 +231,7 @@ async fn clocks_differ(seconds: i64) {
     bookings.ready(SOON).await.unwrap();
 
     let (right, wrong) = (world.place_many(10).await, world.place_many_at(&bookings, 10).await);
-    let made_at = |order: &Placed| MessageId::try_from(order.message_id).unwrap().time().ms();
+    let made_at = |order: &Order| MessageId::try_from(order.message_id).unwrap().time().ms();
     let apart = (made_at(&wrong[0]) - made_at(&right[0])) / 1_000 - seconds;
     assert!(apart.abs() < 60, "the clock is off by {apart} s more than it should be");
     for order in right.iter().chain(&wrong) {

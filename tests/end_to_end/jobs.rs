@@ -7,12 +7,12 @@ use countersign_protocol::grpc::{
     CreateJobRequest, GetJobRequest, Job, JobAction, JobItem, ListJobItemsRequest, OverdueFilter,
 };
 use countersign_protocol::{MessageId, Token};
-use countersign_testbed::eventually;
+use countersign_testbed::{HEALED, eventually};
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 use uuid::Uuid;
 
-use crate::world::{HEALED, ORDERS_QUEUE, World};
+use crate::world::{ORDERS_QUEUE, World};
 
 const TOKEN: &str = "let-me-in";
 

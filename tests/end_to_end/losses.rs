@@ -4,7 +4,7 @@ use crate::world::{CONFIRM_QUEUE, ORDERS_QUEUE, World};
 
 #[tokio::test]
 async fn a_destroyed_message_is_sent_again() {
-    let mut world = World::running().await;
+    let world = World::running().await;
     world.logistics.kill();
     let order = world.place("an order").await;
     world.destroy(ORDERS_QUEUE).await;
@@ -19,7 +19,7 @@ async fn a_destroyed_message_is_sent_again() {
 
 #[tokio::test]
 async fn a_destroyed_confirm_is_given_again_without_a_second_effect() {
-    let mut world = World::running().await;
+    let world = World::running().await;
     world.callback.kill();
     let order = world.place("an order").await;
     world.shipped(&order).await;

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::process::{Output, Stdio};
 
 use countersign_protocol::MessageId;
-use countersign_testbed::eventually;
+use countersign_testbed::{HEALED, SOON, eventually};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
-use crate::world::{GRACE, HEALED, ORDERS_QUEUE, QUARANTINE, SOON, World};
+use crate::world::{GRACE, ORDERS_QUEUE, QUARANTINE, World};
 
 /// `countersign`, with the world's addresses in its environment.
 struct Operator<'a> {

@@ -8,7 +8,7 @@ use crate::world::World;
 async fn broker_and_postgres_killed_and_restarted_lose_and_double_nothing() {
     let mut broker = Broker::start(BrokerSettings::default()).await.unwrap();
     let mut postgres = Postgres::start(PostgresSettings::default()).await.unwrap();
-    let mut world = World::on(broker.address(), postgres.address()).await;
+    let world = World::on(broker.address(), postgres.address()).await;
     world.start().await;
 
     world.place_many(50).await;

@@ -1,6 +1,8 @@
 //! Several processes of one kind.
 
-use crate::world::{SOON, World};
+use countersign_testbed::SOON;
+
+use crate::world::World;
 
 #[tokio::test]
 async fn two_of_each_service_share_the_work_and_ship_every_order_once() {

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::world::{HEALED, World};
+use countersign_testbed::HEALED;
+
+use crate::world::World;
 
 /// The drain deadline, and some more for a busy machine.
 const GRACE: Duration = Duration::from_secs(10);

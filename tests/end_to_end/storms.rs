@@ -7,11 +7,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use countersign_testbed::{Conduct, Peeked, Proxy, Signal, eventually};
+use countersign_testbed::{Conduct, HEALED, Peeked, Proxy, SOON, Signal, eventually};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::world::{CONFIRM_QUEUE, GRACE, HEALED, ORDERS_QUEUE, SOON, World};
+use crate::world::{CONFIRM_QUEUE, GRACE, ORDERS_QUEUE, World};
 
 /// Orders of which `destroyed` messages are destroyed, before any check is looked up: the callback
 /// service, the consumer and in the end also the upstream are down.
@@ -251,7 +251,7 @@ async fn a_killed_and_a_frozen_replica_ask_for_nothing_beyond_their_lease_and_lo
 
     // Calls take long enough that replicas die in the middle of some.
     proxy.conduct(Conduct::Forward { after: Duration::from_millis(500) });
-    let mut frozen = world.replica(&world.callback, "callback-2");
+    let frozen = world.replica(&world.callback, "callback-2");
     frozen.start().unwrap();
     frozen.ready(SOON).await.unwrap();
     is_asking(&world).await;

@@ -4,17 +4,17 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use countersign_testbed::eventually;
+use countersign_testbed::{HEALED, eventually};
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::world::{HEALED, ORDERS_QUEUE, QUARANTINE, World};
+use crate::world::{ORDERS_QUEUE, QUARANTINE, World};
 
 #[tokio::test]
 async fn a_stranger_consumes_and_its_confirms_count() {
     const ORDERS: usize = 5;
     let python = python().await;
-    let mut world = World::new().await;
+    let world = World::new().await;
     world.callback.start().unwrap();
     world.orders.start().unwrap();
     world.callback.ready(HEALED).await.unwrap();

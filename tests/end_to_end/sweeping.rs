@@ -1,8 +1,10 @@
 //! What the broker lost together with its check: nobody would ever ask for it, but for the sweep.
 
-use countersign_testbed::{Broker, BrokerSettings, Postgres, PostgresSettings, eventually};
+use countersign_testbed::{
+    Broker, BrokerSettings, HEALED, Order, Postgres, PostgresSettings, eventually,
+};
 
-use crate::world::{HEALED, ORDERS_QUEUE, Placed, World};
+use crate::world::{ORDERS_QUEUE, World};
 
 /// A world in which orders sweeps every second, with checks that come due late enough not to mix
 /// themselves in.
@@ -24,7 +26,7 @@ async fn a_broker_that_lost_everything_with_2000_orders_under_way_is_healed_by_t
     const SHIPPED: usize = 300;
     let mut broker = Broker::start(BrokerSettings::default()).await.unwrap();
     let postgres = Postgres::start(PostgresSettings::default()).await.unwrap();
-    let mut world = sweeping(&broker, &postgres).await;
+    let world = sweeping(&broker, &postgres).await;
     world.start().await;
 
     // So that nothing is looked up or recorded before the broker is gone.
@@ -51,9 +53,9 @@ async fn a_cancelled_order_is_not_swept_up_one_that_cannot_be_found_is_parked_an
  {
     let mut broker = Broker::start(BrokerSettings::default()).await.unwrap();
     let postgres = Postgres::start(PostgresSettings::default()).await.unwrap();
-    let mut world = sweeping(&broker, &postgres).await;
+    let world = sweeping(&broker, &postgres).await;
     world.start().await;
-    let mut other = world.replica(&world.orders, "orders-2");
+    let other = world.replica(&world.orders, "orders-2");
     other.start().unwrap();
     other.ready(HEALED).await.unwrap();
     world.callback.kill();
@@ -108,7 +110,7 @@ async fn a_sweep_that_asks_the_wrong_service_says_so_once_and_harms_nothing() {
     world.audit().await;
 }
 
-async fn are_confirmed(world: &World, orders: &[Placed]) {
+async fn are_confirmed(world: &World, orders: &[Order]) {
     let ids = orders.iter().map(|order| order.message_id.to_string()).collect();
     let query = "SELECT message_id::text FROM confirmation WHERE consumer = 'logistics'";
     world.callback_finds("every order is confirmed", query, &ids).await;

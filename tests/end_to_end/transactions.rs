@@ -1,9 +1,9 @@
 //! The business transaction, and the moments around its commit.
 
-use countersign_testbed::eventually;
+use countersign_testbed::{HEALED, eventually};
 use tonic::Code;
 
-use crate::world::{HEALED, World, crash_at};
+use crate::world::{World, crash_at};
 
 #[tokio::test]
 async fn most_rolled_back_orders_are_settled_without_a_call() {

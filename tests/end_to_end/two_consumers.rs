@@ -1,11 +1,11 @@
 //! Orders that two have to confirm: logistics, and `billing`, which is played here with the SDK.
 
 use countersign_consumer::{ConsumerSettings, Delivery, ExchangeKind, Failure, Handler, Running};
-use countersign_testbed::{Database, Servers, eventually};
+use countersign_testbed::{Database, HEALED, Order, Servers, eventually};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::world::{HEALED, Placed, World};
+use crate::world::World;
 
 const BILLING_QUEUE: &str = "billing.orders";
 
@@ -62,11 +62,11 @@ impl Billing {
         .await;
     }
 
-    async fn bills(&self, order: &Placed) -> i64 {
+    async fn bills(&self, order: &Order) -> i64 {
         self.count("SELECT count(*) FROM bill WHERE order_id = $1", order.order_id).await
     }
 
-    async fn duplicates(&self, order: &Placed) -> i64 {
+    async fn duplicates(&self, order: &Order) -> i64 {
         let sql = "SELECT coalesce(sum(duplicates), 0)::bigint FROM countersign.inbox
                    WHERE message_id = $1";
         self.count(sql, order.message_id).await
@@ -89,7 +89,7 @@ async fn with_billing() -> (World, Billing) {
 }
 
 /// Waits until exactly these have confirmed.
-async fn is_confirmed_by(world: &World, order: &Placed, consumers: &[&str]) {
+async fn is_confirmed_by(world: &World, order: &Order, consumers: &[&str]) {
     eventually(&format!("confirmed by {consumers:?}"), HEALED, async || {
         let message = world.message(order.message_id).await.map_err(|e| e.to_string())?;
         let mut by: Vec<_> = message.confirms.iter().map(|c| c.consumer.clone()).collect();
@@ -131,7 +131,7 @@ async fn destroyed_at_one_consumer_it_is_sent_again_for_that_one_and_the_other_s
 
 #[tokio::test]
 async fn a_confirm_that_one_of_two_consumers_lost_is_given_again_and_nothing_is_done_twice() {
-    let (mut world, billing) = with_billing().await;
+    let (world, billing) = with_billing().await;
     // What both confirm now lies in the broker until it is destroyed.
     world.callback.kill();
     let order = world.place("an order").await;

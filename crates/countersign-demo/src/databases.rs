@@ -1,15 +1,10 @@
-//! What the services' databases say. All SQL of the demo.
-
-use std::collections::HashMap;
+//! What the services' databases say while it plays. All SQL of the demo; the audit's is the testbed's.
 
 use anyhow::{Context as _, Result};
+use countersign_testbed::{Books, PostgresAddress};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use uuid::Uuid;
-
-use countersign_testbed::PostgresAddress;
-
-use crate::audit::{Fates, Order, Overdue};
 
 /// The three databases, looked at from outside.
 #[derive(Debug)]
@@ -88,38 +83,9 @@ impl Databases {
         Ok(sqlx::query_scalar(UNRECORDED).bind(messages).fetch_all(&self.callback).await?)
     }
 
-    /// Reads every order's fate.
-    pub(crate) async fn fates(&self) -> Result<Fates> {
-        const ORDERS: &str = "\
-            -- every order
-            SELECT order_id, message_id FROM orders";
-        const SHIPMENTS: &str = "\
-            -- every shipment
-            SELECT order_id, count(*) FROM shipments GROUP BY order_id";
-        const DUPLICATES: &str = "\
-            -- duplicates suppressed
-            SELECT coalesce(sum(duplicates), 0)::bigint FROM countersign.inbox";
-        const OVERDUE: &str = "\
-            -- every overdue message
-            SELECT message_id, state, reason, resends FROM overdue";
-        let orders: Vec<(Uuid, Uuid)> = sqlx::query_as(ORDERS).fetch_all(&self.orders).await?;
-        let shipments: Vec<(Uuid, i64)> =
-            sqlx::query_as(SHIPMENTS).fetch_all(&self.logistics).await?;
-        let duplicates = sqlx::query_scalar(DUPLICATES).fetch_one(&self.logistics).await?;
-        let overdue: Vec<(Uuid, String, String, i32)> =
-            sqlx::query_as(OVERDUE).fetch_all(&self.callback).await?;
-        let orders = orders
-            .into_iter()
-            .map(|(order_id, message_id)| Order { order_id, message_id })
-            .collect();
-        let shipments = shipments.into_iter().map(|(order, n)| (order, counted(n))).collect();
-        let ledger: HashMap<Uuid, Overdue> = overdue
-            .into_iter()
-            .map(|(message, state, reason, resends)| {
-                (message, Overdue { state, reason, resends: counted(resends.into()) })
-            })
-            .collect();
-        Ok(Fates { orders, shipments, duplicates_suppressed: counted(duplicates), ledger })
+    /// What they say about every order.
+    pub(crate) async fn books(&self) -> Result<Books> {
+        Ok(Books::read(&self.orders, &self.logistics, &self.callback).await?)
     }
 }
 

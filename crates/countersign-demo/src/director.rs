@@ -137,9 +137,7 @@ impl Director<'_> {
         self.flow.reached(until).await;
         // All of them are processed, and what is acked is confirmed.
         self.queues
-            .wait_for(ORDERS_QUEUE, "nothing left", QUEUE_WITHIN, |queue| {
-                queue.ready + queue.unacked == 0
-            })
+            .wait_for(ORDERS_QUEUE, "nothing left", QUEUE_WITHIN, |queue| queue.total() == 0)
             .await?;
         let waiting = self
             .queues
@@ -173,7 +171,7 @@ impl Director<'_> {
     async fn wait_until_manageable(&self) -> Result<()> {
         self.queues
             .wait_for(ORDERS_QUEUE, "a manageable number", 3 * QUEUE_WITHIN, |queue| {
-                queue.ready + queue.unacked <= MANAGEABLE
+                queue.total() <= MANAGEABLE
             })
             .await
             .map(drop)

@@ -6,31 +6,24 @@
 
 mod arguments;
 
-mod schedule;
-
+// What runs.
+mod service;
 mod stage;
 
-mod service;
-
-mod flow;
-
-mod placer;
-
+// Those who place orders, and those who do harm meanwhile.
 mod director;
+mod flow;
+mod placer;
+mod schedule;
 
-mod queues;
-
+// What is seen of it from outside.
 mod databases;
-
+mod queues;
 mod settling;
 
-mod audit;
-
+// What people and programs are told.
 mod report;
-
 mod story;
-
-mod grpc;
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use futures_util::{StreamExt as _, stream};
+use orders::grpc::PlaceOrderRequest;
+use orders::grpc::orders_client::OrdersClient;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::Request;
 use tonic::transport::Channel;
 
 use crate::flow::{Flow, Gate};
-use crate::grpc::PlaceOrderRequest;
-use crate::grpc::orders_client::OrdersClient;
 use crate::service::Service;
 
 /// So many callers at a time.

@@ -5,10 +5,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use countersign_amqp::{Address, Connection, Consumer, Delivery, Subscription};
 use countersign_protocol::Topology;
-use countersign_testbed::{BrokerAddress, Management};
-use serde_json::Value;
+use countersign_testbed::{BrokerAddress, Depth, Queue};
 use tokio::time::{Instant, sleep, timeout_at};
-use ureq::http::Method;
 
 const VHOST: &str = "/";
 /// A quorum queue's limit of deliveries in one consumer's hand.
@@ -24,35 +22,19 @@ pub(crate) const FIGURES_AGE: Duration = Duration::from_millis(200);
 /// The queues of the private broker.
 #[derive(Debug)]
 pub(crate) struct Queues {
-    management: Management,
+    figures: countersign_testbed::Queues,
     amqp: Address,
-}
-
-/// A queue and what is in it. The figures are up to 0.2 s old.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Queue {
-    pub(crate) name: String,
-    /// Waiting for a consumer.
-    pub(crate) ready: u64,
-    /// In a consumer's hand.
-    pub(crate) unacked: u64,
 }
 
 impl Queues {
     pub(crate) fn of(broker: &BrokerAddress) -> Result<Self> {
-        Ok(Self { management: broker.management(), amqp: broker.url(VHOST).parse()? })
+        let figures = countersign_testbed::Queues::new(broker, VHOST);
+        Ok(Self { figures, amqp: broker.url(VHOST).parse()? })
     }
 
-    /// All of them.
+    /// All of them, as they were up to [`FIGURES_AGE`] ago.
     pub(crate) async fn all(&self) -> Result<Vec<Queue>> {
-        let queues = self.management.get(&["queues", VHOST]).await?.unwrap_or_default();
-        Ok(queues.as_array().into_iter().flatten().filter_map(queue).collect())
-    }
-
-    /// One of them.
-    pub(crate) async fn look(&self, name: &str) -> Result<Queue> {
-        let seen = self.management.get(&["queues", VHOST, name]).await?;
-        seen.as_ref().and_then(queue).with_context(|| format!("there is no queue {name}"))
+        self.figures.all().await
     }
 
     /// Waits until one of them is as wanted.
@@ -61,12 +43,13 @@ impl Queues {
         name: &str,
         what: &str,
         deadline: Duration,
-        wanted: impl Fn(&Queue) -> bool,
-    ) -> Result<Queue> {
+        wanted: impl Fn(Depth) -> bool,
+    ) -> Result<Depth> {
         let end = Instant::now() + deadline;
         loop {
-            let seen = self.look(name).await?;
-            if wanted(&seen) {
+            let seen = self.figures.depth(name).await?;
+            let seen = seen.with_context(|| format!("there is no queue {name}"))?;
+            if wanted(seen) {
                 return Ok(seen);
             }
             if Instant::now() > end {
@@ -111,22 +94,8 @@ impl Queues {
         let read = u64::try_from(read)?;
         // Figures of before the reading would look the same.
         sleep(2 * FIGURES_AGE).await;
-        let are_back = |queue: &Queue| queue.ready >= read && queue.unacked == 0;
+        let are_back = |depth: Depth| depth.ready >= read && depth.unacked == 0;
         self.wait_for(name, "the messages that were read", BACK_WITHIN, are_back).await?;
-        self.management
-            .call(Method::DELETE, &["queues", VHOST, name, "contents"], None::<Value>)
-            .await?
-            .with_context(|| format!("there is no queue {name}"))
-            .map(drop)
+        self.figures.purge(name).await
     }
-}
-
-fn queue(queue: &Value) -> Option<Queue> {
-    // A queue just declared has no figures yet.
-    let figure = |name: &str| queue.get(name).and_then(Value::as_u64).unwrap_or(0);
-    Some(Queue {
-        name: queue.get("name")?.as_str()?.to_owned(),
-        ready: figure("messages_ready"),
-        unacked: figure("messages_unacknowledged"),
-    })
 }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use console::style;
+use countersign_testbed::Lost;
 use indicatif::HumanCount;
 use serde::Serialize;
 
-use crate::audit::Lost;
 use crate::director::Destroyed;
 use crate::settling::Settled;
 use crate::stage::CHECK_DELAY_S;
@@ -51,7 +51,7 @@ impl Report {
     /// Whether the promise was kept.
     pub(crate) fn is_good(&self) -> bool {
         let Settled { audit, unrest } = &self.settled;
-        audit.lost.is_empty() && audit.doubled == 0 && audit.unordered == 0 && unrest.is_rest()
+        audit.failures().is_empty() && unrest.is_rest()
     }
 
     /// One line.
@@ -61,15 +61,15 @@ impl Report {
         let json = Json {
             placed: audit.placed,
             shipped: audit.shipped,
-            doubled: audit.doubled,
+            doubled: audit.doubled_effects(),
             destroyed: messages + confirms,
             destroyed_messages: messages,
             destroyed_confirms: confirms,
             resends: audit.resends,
             duplicates_suppressed: audit.duplicates_suppressed,
-            parked: audit.parked,
+            parked: audit.parked + audit.withdrawn,
             lost: count(audit.lost.len()),
-            unordered: audit.unordered,
+            unordered: count(audit.unordered.len()),
             unsettled: u64::from(!unrest.is_rest()),
             seconds: (self.took.as_secs_f64() * 10.0).round() / 10.0,
             seed: self.seed,
@@ -90,7 +90,7 @@ impl Report {
         };
         row("placed", audit.placed, "orders committed in the orders database");
         row("shipped", audit.shipped, "of them with a shipment in the logistics database");
-        row("doubled effects", audit.doubled, "shipments beyond the first of an order");
+        row("doubled effects", audit.doubled_effects(), "shipments beyond the first of an order");
         row(
             "destroyed messages",
             self.destroyed_messages(),
@@ -111,10 +111,14 @@ impl Report {
             audit.duplicates_suppressed,
             "deliveries of what had taken effect: only confirmed again",
         );
-        row("parked", audit.parked, "given up, with a reason that a person can read");
+        row(
+            "parked",
+            audit.parked + audit.withdrawn,
+            "given up, with a reason that a person can read",
+        );
         row("lost", count(audit.lost.len()), "committed, but neither shipped nor parked");
-        if audit.unordered > 0 {
-            row("unordered", audit.unordered, "shipped, but never committed");
+        if !audit.unordered.is_empty() {
+            row("unordered", count(audit.unordered.len()), "shipped, but never committed");
         }
         table.to_string()
     }
@@ -123,7 +127,7 @@ impl Report {
     pub(crate) fn verdict(&self) -> String {
         let Settled { audit, unrest } = &self.settled;
         if self.is_good() {
-            let once = match audit.parked {
+            let once = match audit.parked + audit.withdrawn {
                 0 => "took effect exactly once".to_owned(),
                 parked => format!("took effect exactly once or is among the {parked} parked"),
             };
@@ -143,11 +147,11 @@ impl Report {
                 lines.push(format!("  … and {} more", audit.lost.len() - NAMED));
             }
         }
-        if audit.doubled > 0 {
-            lines.push(format!("Doubled effects: {}.", audit.doubled));
+        if !audit.doubled.is_empty() {
+            lines.push(format!("Doubled effects: {}.", audit.doubled_effects()));
         }
-        if audit.unordered > 0 {
-            lines.push(format!("Orders shipped and never committed: {}.", audit.unordered));
+        if !audit.unordered.is_empty() {
+            lines.push(format!("Orders shipped and never committed: {}.", audit.unordered.len()));
         }
         if !unrest.is_rest() {
             lines.push(format!("Not everything came to rest in time: {unrest}."));
@@ -160,8 +164,8 @@ impl Report {
     }
 
     fn story_of(&self, lost: &Lost) -> String {
-        let Lost { order, ledger } = lost;
-        let ledger = match ledger {
+        let Lost { order, overdue } = lost;
+        let ledger = match overdue {
             None => "the ledger does not know it".to_owned(),
             Some(overdue) => format!(
                 "the ledger says {} after {} resends: {}",
@@ -191,10 +195,10 @@ fn count(n: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use countersign_testbed::{Audit, Order};
     use uuid::Uuid;
 
     use super::*;
-    use crate::audit::{Audit, Order};
     use crate::settling::Unrest;
 
     fn report(audit: Audit) -> Report {
@@ -218,7 +222,7 @@ mod tests {
 
     fn lost() -> Lost {
         let order = Order { order_id: Uuid::from_u128(10), message_id: Uuid::from_u128(2) };
-        Lost { order, ledger: None }
+        Lost { order, overdue: None }
     }
 
     #[test]
@@ -234,8 +238,8 @@ mod tests {
         assert!(report(good()).is_good());
         for bad in [
             Audit { lost: vec![lost()], ..good() },
-            Audit { doubled: 1, ..good() },
-            Audit { unordered: 1, ..good() },
+            Audit { doubled: vec![(Uuid::from_u128(11), 2)], ..good() },
+            Audit { unordered: vec![Uuid::from_u128(12)], ..good() },
         ] {
             assert!(!report(bad.clone()).is_good(), "{bad:?}");
         }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use countersign_protocol::topology::QUARANTINE;
+use countersign_testbed::{Audit, Queue, Rest};
 use tokio::time::{Instant, sleep};
 
-use crate::audit::{Audit, audit};
 use crate::databases::Databases;
-use crate::queues::{FIGURES_AGE, Queue, Queues};
+use crate::queues::{FIGURES_AGE, Queues};
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Rest that lasts so long is believed: the broker's figures are a little old.
@@ -37,7 +37,7 @@ pub(crate) struct Unrest {
 
 impl Unrest {
     fn new(queues: Vec<Queue>, open: u64) -> Self {
-        let queues = queues.into_iter().filter(|q| q.ready + q.unacked > 0 && !is_final(&q.name));
+        let queues = queues.into_iter().filter(|q| q.depth.total() > 0 && !is_final(&q.name));
         Self { queues: queues.collect(), open }
     }
 
@@ -49,8 +49,9 @@ impl Unrest {
 
 impl fmt::Display for Unrest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let queues = self.queues.iter().map(|Queue { name, ready, unacked }| {
-            format!("{} in {name} ({unacked} of them in a consumer's hand)", ready + unacked)
+        let queues = self.queues.iter().map(|Queue { name, depth }| {
+            let (all, unacked) = (depth.total(), depth.unacked);
+            format!("{all} in {name} ({unacked} of them in a consumer's hand)")
         });
         let open = (self.open > 0).then(|| format!("{} overdue in the ledger", self.open));
         write!(f, "{}", queues.chain(open).collect::<Vec<_>>().join(", "))
@@ -70,17 +71,14 @@ pub(crate) async fn settle(
     deadline: Duration,
 ) -> Result<Settled> {
     let end = Instant::now() + deadline;
-    let mut rest_since = None;
+    let mut rest = Rest::default();
     loop {
         let open = databases.progress().await?.open;
         let unrest = Unrest::new(queues.all().await?, open);
         let now = Instant::now();
-        let rested = unrest.is_rest().then(|| now.duration_since(*rest_since.get_or_insert(now)));
-        if rested.is_none() {
-            rest_since = None;
-        }
+        let rested = rest.look(unrest.is_rest(), now);
         if now > end || rested.is_some_and(|rested| rested >= BELIEVED_AFTER) {
-            let audit = audit(&databases.fates().await?);
+            let audit = databases.books().await?.audit();
             let is_lost = rested.is_some_and(|rested| rested >= LOST_AFTER);
             if audit.lost.is_empty() || is_lost || now > end {
                 return Ok(Settled { audit, unrest });
@@ -92,10 +90,12 @@ pub(crate) async fn settle(
 
 #[cfg(test)]
 mod tests {
+    use countersign_testbed::Depth;
+
     use super::*;
 
     fn queue(name: &str, ready: u64, unacked: u64) -> Queue {
-        Queue { name: name.to_owned(), ready, unacked }
+        Queue { name: name.to_owned(), depth: Depth { ready, unacked } }
     }
 
     #[test]

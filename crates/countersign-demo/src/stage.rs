@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use countersign_testbed::{Broker, BrokerSettings, Folder, Postgres, PostgresSettings};
 
-use crate::service::{Service, programs};
+use crate::service::Service;
 use crate::story::Story;
 
 /// How long a message may stay unconfirmed before the callback service looks: short, so that one
@@ -35,15 +35,6 @@ pub(crate) struct Stage {
 impl Stage {
     /// Starts everything and waits until it is ready.
     pub(crate) async fn build(story: &Story) -> Result<Self> {
-        let programs = programs()?;
-        for program in ["orders", "logistics", "countersign-callback"] {
-            if !programs.join(program).exists() {
-                bail!(
-                    "there is no {program} in {}: run ./demo, which builds it",
-                    programs.display()
-                );
-            }
-        }
         let folder = Arc::new(Folder::create("demo")?);
         let (broker, postgres) = story
             .step(
@@ -61,7 +52,7 @@ impl Stage {
             let database = postgres.address().url(name);
             let common =
                 [("COUNTERSIGN_AMQP_URL", &*amqp), ("COUNTERSIGN_DATABASE_URL", &*database)];
-            Service::new(&folder, name, &programs.join(program), &[&common[..], more].concat())
+            Service::new(&folder, name, program, &[&common[..], more].concat())
         };
         let orders = service(
             "orders",

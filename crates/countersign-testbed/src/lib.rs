@@ -20,6 +20,7 @@ mod broker;
 mod database;
 mod management;
 mod postgres;
+mod queues;
 mod servers;
 mod vhost;
 
@@ -27,10 +28,12 @@ mod vhost;
 mod proxy;
 mod service;
 
-// Waiting, and ids of any age.
+// What a test waits for and counts, and ids of any age.
+mod audit;
 mod deadlines;
 mod eventually;
 mod ids;
+mod rest;
 
 // What all of these are made of: processes that die with the run, folders, ports.
 mod folder;
@@ -38,6 +41,7 @@ mod port;
 mod process;
 mod sweeper;
 
+pub use audit::{Audit, Books, Lost, Order, Overdue};
 pub use broker::{Broker, BrokerAddress, BrokerSettings};
 pub use database::Database;
 pub use deadlines::{HEALED, SOON, in_time, within};
@@ -49,9 +53,11 @@ pub use port::Port;
 pub use postgres::{Postgres, PostgresAddress, PostgresSettings};
 pub use process::{Launch, Process, Signal};
 pub use proxy::{Conduct, Proxy};
+pub use queues::{Depth, Queue, Queues};
+pub use rest::Rest;
 pub use servers::Servers;
 pub use service::Service;
-pub use vhost::{Depth, Peeked, Vhost};
+pub use vhost::{Peeked, Vhost};
 
 /// A vhost of the test's own, on the shared broker.
 ///

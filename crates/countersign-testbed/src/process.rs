@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::folder::{self, Folder};
 
 /// How often a process is looked at while waiting for its end.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// What to start, and how.
 #[derive(Clone, Debug)]

@@ -1,32 +1,34 @@
-//! One of our own programs, running as users run it: as a process, set up by its environment.
+//! A program of Countersign, running as users run it: as a process, set up by its environment.
 
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use tokio::time::Instant;
 
-use crate::process::{Launch, Process, Signal, last_lines};
+use crate::process::{self, Launch, Process, Signal, last_lines};
 use crate::{Folder, Port};
 
-/// Where it serves gRPC.
+/// The address on which a service serves gRPC.
 const LISTEN: &str = "COUNTERSIGN_LISTEN";
+/// A look at a service's health starts a process, so it is not free.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How much of its log is shown when something goes wrong.
+/// How much of a service's log an error shows.
 const TAIL: usize = 60;
 
-/// A service of ours: where its binary is, its environment, its port, and its process while it runs.
+/// A service: where its binary is, its environment, its port, and its process while it runs.
 ///
-/// Dropping it kills it; while a test panics, its last lines are shown first.
+/// Its process can be started, killed and asked for by several tasks at a time. Dropping the service
+/// kills it; while a test panics, its last lines are shown first.
 #[derive(Debug)]
 pub struct Service {
     name: String,
     binary: PathBuf,
     environment: Vec<(String, String)>,
     port: Port,
-    process: Option<Process>,
+    process: Mutex<Option<Process>>,
     // Dropped last: its caretaker is to find nothing left to do.
     folder: Arc<Folder>,
 }
@@ -46,7 +48,7 @@ impl Service {
             binary,
             environment,
             port,
-            process: None,
+            process: Mutex::new(None),
             folder: Arc::clone(folder),
         })
     }
@@ -62,7 +64,7 @@ impl Service {
             binary: self.binary.clone(),
             environment: self.environment.clone(),
             port,
-            process: None,
+            process: Mutex::new(None),
             folder: Arc::clone(folder),
         };
         let listen = format!("127.0.0.1:{}", replica.port);
@@ -88,14 +90,16 @@ impl Service {
     ///
     /// # Errors
     /// If it cannot be started.
-    pub fn start(&mut self) -> Result<()> {
-        self.kill();
+    pub fn start(&self) -> Result<()> {
+        let mut process = self.process();
+        // The old process ends before the new one binds the port.
+        *process = None;
         let launch = Launch {
             environment: self.environment.clone(),
             bare: true,
             ..Launch::new(&self.name, [self.binary.display().to_string()])
         };
-        self.process = Some(Process::start(&self.folder, &launch)?);
+        *process = Some(Process::start(&self.folder, &launch)?);
         Ok(())
     }
 
@@ -103,30 +107,17 @@ impl Service {
     ///
     /// # Errors
     /// If it ends, or is not ready after `deadline`; with its last lines.
-    pub async fn ready(&mut self, deadline: Duration) -> Result<()> {
+    ///
+    /// # Cancel safety
+    /// Cancel safe: the service runs on.
+    pub async fn ready(&self, deadline: Duration) -> Result<()> {
         let end = Instant::now() + deadline;
         loop {
-            if let Some(status) = self.ended() {
-                bail!("{} ended ({status}); its last lines:\n{}", self.name, self.log_tail());
-            }
-            let healthy = tokio::process::Command::new(&self.binary)
-                .arg("healthcheck")
-                .env_clear()
-                .envs(self.environment.iter().map(|(name, value)| (name, value)))
-                .stdin(Stdio::null())
-                .kill_on_drop(true)
-                .output()
-                .await
-                .with_context(|| {
-                    format!("{} healthcheck could not be started", self.binary.display())
-                })?;
-            if healthy.status.success() {
-                return Ok(());
-            }
+            self.check_alive()?;
+            let Err(why) = self.healthcheck().await? else { return Ok(()) };
             if Instant::now() > end {
-                let said = String::from_utf8_lossy(&healthy.stderr).into_owned();
                 bail!(
-                    "{} is not ready after {deadline:?}: {said}; its last lines:\n{}",
+                    "{} is not ready after {deadline:?}: {why}; its last lines:\n{}",
                     self.name,
                     self.log_tail()
                 );
@@ -135,19 +126,37 @@ impl Service {
         }
     }
 
+    /// Fails if it has ended by itself, neither [`kill`](Self::kill)ed nor
+    /// [`terminate`](Self::terminate)d.
+    ///
+    /// # Errors
+    /// Says how it ended, with its last lines.
+    pub fn check_alive(&self) -> Result<()> {
+        match self.ended() {
+            None => Ok(()),
+            Some(status) => {
+                bail!(
+                    "{} ended by itself ({status}); its last lines:\n{}",
+                    self.name,
+                    self.log_tail()
+                )
+            }
+        }
+    }
+
     /// SIGKILL; returns when it is gone.
-    pub fn kill(&mut self) {
-        self.process = None;
+    pub fn kill(&self) {
+        *self.process() = None;
     }
 
     /// SIGTERM; returns how it ended.
     ///
     /// # Errors
     /// If it does not run, or is still alive after `deadline`; with its last lines.
-    pub async fn terminate(&mut self, deadline: Duration) -> Result<ExitStatus> {
+    pub async fn terminate(&self, deadline: Duration) -> Result<ExitStatus> {
         self.signal(Signal::Term);
         let status = self.wait(deadline).await?;
-        self.process = None;
+        self.kill();
         Ok(status)
     }
 
@@ -155,14 +164,32 @@ impl Service {
     ///
     /// # Errors
     /// If it was not started, or is still alive after `deadline`; with its last lines.
-    pub async fn wait(&mut self, deadline: Duration) -> Result<ExitStatus> {
-        let Some(process) = &mut self.process else { bail!("{} was not started", self.name) };
-        process.wait(deadline).await
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only looks.
+    pub async fn wait(&self, deadline: Duration) -> Result<ExitStatus> {
+        if !self.is_meant_to_run() {
+            bail!("{} was not started", self.name);
+        }
+        let end = Instant::now() + deadline;
+        loop {
+            if let Some(status) = self.ended() {
+                return Ok(status);
+            }
+            if Instant::now() >= end {
+                bail!(
+                    "{} is still alive after {deadline:?}; its last lines:\n{}",
+                    self.name,
+                    self.log_tail()
+                );
+            }
+            tokio::time::sleep(process::LOOK_EVERY).await;
+        }
     }
 
     /// Sends it a signal, if it runs: [`Signal::Stop`] freezes it, [`Signal::Cont`] lets it go on.
-    pub fn signal(&mut self, signal: Signal) {
-        if let Some(process) = &mut self.process {
+    pub fn signal(&self, signal: Signal) {
+        if let Some(process) = &mut *self.process() {
             process.signal(signal);
         }
     }
@@ -170,12 +197,13 @@ impl Service {
     /// Whether it was started, and neither [`kill`](Self::kill)ed nor [`terminate`](Self::terminate)d since.
     #[must_use]
     pub fn is_meant_to_run(&self) -> bool {
-        self.process.is_some()
+        self.process().is_some()
     }
 
     /// How it ended, if it has ended by itself.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.process.as_mut().and_then(Process::ended)
+    #[must_use]
+    pub fn ended(&self) -> Option<ExitStatus> {
+        self.process().as_mut().and_then(Process::ended)
     }
 
     /// What it is called.
@@ -184,16 +212,46 @@ impl Service {
         &self.name
     }
 
-    /// Where its gRPC server listens.
+    /// Where its gRPC server listens, as a URL.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}", self.address())
+    }
+
+    /// Where its gRPC server listens.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     /// Everything it has printed, over all its starts.
     #[must_use]
     pub fn log(&self) -> String {
         self.folder.log_of(&self.name)
+    }
+
+    /// Runs its `healthcheck`; the inner error is what that says.
+    async fn healthcheck(&self) -> Result<Result<(), String>> {
+        let answer = tokio::process::Command::new(&self.binary)
+            .arg("healthcheck")
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await;
+        let answer = answer.with_context(|| {
+            format!("{} healthcheck could not be started", self.binary.display())
+        })?;
+        if answer.status.success() {
+            return Ok(Ok(()));
+        }
+        Ok(Err(String::from_utf8_lossy(&answer.stderr).into_owned()))
+    }
+
+    /// Every step on a process is whole, so one that panicked left nothing half done.
+    fn process(&self) -> MutexGuard<'_, Option<Process>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn log_tail(&self) -> String {

@@ -10,6 +10,7 @@ use ureq::http::Method;
 
 use crate::broker::BrokerAddress;
 use crate::management::Management;
+use crate::queues::{Depth, Queue, Queues};
 use crate::sweeper;
 
 /// A vhost; deleted some time after the value is dropped.
@@ -21,6 +22,7 @@ use crate::sweeper;
 pub struct Vhost {
     name: String,
     url: String,
+    queues: Queues,
     management: Management,
 }
 
@@ -58,23 +60,6 @@ impl Peeked {
     }
 }
 
-/// How many messages a queue holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Depth {
-    /// Waiting for a consumer.
-    pub ready: u64,
-    /// Delivered, not yet acked.
-    pub unacked: u64,
-}
-
-impl Depth {
-    /// Both together.
-    #[must_use]
-    pub fn total(self) -> u64 {
-        self.ready + self.unacked
-    }
-}
-
 /// In RabbitMQ 3.10.8 a tick that comes before the new queue has its settings ends its process. Our
 /// short ticks make that likely on a busy machine; declaring it again works.
 const DECLARES: usize = 5;
@@ -91,7 +76,12 @@ impl Vhost {
     /// If the broker does not answer or refuses.
     pub async fn create(broker: &BrokerAddress) -> Result<Self> {
         let name = format!("test-{:012x}", fastrand::u64(..1 << 48));
-        let vhost = Self { url: broker.url(&name), management: broker.management(), name };
+        let vhost = Self {
+            url: broker.url(&name),
+            queues: Queues::new(broker, &name),
+            management: broker.management(),
+            name,
+        };
         vhost.make(broker).await?;
         Ok(vhost)
     }
@@ -130,17 +120,17 @@ impl Vhost {
     /// How many messages a queue held at some moment of the last [`Self::FIGURES_AGE`], ready or with
     /// a consumer. `None` if there is no such queue.
     pub async fn depth(&self, queue: &str) -> Option<Depth> {
-        let queue = self.call(Method::GET, &["queues", &self.name, queue], None).await?;
-        // A queue just declared has no figures yet.
-        let figure = |name: &str| queue.get(name).and_then(Value::as_u64).unwrap_or(0);
-        Some(Depth { ready: figure("messages_ready"), unacked: figure("messages_unacknowledged") })
+        self.answered(self.queues.depth(queue).await)
+    }
+
+    /// Its queues, each with what it held at some moment of the last [`Self::FIGURES_AGE`].
+    pub async fn depths(&self) -> Vec<Queue> {
+        self.answered(self.queues.all().await)
     }
 
     /// The names of its queues.
     pub async fn queues(&self) -> Vec<String> {
-        let queues = self.call(Method::GET, &["queues", &self.name], None).await;
-        let name = |queue: &Value| queue["name"].as_str().map(str::to_owned);
-        queues.as_ref().and_then(Value::as_array).into_iter().flatten().filter_map(name).collect()
+        self.depths().await.into_iter().map(|queue| queue.name).collect()
     }
 
     /// Throws away what is ready in a queue. Messages that a consumer holds stay.
@@ -148,7 +138,7 @@ impl Vhost {
     /// # Panics
     /// If there is no such queue.
     pub async fn purge(&self, queue: &str) {
-        self.must(Method::DELETE, &["queues", &self.name, queue, "contents"], None).await;
+        self.answered(self.queues.purge(queue).await);
     }
 
     /// Deletes a queue with what is in it.
@@ -306,10 +296,11 @@ impl Vhost {
     }
 
     async fn call(&self, method: Method, path: &[&str], body: Option<Value>) -> Option<Value> {
-        self.management
-            .call(method, path, body)
-            .await
-            .unwrap_or_else(|error| panic!("vhost {}: {error:#}", self.name))
+        self.answered(self.management.call(method, path, body).await)
+    }
+
+    fn answered<T>(&self, answer: Result<T>) -> T {
+        answer.unwrap_or_else(|error| panic!("vhost {}: {error:#}", self.name))
     }
 
     async fn must(&self, method: Method, path: &[&str], body: Option<Value>) -> Value {

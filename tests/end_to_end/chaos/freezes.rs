@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use countersign_testbed::{Signal, eventually};
+use countersign_testbed::{HEALED, Signal, eventually};
 
 use super::schedule::Plan;
 use super::trial::Trial;
-use crate::world::{CONFIRM_QUEUE, HEALED, ORDERS_QUEUE};
+use crate::world::{CONFIRM_QUEUE, ORDERS_QUEUE};
 
 /// The broker gives up a silent connection after two to three of its heartbeats, of 1 s here.
 const LONG: Duration = Duration::from_secs(5);

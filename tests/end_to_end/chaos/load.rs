@@ -7,7 +7,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::world::{HEALED, OrdersClient, World, try_place};
+use countersign_testbed::HEALED;
+
+use crate::world::{OrdersClient, World, try_place};
 
 /// So many callers at a time.
 const CALLERS: usize = 8;
@@ -67,7 +69,7 @@ impl Load {
     }
 }
 
-async fn call(mut orders: OrdersClient<tonic::transport::Channel>, seen: Arc<Seen>) -> Vec<Uuid> {
+async fn call(mut orders: OrdersClient, seen: Arc<Seen>) -> Vec<Uuid> {
     let mut accepted = Vec::new();
     while !seen.stop.load(Ordering::Relaxed) {
         match tokio::time::timeout(PATIENCE, try_place(&mut orders, "under fire")).await {

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use countersign_testbed::{Conduct, Proxy, eventually};
+use countersign_testbed::{Conduct, HEALED, Proxy, eventually};
 
 use super::schedule::{Plan, Strike};
 use super::trial::Trial;
-use crate::world::HEALED;
 
 /// How long connections are cut at least: long enough that the proxy's tasks, on this same thread, see
 /// it.

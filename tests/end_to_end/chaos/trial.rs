@@ -5,12 +5,12 @@ use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::{Duration, Instant};
 
-use countersign_testbed::{Service, eventually};
+use countersign_testbed::{HEALED, SOON, Service, eventually};
 use uuid::Uuid;
 
 use super::load::Load;
 use super::schedule::{self, Plan, Strike};
-use crate::world::{ABORTED, HEALED, ORDERS_QUEUE, SOON, World, ends};
+use crate::world::{ABORTED, ORDERS_QUEUE, World, ends};
 
 /// Longer than a lease of the callback service and some resends, on a busy machine.
 const SETTLED: Duration = Duration::from_secs(120);

@@ -28,7 +28,7 @@ async fn sigterm_ends_it_in_time_with_nothing_half_done() {
     let upstream = Upstream::always(slowly).await;
     let mut stage = Stage::empty(&[]).await;
     stage.upstream(&upstream);
-    let mut program = program(&stage);
+    let program = program(&stage);
     program.start().unwrap();
     program.ready(DEADLINE).await.unwrap();
     let (confirmed, late) = (MessageId::generate(), MessageId::generate());
@@ -47,7 +47,7 @@ async fn a_conflict_alarms_with_one_error_in_the_log() {
     let upstream = Upstream::always(say(Outcome::NeverCommitted)).await;
     let mut stage = Stage::empty(&[]).await;
     stage.upstream(&upstream);
-    let mut program = program(&stage);
+    let program = program(&stage);
     program.start().unwrap();
     program.ready(DEADLINE).await.unwrap();
     let id = MessageId::generate();
@@ -70,7 +70,7 @@ async fn sigterm_ends_it_in_time_while_it_waits_for_its_servers() {
     for away in ["database-url=postgres://u:p@127.0.0.1:1/callback", "amqp-url=amqp://127.0.0.1:1"]
     {
         stage.set(away);
-        let mut program = program(&stage);
+        let program = program(&stage);
         program.start().unwrap();
         countersign_testbed::eventually("it says that it waits", DEADLINE, async || {
             let log = program.log();
@@ -97,7 +97,7 @@ async fn every_wrong_setting_is_named_at_once() {
     ] {
         stage.set(wrong);
     }
-    let mut program = program(&stage);
+    let program = program(&stage);
     program.start().unwrap();
     let status = program.wait(DEADLINE).await.unwrap();
     assert_eq!(status.code(), Some(64));

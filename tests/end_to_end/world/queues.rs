@@ -1,0 +1,132 @@
+//! What a test sees of its world's queues, and does to them.
+//!
+//! What is ready is exact: a passive declare asks the queue itself. What a consumer has in hand only
+//! the broker's figures tell, which are up to [`Vhost::FIGURES_AGE`] old. So "nothing is left" is
+//! believed once each look for that long has seen it: see [`Rest`].
+
+use std::time::Duration;
+
+use countersign_amqp::Connection;
+use countersign_protocol::Topology;
+use countersign_testbed::{Depth, HEALED, Peeked, Queue, Rest, SOON, Vhost, eventually, in_time};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use super::World;
+
+/// What the queues of checks that wait begin with; there is one for each delay.
+const WAIT_QUEUES: &str = "countersign.check.wait.";
+/// The checks that came due.
+const DUE_QUEUE: &str = "countersign.check.due";
+/// The pace of looks at all queues. Each look costs the broker a dozen passive declares, and six
+/// tests look at a time.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+impl World {
+    /// How many messages of a queue carry a reason. They are taken out.
+    pub(crate) async fn with_reason(&self, queue: &str) -> u64 {
+        const AT_A_TIME: u64 = 50;
+        let mut count = 0;
+        loop {
+            let some = self.vhost.take(queue, AT_A_TIME).await;
+            if some.is_empty() {
+                return count;
+            }
+            // Some garbage brings a header of that name, which is no text.
+            let has_reason = |peeked: &&Peeked| {
+                peeked.headers.get("countersign-reason").is_some_and(serde_json::Value::is_string)
+            };
+            count += u64::try_from(some.iter().filter(has_reason).count()).expect("a small number");
+        }
+    }
+
+    /// Waits until no check is left that waits, or has come due and is not looked up yet.
+    pub(crate) async fn checks_have_come_due(&self) {
+        self.are_at_rest(HEALED, |queue| queue.starts_with(WAIT_QUEUES) || queue == DUE_QUEUE)
+            .await;
+    }
+
+    /// Destroys what lies in a queue, when there is something.
+    pub(crate) async fn destroy(&self, queue: &str) {
+        self.holds_at_least(queue, 1).await;
+        self.vhost.purge(queue).await;
+    }
+
+    /// Waits until a queue holds nothing, neither ready nor in a consumer's hands.
+    pub(crate) async fn is_empty(&self, queue: &str) {
+        self.holds(queue, 0).await;
+    }
+
+    /// Waits until a queue holds so many messages, ready or in a consumer's hands.
+    pub(crate) async fn holds(&self, queue: &str, messages: u64) {
+        let (observer, mut rest, mut pace) = (self.observer().await, Rest::default(), pace());
+        eventually(&format!("{queue} holds {messages}"), HEALED, async || {
+            pace.tick().await;
+            let ready = ready(&observer, queue).await?;
+            let unacked = self.vhost.depth(queue).await.unwrap_or_default().unacked;
+            is_believed(&mut rest, ready + unacked == messages, (ready, unacked))
+        })
+        .await;
+        observer.close().await;
+    }
+
+    /// Waits until a queue holds at least so many messages that no consumer holds.
+    pub(crate) async fn holds_at_least(&self, queue: &str, messages: u64) {
+        let observer = self.observer().await;
+        eventually(&format!("{queue} holds {messages} or more"), SOON, async || {
+            match ready(&observer, queue).await {
+                Ok(ready) if ready >= messages => Ok(()),
+                other => Err(other),
+            }
+        })
+        .await;
+        observer.close().await;
+    }
+
+    /// Waits until nothing is in these queues, nor on its way from one to another.
+    pub(super) async fn are_at_rest(&self, deadline: Duration, which: impl Fn(&str) -> bool) {
+        let (observer, mut rest, mut pace) = (self.observer().await, Rest::default(), pace());
+        eventually("nothing is left in the queues", deadline, async || {
+            pace.tick().await;
+            let mut left = self.vhost.depths().await;
+            left.retain(|queue| which(&queue.name));
+            for Queue { name, depth: Depth { ready: counted, .. } } in &mut left {
+                *counted = ready(&observer, name).await?;
+            }
+            left.retain(|queue| queue.depth.total() > 0);
+            is_believed(&mut rest, left.is_empty(), left)
+        })
+        .await;
+        observer.close().await;
+    }
+
+    /// A connection to look with.
+    async fn observer(&self) -> Connection {
+        let address = self.vhost.url().parse().expect("the vhost's URL");
+        let observer = Connection::start(address, "observer", Topology::default());
+        in_time("a connection to look with", observer.ready()).await;
+        observer
+    }
+}
+
+/// How many messages are ready in a queue, exactly.
+async fn ready(observer: &Connection, queue: &str) -> Result<u64, String> {
+    match observer.ready_messages(queue).await {
+        Ok(Some(ready)) => Ok(ready.into()),
+        Ok(None) => Err(format!("there is no queue {queue}")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A look, and all before it for as long as the broker's figures are old, found what was wanted.
+fn is_believed(rest: &mut Rest, is_wanted: bool, seen: impl std::fmt::Debug) -> Result<(), String> {
+    match rest.look(is_wanted, Instant::now()) {
+        Some(lasted) if lasted >= Vhost::FIGURES_AGE => Ok(()),
+        lasted => Err(format!("{seen:?}, as wanted for {lasted:?}")),
+    }
+}
+
+fn pace() -> Interval {
+    let mut pace = tokio::time::interval(LOOK_EVERY);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pace
+}
