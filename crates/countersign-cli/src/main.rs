@@ -1,29 +1,35 @@
-//! `countersign`: what became of messages, and what a person can do about it.
+//! `countersign`: the story of messages, and what an operator can do about them.
+//!
+//! | room | |
+//! |---|---|
+//! | `commands` | a file or folder for each command: its flags, its help, what it asks for and shows |
+//! | `terminal` | what all commands show alike: tables, times, pages, questions, output and exit code |
+//! | `connect`  | reaching the callback service, an upstream and the broker, with which credentials |
+//!
+//! `commands` uses the two others. `connect` uses `terminal` for errors of the command line alone.
 
 mod commands;
-
-mod terminal;
-
 mod connect;
+mod terminal;
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use countersign_protocol::MessageId;
 use countersign_protocol::grpc::JobAction;
 
-use crate::commands::acting::Act;
-use crate::commands::doctor::Doctor;
-use crate::commands::jobs::Jobs;
-use crate::commands::overdue::Overdue;
+use crate::commands::act::{self, Act};
+use crate::commands::ask::{self, Ask};
+use crate::commands::consumers::{self, Consumers};
+use crate::commands::doctor::{self, Doctor};
+use crate::commands::jobs::{self, Jobs};
+use crate::commands::overdue::{self, Overdue};
 use crate::commands::quarantine::Quarantine;
-use crate::connect::address::Address;
-use crate::connect::callback::Callback;
-use crate::connect::credentials::Credentials;
+use crate::commands::status::{self, Status};
+use crate::commands::upstreams::{self, Upstreams};
 use crate::terminal::output::{Output, UsageError};
 
-/// Looks at messages that Countersign watches over, and asks for them to be sent again.
+/// Shows the story of messages that Countersign watches over, and has them sent again.
 ///
 /// Exit codes: 0 done and nothing to report, 1 not done or something to report, 64 the command line
 /// is wrong.
@@ -48,131 +54,70 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Tells what became of a message: its state, and everything that happened to it, in order
-    #[command(after_help = STATES)]
-    Status {
-        /// The message's id: a UUIDv7
-        #[arg(value_name = "MESSAGE_ID")]
-        id: MessageId,
-        #[command(flatten)]
-        callback: Callback,
-    },
-    /// Lists or counts what is not confirmed in time
-    #[command(after_help = commands::overdue::EXAMPLES)]
+    /// Shows the state of a message, and everything that happened to it, in order
+    #[command(after_help = status::help())]
+    Status(Status),
+    /// Lists or counts the messages that were not confirmed in time
+    #[command(after_help = overdue::help())]
     Overdue(Overdue),
-    /// Has messages sent again, some or all that match
-    #[command(after_help = commands::acting::RESEND)]
+    /// Has messages sent again: those named, or all that match
+    #[command(after_help = act::RESEND)]
     Resend {
         #[command(flatten)]
         act: Act,
-        /// Without canaries
+        /// Begins with all messages, without canaries
         #[arg(long)]
         all_at_once: bool,
     },
-    /// Closes messages: no more is done about them
-    #[command(after_help = commands::acting::CLOSE)]
-    Close {
-        #[command(flatten)]
-        act: Act,
-    },
+    /// Closes messages: the callback service does no more about them
+    #[command(after_help = act::CLOSE)]
+    Close(Act),
     /// Leaves a note on messages
-    #[command(after_help = commands::acting::NOTE)]
-    Note {
-        #[command(flatten)]
-        act: Act,
-    },
-    /// Lists what people had done; shows or cancels one
-    #[command(after_help = commands::jobs::EXAMPLES)]
+    #[command(after_help = act::NOTE)]
+    Note(Act),
+    /// Lists the jobs that operators started; shows or cancels one
+    #[command(after_help = jobs::EXAMPLES)]
     Jobs(Jobs),
-    /// Shows how far each consumer is
-    #[command(after_help = commands::parties::CONSUMERS)]
-    Consumers {
-        #[command(flatten)]
-        callback: Callback,
-    },
-    /// Shows how each upstream is doing
-    #[command(after_help = commands::parties::UPSTREAMS)]
-    Upstreams {
-        #[command(flatten)]
-        callback: Callback,
-    },
-    /// Asks an upstream to send a message again, now and whatever its state
+    /// Shows the progress of each consumer
+    #[command(after_help = consumers::HELP)]
+    Consumers(Consumers),
+    /// Shows the state of each upstream
+    #[command(after_help = upstreams::HELP)]
+    Upstreams(Upstreams),
+    /// Asks an upstream to send a message again, now and whatever the message's state
     ///
-    /// The upstream is asked directly, not the callback service: it works while that is down. It is
-    /// not counted as one of the message's resends.
-    #[command(after_help = OUTCOMES)]
-    Ask {
-        /// The message's id: a UUIDv7
-        #[arg(value_name = "MESSAGE_ID")]
-        id: MessageId,
-        /// Where the upstream that has the message is
-        #[arg(
-            long,
-            env = "COUNTERSIGN_UPSTREAM",
-            default_value = "http://localhost:50051",
-            value_name = "URL"
-        )]
-        upstream: Address,
-        /// Why, for the upstream's log
-        #[arg(long, default_value = "asked by hand", value_name = "TEXT")]
-        reason: String,
-        #[command(flatten)]
-        credentials: Credentials,
-    },
-    /// Shows, replays or throws away what could not be read or stored
+    /// The command asks the upstream itself, not the callback service: it works while the callback
+    /// service is down. The call does not count as one of the message's resends.
+    #[command(after_help = ask::HELP)]
+    Ask(Ask),
+    /// Shows, replays or throws away messages that could not be read or stored
     #[command(subcommand)]
     Quarantine(Quarantine),
-    /// Looks for what is wrong, in the broker, the databases and the callback service
-    #[command(after_help = commands::doctor::EXAMPLES)]
+    /// Looks for faults in the broker, the databases and the callback service
+    #[command(after_help = doctor::EXAMPLES)]
     Doctor(Doctor),
 }
 
-const STATES: &str = "\
-States:
-  unknown          nothing is recorded: nobody has confirmed it, and its check is not due yet
-  confirmed        everybody who has to has confirmed it (or somebody, before its check is due)
-  waiting          overdue; judged again at the time shown
-  asking           overdue; its upstream is being asked to send it again
-  parked           overdue and given up: a person has to look; a late confirm still resolves it
-  never_committed  closed: its transaction did not commit
-  withdrawn        closed: its upstream no longer wants it sent
-  conflict         its upstream said \"never committed\", and a consumer confirmed it
-
-Example:
-  countersign status 01936f4e-8c1a-7c3e-9b5e-3f2d1c0b9a88";
-
-const OUTCOMES: &str = "\
-Outcomes:
-  REPUBLISHED      sent again, and watched by a fresh check
-  NEVER_COMMITTED  its transaction did not commit and never will
-  IN_PROGRESS      its transaction may still commit: ask again later
-  WITHDRAWN        the upstream no longer wants it sent
-  NOT_PUBLISHED    nothing was sent: unroutable, refused, or the broker is away
-  UNKNOWN          the upstream cannot tell
-
-Example:
-  countersign ask 01936f4e-8c1a-7c3e-9b5e-3f2d1c0b9a88 --upstream http://localhost:50051";
-
 /// Wrong flags: `EX_USAGE` of sysexits.h.
 const EXIT_USAGE: u8 = 64;
-/// Not done, or something to report.
+/// Something is left undone, or there is something to report.
 const EXIT_FAILURE: u8 = 1;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(asked) => {
-            // Standard output may be closed: there is nobody left to tell.
-            let _ = asked.print();
-            return ExitCode::from(if asked.use_stderr() { EXIT_USAGE } else { 0 });
+        Err(help_or_mistake) => {
+            // If standard output is closed, there is no place left for an error.
+            let _ = help_or_mistake.print();
+            return ExitCode::from(if help_or_mistake.use_stderr() { EXIT_USAGE } else { 0 });
         }
     };
     match run(arguments).await {
         Ok(Output { text, is_good }) => {
             // As above.
             let _ = writeln!(std::io::stdout(), "{text}");
-            if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            ExitCode::from(if is_good { 0 } else { EXIT_FAILURE })
         }
         Err(why) => {
             let _ = writeln!(std::io::stderr(), "countersign: {why:#}");
@@ -183,17 +128,15 @@ async fn main() -> ExitCode {
 
 async fn run(Arguments { command, json }: Arguments) -> anyhow::Result<Output> {
     match command {
-        Command::Status { id, callback } => commands::status::status(id, &callback, json).await,
+        Command::Status(status) => status.run(json).await,
         Command::Overdue(overdue) => overdue.run(json).await,
         Command::Resend { act, all_at_once } => act.run(JobAction::Resend, all_at_once, json).await,
-        Command::Close { act } => act.run(JobAction::Close, false, json).await,
-        Command::Note { act } => act.run(JobAction::Note, false, json).await,
+        Command::Close(act) => act.run(JobAction::Close, false, json).await,
+        Command::Note(act) => act.run(JobAction::Note, false, json).await,
         Command::Jobs(jobs) => jobs.run(json).await,
-        Command::Consumers { callback } => commands::parties::consumers(&callback, json).await,
-        Command::Upstreams { callback } => commands::parties::upstreams(&callback, json).await,
-        Command::Ask { id, upstream, reason, credentials } => {
-            commands::ask::ask(id, &upstream, &reason, &credentials, json).await
-        }
+        Command::Consumers(consumers) => consumers.run(json).await,
+        Command::Upstreams(upstreams) => upstreams.run(json).await,
+        Command::Ask(ask) => ask.run(json).await,
         Command::Quarantine(command) => command.run(json).await,
         Command::Doctor(doctor) => doctor.run(json).await,
     }

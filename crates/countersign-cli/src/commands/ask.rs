@@ -1,5 +1,6 @@
-//! `countersign ask`: asking an upstream for a message by hand.
+//! `countersign ask`: asking an upstream for a message past the callback service.
 
+use clap::Args;
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::RequestResendRequest;
 use countersign_protocol::grpc::upstream_client::UpstreamClient;
@@ -10,49 +11,77 @@ use crate::connect::credentials::Credentials;
 use crate::terminal::clock::clock;
 use crate::terminal::output::Output;
 
-/// Asked by hand: done whatever was asked before.
+/// The flags of `countersign ask`.
+#[derive(Debug, Args)]
+pub(crate) struct Ask {
+    /// The message's id: a UUIDv7
+    #[arg(value_name = "MESSAGE_ID")]
+    id: MessageId,
+    /// The address of the upstream that has the message
+    #[arg(
+        long,
+        env = "COUNTERSIGN_UPSTREAM",
+        default_value = "http://localhost:50051",
+        value_name = "URL"
+    )]
+    upstream: Address,
+    /// The reason, for the upstream's log
+    #[arg(long, default_value = "asked by hand", value_name = "TEXT")]
+    reason: String,
+    #[command(flatten)]
+    credentials: Credentials,
+}
+
+/// Below the flags in `--help`.
+pub(crate) const HELP: &str = "\
+Outcomes:
+  REPUBLISHED      the upstream sent the message again, watched by a fresh check
+  NEVER_COMMITTED  the message's transaction did not commit and never will
+  IN_PROGRESS      the message's transaction may still commit: ask again later
+  WITHDRAWN        the upstream no longer wants the message sent
+  NOT_PUBLISHED    the upstream could not publish: unroutable, refused, or the broker is away
+  UNKNOWN          the upstream cannot tell
+
+Example:
+  countersign ask 01936f4e-8c1a-7c3e-9b5e-3f2d1c0b9a88 --upstream http://localhost:50051";
+
+/// The attempt number of a resend that no replica of the callback service asked for: the upstream
+/// publishes the message whatever it was asked for before.
 const BY_HAND: u32 = 0;
 
-/// What is printed.
-///
-/// # Errors
-/// When the upstream does not answer.
-pub(crate) async fn ask(
-    id: MessageId,
-    upstream: &Address,
-    reason: &str,
-    credentials: &Credentials,
-    as_json: bool,
-) -> anyhow::Result<Output> {
-    let request = RequestResendRequest {
-        message_id: id.to_string(),
-        attempt: BY_HAND,
-        missing_consumers: Vec::new(),
-        reason: reason.to_owned(),
-    };
-    let mut client = UpstreamClient::new(upstream.connect().await?);
-    let answer = client
-        .request_resend(credentials.call(request)?)
-        .await
-        .map_err(|e| refused(&e))?
-        .into_inner();
-    let outcome = answer.outcome().as_str_name();
-    if as_json {
-        let answer = json!({ "message_id": id.to_string(), "outcome": outcome,
+impl Ask {
+    /// Asks the upstream.
+    ///
+    /// # Errors
+    /// When the upstream does not answer.
+    pub(crate) async fn run(self, as_json: bool) -> anyhow::Result<Output> {
+        let message_id = self.id.to_string();
+        let request = RequestResendRequest {
+            message_id: message_id.clone(),
+            attempt: BY_HAND,
+            missing_consumers: Vec::new(),
+            reason: self.reason,
+        };
+        let mut client = UpstreamClient::new(self.upstream.connect().await?);
+        let answer = client.request_resend(self.credentials.call(request)?).await;
+        let answer = answer.map_err(|e| refused(&e))?.into_inner();
+        let outcome = answer.outcome().as_str_name();
+        let json = json!({ "message_id": message_id, "outcome": outcome,
             "reason": answer.reason, "retry_after_ms": answer.retry_after_ms,
             "published_at_ms": answer.published_at_ms, "attempt": answer.attempt });
-        return Ok(Output::good(answer.to_string()));
+        Output::json_or_text(as_json, &json, || {
+            let mut text = outcome.to_owned();
+            if !answer.reason.is_empty() {
+                text = format!("{text}: {}", answer.reason);
+            }
+            if answer.retry_after_ms > 0 {
+                text = format!("{text}\n  ask again after {} ms", answer.retry_after_ms);
+            }
+            if answer.published_at_ms > 0 {
+                let at = clock(answer.published_at_ms);
+                text = format!("{text}\n  published {at}, as attempt {}", answer.attempt);
+            }
+            text
+        })
     }
-    let mut text = outcome.to_owned();
-    if !answer.reason.is_empty() {
-        text = format!("{text}: {}", answer.reason);
-    }
-    if answer.retry_after_ms > 0 {
-        text = format!("{text}\n  ask again after {} ms", answer.retry_after_ms);
-    }
-    if answer.published_at_ms > 0 {
-        let at = clock(answer.published_at_ms);
-        text = format!("{text}\n  published {at}, as attempt {}", answer.attempt);
-    }
-    Ok(Output::good(text))
 }

@@ -1,4 +1,4 @@
-//! Which overdue messages are meant.
+//! The overdue messages that the flags match.
 
 use std::time::Duration;
 
@@ -7,31 +7,31 @@ use countersign_protocol::grpc::OverdueFilter;
 
 use crate::terminal::clock::{ms, written};
 
-/// All that every given flag applies to.
+/// A message matches if it matches every given flag.
 #[derive(Debug, Args)]
 pub(crate) struct Filter {
-    /// In one of these states: waiting, asking, parked, conflict, or a closed one
+    /// The message is in one of these states; see `countersign overdue --help`
     #[arg(long, value_delimiter = ',', value_name = "STATE")]
     state: Vec<String>,
-    /// Sent by this upstream
+    /// This upstream sent the message
     #[arg(long, value_name = "NAME")]
     upstream: Option<String>,
-    /// To be confirmed by this consumer, among others
+    /// This consumer has to confirm the message, alone or among others
     #[arg(long, value_name = "NAME")]
     consumer: Option<String>,
-    /// For one of these causes, such as rejected or resends_used_up
+    /// The message is in its state for one of these causes, such as rejected or resends_used_up
     #[arg(long, value_delimiter = ',', value_name = "CAUSE")]
     cause: Vec<String>,
-    /// Overdue for at least this long, such as 10m
+    /// The message is overdue for at least SPAN, such as 10m
     #[arg(long, value_name = "SPAN", value_parser = written)]
     older_than: Option<Duration>,
-    /// Overdue for at most this long
+    /// The message is overdue for at most SPAN
     #[arg(long, value_name = "SPAN", value_parser = written)]
     younger_than: Option<Duration>,
 }
 
 impl Filter {
-    /// Whether nothing was said.
+    /// Whether no flag is given.
     pub(crate) fn is_empty(&self) -> bool {
         let Self { state, upstream, consumer, cause, older_than, younger_than } = self;
         state.is_empty()
@@ -42,7 +42,7 @@ impl Filter {
             && younger_than.is_none()
     }
 
-    /// As the callback service takes it.
+    /// The filter of the API.
     pub(crate) fn wire(&self) -> OverdueFilter {
         OverdueFilter {
             states: self.state.clone(),

@@ -1,4 +1,4 @@
-//! A job: followed to its end, and told.
+//! One job: following it to its end, and its words for a person.
 
 use std::io;
 use std::time::Duration;
@@ -18,36 +18,37 @@ use crate::terminal::clock::clock;
 use crate::terminal::output::Output;
 use crate::terminal::table::count;
 
-/// How often it is looked at.
+/// Often enough for a bar that moves, and rarely enough for the callback service.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// The job goes on when the callback service is started anew: so does whoever follows it.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// A job goes on when the callback service restarts, so following it goes on as well: this long
+/// without an answer.
+const AWAY_AT_MOST: Duration = Duration::from_secs(120);
 
-/// How following it ended.
+/// How following a job ended.
 pub(crate) enum Followed {
-    /// It came to its end.
+    /// The job came to its end.
     Ended(Job),
-    /// The person went away: it goes on.
+    /// The operator pressed Ctrl-C, and the job goes on.
     Left(Job),
 }
 
-/// Whether the person goes away: from when this is made on, Ctrl-C does not end the program.
+/// Waits for Ctrl-C. From when this is made on, Ctrl-C does not end the program.
 pub(crate) struct Leaving(Signal);
 
 impl Leaving {
     /// Listens from now on.
     ///
     /// # Errors
-    /// When the system does not let it.
+    /// When the system refuses the signal handler.
     pub(crate) fn listen() -> io::Result<Self> {
         signal(SignalKind::interrupt()).map(Self)
     }
 }
 
-/// Waits for its end, with a bar on the terminal. Ctrl-C leaves it running.
+/// Waits for the job's end, with a bar on the terminal. Ctrl-C leaves the job running.
 ///
 /// # Errors
-/// When the callback service does not answer for two minutes.
+/// When the callback service does not answer for [`AWAY_AT_MOST`].
 pub(crate) async fn follow(
     client: &mut Client,
     mut job: Job,
@@ -70,7 +71,9 @@ pub(crate) async fn follow(
                 answered = Instant::now();
                 job = answer.into_inner().job.unwrap_or(job);
             }
-            Err(status) if status.code() == Code::Unavailable && answered.elapsed() < PATIENCE => {
+            Err(status)
+                if status.code() == Code::Unavailable && answered.elapsed() < AWAY_AT_MOST =>
+            {
                 bar.set_message("the callback service is away: waiting");
             }
             Err(status) => {
@@ -85,10 +88,10 @@ pub(crate) async fn follow(
 }
 
 impl Followed {
-    /// What is printed; good when it came to its end and nothing failed.
+    /// The job in a sentence; good if it ended and no message failed.
     ///
     /// # Errors
-    /// When it cannot be written as JSON.
+    /// When the job cannot be written as JSON.
     pub(crate) fn output(self, as_json: bool) -> anyhow::Result<Output> {
         match self {
             Self::Ended(job) => {
@@ -106,14 +109,14 @@ impl Followed {
 /// The job with its action's name.
 ///
 /// # Errors
-/// When it cannot be written as JSON.
+/// When the job cannot be written as JSON.
 pub(crate) fn json(job: &Job) -> anyhow::Result<Value> {
     let mut value = serde_json::to_value(job)?;
     value["action"] = job.action().as_str_name().into();
     Ok(value)
 }
 
-/// What it came to, in a sentence; and how to look closer.
+/// The job's state and counts in a sentence, and the commands that show more.
 pub(crate) fn sentence(job: &Job) -> String {
     let mut text = format!(
         "job {} is {}: {} of {} succeeded, {} failed, {} skipped",
@@ -137,18 +140,18 @@ pub(crate) fn sentence(job: &Job) -> String {
     text
 }
 
-/// Who wanted what, and when.
+/// Who started the job, when and why.
 pub(crate) fn origin(job: &Job) -> String {
     let action = job.action().as_str_name().to_lowercase();
     format!("{action} by {} at {}: {}", job.who, clock(job.created_at_ms), job.why)
 }
 
-/// Whether something is still to come.
+/// Whether the job has not ended.
 pub(crate) fn is_running(job: &Job) -> bool {
     job.state == "running"
 }
 
-/// Whether it did all that it could.
+/// Whether no message failed, and the job was neither stopped nor cancelled.
 pub(crate) fn is_good(job: &Job) -> bool {
     job.failed == 0 && matches!(job.state.as_str(), "done" | "running")
 }
@@ -158,7 +161,7 @@ fn look(job: &Job) -> String {
     format!("countersign jobs show {id} --follow, or countersign jobs cancel {id}")
 }
 
-/// On standard error, and only where that is a terminal.
+/// Drawn on standard error, and only where that is a terminal.
 fn bar(job: &Job) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:40.green/dim} {human_pos}/{human_len}  {msg}")
         .expect("the template is right, and the same every time")

@@ -1,4 +1,4 @@
-//! `countersign jobs`: what people had done, and is being done.
+//! `countersign jobs`: the jobs that operators started, ended and running.
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -17,7 +17,7 @@ use crate::terminal::output::Output;
 use crate::terminal::page::{Fetched, Page};
 use crate::terminal::table::{Column, Rows, count, first_of};
 
-/// Which of them.
+/// The flags of `countersign jobs`.
 #[derive(Debug, Args)]
 pub(crate) struct Jobs {
     #[command(flatten)]
@@ -28,52 +28,52 @@ pub(crate) struct Jobs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Lists them, newest first
+    /// Lists the jobs, newest first
     List {
         #[command(flatten)]
         page: Page,
     },
-    /// Shows one with the result of each of its messages
+    /// Shows a job with the result of each of its messages
     #[command(after_help = "\
-Exit code 1 if some failed, or it was stopped or cancelled.
+Exit code 1 if messages failed, or the job was stopped or cancelled.
 
 Examples:
   countersign jobs show JOB_ID
   countersign jobs show JOB_ID --state failed --all
   countersign jobs show JOB_ID --follow")]
     Show {
-        /// The job
+        /// The job's id
         #[arg(value_name = "JOB_ID")]
         id: String,
-        /// Only its messages in this state: pending, begun, succeeded, failed or skipped
+        /// Shows only messages in this state: pending, begun, succeeded, failed or skipped
         #[arg(long, value_name = "STATE")]
         state: Option<String>,
-        /// Waits for its end first
+        /// Waits for the job's end first
         #[arg(long)]
         follow: bool,
         #[command(flatten)]
         page: Page,
     },
-    /// Begins nothing more of it; what is begun comes to its end
+    /// Cancels a job: it begins no further message; messages under way come to their end
     #[command(after_help = "\
 Example:
   countersign jobs cancel JOB_ID --why 'logistics is down again'")]
     Cancel {
-        /// The job
+        /// The job's id
         #[arg(value_name = "JOB_ID")]
         id: String,
         #[command(flatten)]
         credentials: Credentials,
-        /// Why: kept for ever, with your name
+        /// The reason: kept for ever, with your name
         #[arg(long, value_name = "TEXT")]
         why: String,
-        /// Who you are
+        /// Your name
         #[arg(long, env = "USER", value_name = "NAME")]
         who: String,
     },
 }
 
-/// What to type.
+/// Below the flags in `--help`.
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   countersign jobs
@@ -82,7 +82,7 @@ Examples:
   countersign jobs cancel JOB_ID --why 'logistics is down again'";
 
 impl Jobs {
-    /// What is printed.
+    /// Asks the callback service.
     ///
     /// # Errors
     /// When the callback service does not answer, or there is no such job.
@@ -117,7 +117,7 @@ async fn list(client: &mut Client, page: Page, as_json: bool) -> anyhow::Result<
         return Ok(Output::good(json.to_string()));
     }
     if jobs.items.is_empty() {
-        return Ok(Output::good("there has been no job"));
+        return Ok(Output::good("no job was ever started"));
     }
     use Column::{Number, Text};
     let mut rows = Rows::new(&[
@@ -192,7 +192,7 @@ async fn show(
         text
     })?;
     if !job::is_running(&job) && !job::is_good(&job) && !as_json {
-        ask_person::tell("not all of it was done");
+        ask_person::tell("the job did not do all that it was to do");
     }
     Ok(output.good_if(job::is_good(&job)))
 }

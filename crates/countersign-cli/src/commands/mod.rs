@@ -1,23 +1,24 @@
-//! The commands, one file or folder each.
+//! The commands, a file or folder each.
 
-pub(crate) mod status;
-
-pub(crate) mod timeline;
-
+// About one message, or those that match.
 pub(crate) mod overdue;
+pub(crate) mod status;
+mod timeline;
 
-pub(crate) mod acting;
-
+// Changing something, and the job that does it.
+pub(crate) mod act;
+mod job;
 pub(crate) mod jobs;
 
-pub(crate) mod job;
+// About the parties.
+pub(crate) mod ask;
+pub(crate) mod consumers;
+pub(crate) mod upstreams;
 
-pub(crate) mod parties;
-
+// Past the callback service.
+pub(crate) mod doctor;
 pub(crate) mod quarantine;
 
-pub(crate) mod doctor;
-
-pub(crate) mod ask;
-
-pub(crate) mod filter;
+// Shared by these.
+mod filter;
+mod states;

@@ -1,4 +1,4 @@
-//! `countersign overdue`: what is not confirmed, listed or counted.
+//! `countersign overdue`: messages that were not confirmed in time, listed or counted.
 
 use clap::Args;
 use countersign_protocol::grpc::count_overdue_response::Group;
@@ -8,6 +8,7 @@ use countersign_protocol::grpc::{
 };
 
 use crate::commands::filter::Filter;
+use crate::commands::states;
 use crate::connect::address::refused;
 use crate::connect::callback::{Callback, Client};
 use crate::terminal::clock::{age, now_ms};
@@ -15,7 +16,7 @@ use crate::terminal::output::Output;
 use crate::terminal::page::{Fetched, Page};
 use crate::terminal::table::{Column, Rows, count, first_of, quantity};
 
-/// What is wanted of them.
+/// The flags of `countersign overdue`.
 #[derive(Debug, Args)]
 pub(crate) struct Overdue {
     #[command(flatten)]
@@ -24,10 +25,10 @@ pub(crate) struct Overdue {
     filter: Filter,
     #[command(flatten)]
     page: Page,
-    /// Counts them instead
+    /// Counts the messages instead
     #[arg(long)]
     count: bool,
-    /// With --count: in groups by these
+    /// With --count: counts them in groups by these fields
     #[arg(
         long,
         requires = "count",
@@ -38,9 +39,8 @@ pub(crate) struct Overdue {
     by: Vec<String>,
 }
 
-/// What to type.
-pub(crate) const EXAMPLES: &str = "\
-Without --state: those that are open or need a person (waiting, asking, parked, conflict).
+const EXAMPLES: &str = "\
+Without --state: messages in the states waiting, asking, parked and conflict.
 Exit code 0 whether there are any or not.
 
 Examples:
@@ -49,8 +49,13 @@ Examples:
   countersign overdue --state parked --consumer logistics --older-than 10m
   countersign overdue --cause rejected --all --json | jq -r '.messages[].message_id'";
 
+/// Below the flags in `--help`.
+pub(crate) fn help() -> String {
+    format!("{}\n\n{EXAMPLES}", states::of_records())
+}
+
 impl Overdue {
-    /// What is printed.
+    /// Asks the callback service.
     ///
     /// # Errors
     /// When the callback service does not answer.
@@ -66,7 +71,7 @@ impl Overdue {
             return Output::json_or_text(true, &listed, String::new);
         }
         if listed.messages.is_empty() {
-            return Ok(Output::good("no such message is overdue"));
+            return Ok(Output::good("no overdue message matches"));
         }
         let mut text = table(&listed);
         if !listed.next_page_token.is_empty() {
@@ -137,12 +142,12 @@ fn count_table(counted: &CountOverdueResponse, by: &[String]) -> String {
     let fields: Vec<&str> = by.iter().map(String::as_str).collect();
     let mut text = format!("{}\n{total}", groups(&counted.groups, &fields));
     if fields.contains(&"consumer") {
-        text.push_str(" (those that several have to confirm are in several groups)");
+        text.push_str(" (a message that several consumers have to confirm is in several groups)");
     }
     text
 }
 
-/// Groups of overdue messages, by these fields.
+/// A row for each group of overdue messages, with these fields.
 pub(crate) fn groups(groups: &[Group], by: &[&str]) -> String {
     let shown = ["state", "upstream", "consumer", "cause"].into_iter().filter(|f| by.contains(f));
     let columns: Vec<Column> = shown

@@ -1,4 +1,4 @@
-//! A message's life as a person reads it.
+//! The story of a message, line by line.
 
 use std::fmt::Write as _;
 
@@ -6,14 +6,15 @@ use crate::terminal::clock::{clock, span};
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::GetMessageResponse;
 
-/// A line of it: when, in milliseconds since 1970, and what.
+/// A line of the story.
 struct Line {
+    /// In milliseconds since 1970.
     at_ms: i64,
     what: String,
     more: String,
 }
 
-/// The state, then everything that happened, in order.
+/// The state of the message, then everything that happened to it.
 pub(crate) fn print(id: MessageId, message: &GetMessageResponse) -> String {
     let mut text = format!("{id}  {}", message.state);
     if !message.cause.is_empty() && message.cause != message.state {
@@ -42,7 +43,8 @@ pub(crate) fn print(id: MessageId, message: &GetMessageResponse) -> String {
     text
 }
 
-/// In the order of their times; at the same time, in the order of the history.
+/// Ordered by time. Lines of the same time keep the order of the chain below: a confirm comes before the
+/// change of state that it causes.
 fn lines(id: MessageId, message: &GetMessageResponse) -> Vec<Line> {
     let made = Line {
         at_ms: id.time().ms(),
@@ -95,7 +97,8 @@ fn lines(id: MessageId, message: &GetMessageResponse) -> Vec<Line> {
     lines
 }
 
-/// How long after the first line; the clocks are not all the same, so it can be before.
+/// The time since the first line. The upstream's clock gives the first line and the ledger's the
+/// others: the difference can be negative.
 fn since(ms: i64) -> String {
     let sign = if ms < 0 { '-' } else { '+' };
     format!("{sign}{}", span(ms.unsigned_abs()))

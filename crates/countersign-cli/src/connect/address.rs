@@ -1,4 +1,4 @@
-//! Where a service is, and connecting to it.
+//! The address of a gRPC service, and its refusals.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,16 +13,16 @@ use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 #[derive(Clone)]
 pub(crate) struct Address(Endpoint);
 
-/// Longer than any answer takes, and no longer than a person waits.
+/// Longer than a service takes for any answer, and not longer than a person waits.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Address {
     /// Connects.
     ///
     /// # Errors
-    /// When nobody answers there.
+    /// When no service answers there.
     pub(crate) async fn connect(&self) -> anyhow::Result<Channel> {
-        self.0.connect().await.with_context(|| format!("nobody answers at {self}"))
+        self.0.connect().await.with_context(|| format!("no service answers at {self}"))
     }
 }
 
@@ -54,7 +54,7 @@ impl fmt::Debug for Address {
     }
 }
 
-/// What a person has to know of a gRPC status.
+/// A gRPC status as an error for a person.
 pub(crate) fn refused(status: &tonic::Status) -> anyhow::Error {
     match status.code() {
         Code::Unimplemented => anyhow::anyhow!(

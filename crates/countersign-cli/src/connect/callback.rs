@@ -1,4 +1,4 @@
-//! The callback service, as commands reach it.
+//! Reaching the callback service.
 
 use clap::Args;
 use countersign_protocol::grpc::callback_client::CallbackClient;
@@ -6,13 +6,13 @@ use tonic::transport::Channel;
 
 use crate::connect::address::Address;
 
-/// A client of it.
+/// A client of the callback service.
 pub(crate) type Client = CallbackClient<Channel>;
 
-/// Where it is.
+/// `--callback`.
 #[derive(Debug, Args)]
 pub(crate) struct Callback {
-    /// Where the callback service is
+    /// The callback service's address
     #[arg(
         long = "callback",
         env = "COUNTERSIGN_CALLBACK",
@@ -26,12 +26,11 @@ impl Callback {
     /// Connects.
     ///
     /// # Errors
-    /// When nobody answers there.
+    /// When no service answers at the address.
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
         Ok(CallbackClient::new(self.address.connect().await?))
     }
 
-    /// Where it is.
     pub(crate) fn address(&self) -> &Address {
         &self.address
     }

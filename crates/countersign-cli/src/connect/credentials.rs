@@ -1,4 +1,4 @@
-//! The shared secret of calls that change something.
+//! The token: the shared secret of calls that change something.
 
 use std::path::PathBuf;
 
@@ -9,23 +9,23 @@ use tonic::Request;
 
 use crate::terminal::output::UsageError;
 
-/// Where the token is.
+/// `--token` and `--token-file`.
 #[derive(Args)]
 pub(crate) struct Credentials {
-    /// The shared secret of calls that change something; better in the environment or in a file,
-    /// since others see a flag
+    /// The shared secret of calls that change something. Other users of this machine can see a flag:
+    /// the environment or a file is better
     #[arg(long, env = "COUNTERSIGN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
-    /// A file with the shared secret instead
+    /// A file with the shared secret, instead of --token
     #[arg(long, env = "COUNTERSIGN_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
 
 impl Credentials {
-    /// The call, with the token if there is one.
+    /// The message as a call, with the token if one is given.
     ///
     /// # Errors
-    /// When the file cannot be read, or what is given is no token.
+    /// When both flags are given, the file cannot be read, or its text is no token.
     pub(crate) fn call<T>(&self, message: T) -> anyhow::Result<Request<T>> {
         let mut request = Request::new(message);
         if let Some(token) = self.token()? {

@@ -1,9 +1,6 @@
-//! Where the callback service and the broker are, and how they are reached.
+//! Reaching the callback service, an upstream and the broker.
 
 pub(crate) mod address;
-
-pub(crate) mod callback;
-
 pub(crate) mod broker;
-
+pub(crate) mod callback;
 pub(crate) mod credentials;

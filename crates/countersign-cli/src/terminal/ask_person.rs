@@ -1,18 +1,19 @@
-//! Asking the person at the terminal.
+//! A question to the operator at the terminal, and words on the side.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
 use crate::terminal::output::UsageError;
 
-/// Whether the person agrees.
+/// Whether the operator agrees.
 ///
 /// # Errors
-/// When there is no person: a script has to say `--yes`.
+/// When standard input is no terminal: a script has to say `--yes`.
 pub(crate) fn agrees(question: &str) -> anyhow::Result<bool> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
         return Err(UsageError(
-            "nobody is there to agree: add --yes, or --dry-run to only look".to_owned(),
+            "no operator is at the terminal to agree: add --yes, or --dry-run to only look"
+                .to_owned(),
         )
         .into());
     }
@@ -24,8 +25,8 @@ pub(crate) fn agrees(question: &str) -> anyhow::Result<bool> {
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
-/// Tells the person something on the side: standard output is for results.
+/// Writes a line to standard error: standard output is for results.
 pub(crate) fn tell(line: &str) {
-    // Standard error may be closed: there is nobody to tell then.
+    // If standard error is closed, there is no other place for the line.
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -1,4 +1,4 @@
-//! Moments and spans as a person reads and writes them.
+//! Moments and spans of time, as a person reads and writes them.
 
 use std::time::Duration;
 
@@ -27,7 +27,8 @@ pub(crate) fn span(ms: u64) -> String {
     }
 }
 
-/// How long ago that was. `-` for a moment that there is not.
+/// How long ago a moment was. `-` for 0, which stands for no moment. A moment that another clock
+/// says is still to come counts as now.
 pub(crate) fn age(now_ms: i64, at_ms: i64) -> String {
     match at_ms {
         0 => "-".to_owned(),
@@ -35,14 +36,14 @@ pub(crate) fn age(now_ms: i64, at_ms: i64) -> String {
     }
 }
 
-/// What this machine's clock says, in milliseconds since 1970.
+/// This machine's clock, in milliseconds since 1970.
 #[expect(clippy::disallowed_methods, reason = "a person asks how long ago something was")]
 pub(crate) fn now_ms() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, ms)
 }
 
-/// As a number of milliseconds.
+/// The number of milliseconds.
 pub(crate) fn ms(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
@@ -50,7 +51,7 @@ pub(crate) fn ms(duration: Duration) -> i64 {
 /// A span as a person writes it: `10m`, `2h 30m`.
 ///
 /// # Errors
-/// When it is none.
+/// When the text is no span.
 pub(crate) fn written(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|_| format!("{text:?} is no span of time: use a number and a unit, such as 10m"))

@@ -1,11 +1,7 @@
-//! What a person at a terminal sees, and is asked.
+//! What a person at a terminal reads, and is asked.
 
 pub(crate) mod ask_person;
-
-pub(crate) mod table;
-
 pub(crate) mod clock;
-
 pub(crate) mod output;
-
 pub(crate) mod page;
+pub(crate) mod table;

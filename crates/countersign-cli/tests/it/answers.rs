@@ -152,7 +152,7 @@ async fn no_answer_is_exit_code_1_and_a_wrong_command_line_64() {
 
     let (code, _, why) = countersign(&["status", ID, "--callback", "http://127.0.0.1:1"]).await;
     assert_eq!(code, Some(1));
-    assert!(why.starts_with("countersign: nobody answers at http://127.0.0.1:1/: "), "{why}");
+    assert!(why.starts_with("countersign: no service answers at http://127.0.0.1:1/: "), "{why}");
 
     for wrong in [&["status", "7"][..], &["status", ID, "--callback", "localhost"], &["asc", ID]] {
         assert_eq!(countersign(wrong).await.0, Some(64), "{wrong:?}");

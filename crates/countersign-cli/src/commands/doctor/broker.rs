@@ -1,15 +1,15 @@
-//! The broker itself: its version's known bugs, its nodes, its alarms.
+//! The broker: known bugs of its version, nodes that are down, alarms.
 
 use super::finding::{Finding, error, note, warning};
 
-/// What the management API says of it.
+/// The broker, as the management API shows it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Broker {
     pub(crate) version: String,
     pub(crate) nodes: Vec<Node>,
 }
 
-/// One of its nodes.
+/// A node of the broker.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Node {
     pub(crate) name: String,
@@ -34,7 +34,7 @@ const COUNTS_FAILURES: Version = (4, 3, 0);
 const RECOMMENDED: Version = (4, 3, 3);
 const UPGRADE: &str = "upgrade RabbitMQ, to 4.3.3 or later";
 
-/// What is not as it should be.
+/// The faults of the broker.
 pub(crate) fn check(broker: &Broker) -> Vec<Finding> {
     let mut findings: Vec<Finding> = version(&broker.version).into_iter().collect();
     findings.extend(broker.nodes.iter().flat_map(node));
@@ -61,7 +61,7 @@ fn version(text: &str) -> Vec<Finding> {
     if version < RESILIENT {
         findings.push(warning(
             &subject,
-            "its dead-letter worker may not come back after a failure (mended in 3.10.20): checks then stay in their wait queues; and a node killed within a second of a queue's declaration may come back with a queue that answers nobody",
+            "its dead-letter worker may not come back after a failure (mended in 3.10.20): checks then stay in their wait queues; and a node killed within a second of a queue's declaration may come back with a queue that cannot be used",
             format!("{UPGRADE}; until then restart the node when checks stay past their delay"),
         ));
     }
@@ -113,7 +113,7 @@ fn node(node: &Node) -> Vec<Finding> {
             findings.push(error(
                 &subject,
                 format!(
-                    "{what} alarm: nobody can publish, so no order is taken and no confirm given"
+                    "{what} alarm: the broker takes no message, so no order is placed and no confirm sent"
                 ),
                 fix,
             ));

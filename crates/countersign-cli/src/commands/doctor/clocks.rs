@@ -1,25 +1,25 @@
-//! Clocks that should tell the same time.
+//! Clocks: those of this machine, the broker and the databases should tell the same time.
 
 use super::finding::{Finding, error, warning};
 use crate::terminal::clock::span;
 
-/// A clock, as read from here.
+/// A clock, as this machine read it.
 #[derive(Clone, Debug)]
 pub(crate) struct Clock {
-    /// Whose it is.
     pub(crate) whose: String,
-    /// How far it is ahead of this machine's, in milliseconds.
+    /// How far the clock is ahead of this machine's, in milliseconds.
     pub(crate) ahead_ms: i64,
-    /// How wrong that can be, in milliseconds: how long the reading took, and how finely it is told.
+    /// How wrong `ahead_ms` can be, in milliseconds: half the time that the reading took, plus half the
+    /// unit in which the clock is told.
     pub(crate) unsure_ms: i64,
 }
 
-/// Confirms and checks travel for about so long anyway.
+/// No decision depends on less: confirms and checks may travel for as long.
 const TOLERATED_MS: i64 = 5_000;
-/// More than any slack in between: an hour of a day's margin is gone, and delays read wrongly.
+/// From here on a message's age, read off its id, is plainly wrong, and with it retention and delays.
 const TOO_MUCH_MS: i64 = 600_000;
 
-/// What is not as it should be: each clock is compared with the one in the middle.
+/// Each clock that differs from the median: with two clocks that agree, the third one is named.
 pub(crate) fn check(clocks: &[Clock]) -> Vec<Finding> {
     let this = Clock { whose: "this machine's clock".to_owned(), ahead_ms: 0, unsure_ms: 0 };
     let mut all: Vec<&Clock> = clocks.iter().chain([&this]).collect();

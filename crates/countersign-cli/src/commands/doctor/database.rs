@@ -1,36 +1,35 @@
-//! Databases: migrations applied, partitions ahead.
+//! Databases: all migrations applied, partitions for the days to come.
 
 use std::collections::BTreeSet;
 
 use super::finding::{Finding, error, warning};
 use crate::terminal::clock::span;
 
-/// What was read from one database.
+/// One database, as it was read.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Database {
-    /// Its address, without the password.
+    /// The address, without the password.
     pub(crate) name: String,
-    /// What its clock says, in milliseconds since 1970.
+    /// The database's clock, in milliseconds since 1970.
     pub(crate) now_ms: i64,
-    /// Whether it takes no writes: a standby.
+    /// The database is a standby, or takes no writes for another reason.
     pub(crate) read_only: bool,
-    /// Ours that are in it.
+    /// The parts of Countersign that have tables in it.
     pub(crate) parts: Vec<Part>,
 }
 
-/// The tables of one of our crates in it.
+/// The tables of one part of Countersign.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Part {
-    /// Who made them.
     pub(crate) of: Owner,
-    /// Migrations that are applied, and whether each succeeded.
+    /// Version of each applied migration, and whether it succeeded.
     pub(crate) applied: Vec<(i64, bool)>,
-    /// Migrations that this program knows.
+    /// Versions that this program knows.
     pub(crate) known: Vec<i64>,
     pub(crate) tables: Vec<Table>,
 }
 
-/// Whose tables they are.
+/// The part of Countersign that made the tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Owner {
     /// The callback service.
@@ -46,14 +45,15 @@ pub(crate) enum Owner {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Table {
     pub(crate) name: String,
-    /// The first millisecond of each day that has one.
+    /// The first millisecond of each day that has a partition.
     pub(crate) days_ms: BTreeSet<i64>,
     /// Whether there is a DEFAULT partition.
     pub(crate) has_default: bool,
 }
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
-/// They are made 48 hours ahead, in time for a weekend; with less than this somebody is late.
+/// The services make partitions 48 hours ahead, in time for a weekend. Below half of that, making them
+/// has failed for a day.
 const WARN_AHEAD_MS: i64 = 24 * 60 * 60 * 1_000;
 
 impl Owner {
@@ -67,7 +67,8 @@ impl Owner {
 }
 
 impl Table {
-    /// The first moment whose ids have a place, counting back from the newest without a gap.
+    /// The oldest moment whose ids have a partition, without a gap from there to the newest. `None`: no
+    /// partition at all.
     pub(crate) fn oldest_ms(&self) -> Option<i64> {
         let mut oldest = *self.days_ms.last()?;
         while self.days_ms.contains(&(oldest - DAY_MS)) {
@@ -77,7 +78,7 @@ impl Table {
     }
 }
 
-/// What is not as it should be.
+/// The faults of one database.
 pub(crate) fn check(database: &Database) -> Vec<Finding> {
     let subject = format!("database {}", database.name);
     let mut findings = Vec::new();

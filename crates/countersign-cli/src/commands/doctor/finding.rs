@@ -1,35 +1,33 @@
-//! What a doctor says.
+//! A finding of the doctor.
 
 use serde::Serialize;
 
-/// Something that is not as it should be.
+/// A fault, where it is and how to mend it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Finding {
-    /// How bad it is.
     pub(crate) severity: Severity,
-    /// Where.
+    /// The queue, table, node or service that has the fault.
     pub(crate) subject: String,
-    /// What.
     pub(crate) finding: String,
-    /// What to do about it.
+    /// The operator's next step.
     pub(crate) fix: String,
 }
 
-/// How bad a finding is.
+/// How bad a finding is; findings are shown in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Severity {
-    /// Messages are lost, late or not watched; or will be as soon as something else goes wrong.
+    /// Messages are lost, late or not watched, or will be after the next failure.
     Error,
-    /// Somebody should look at it.
+    /// An operator should look at it soon.
     Warning,
-    /// Good to know.
+    /// Worth knowing; nothing has to be done.
     Note,
 }
 
-/// The fix for what is missing in the broker, and is the callback service's to declare.
+/// The fix for an exchange, queue or binding that the callback service declares and that is missing.
 pub(crate) const RESTART_CALLBACK: &str =
-    "restart the callback service: it declares what is missing when it connects";
+    "restart the callback service: when it connects, it declares all that is missing";
 
 /// An error.
 pub(crate) fn error(

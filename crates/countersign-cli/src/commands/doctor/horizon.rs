@@ -1,4 +1,4 @@
-//! How far back everybody remembers, against how late a message can still be sent again.
+//! Retention: each party has to remember ids for longer than a message can be sent again.
 
 use countersign_protocol::grpc::GetSettingsResponse;
 
@@ -13,7 +13,7 @@ pub(crate) fn latest_resend_ms(settings: &GetSettingsResponse) -> i64 {
     longest_check.saturating_add(settings.park_after_ms)
 }
 
-/// What is not as it should be.
+/// The settings and tables that remember too short a time.
 pub(crate) fn check(settings: &GetSettingsResponse, databases: &[Database]) -> Vec<Finding> {
     let latest = latest_resend_ms(settings);
     let mut findings = Vec::new();

@@ -1,4 +1,5 @@
-//! What the callback service tells: what is overdue, who makes no progress, who is not asked.
+//! The callback service's own account: overdue messages, consumers without progress, upstreams that it
+//! does not ask.
 
 use countersign_protocol::grpc::count_overdue_response::Group;
 use countersign_protocol::grpc::list_consumers_response::Consumer;
@@ -7,7 +8,7 @@ use countersign_protocol::grpc::list_upstreams_response::Upstream;
 use super::finding::{Finding, error, note, warning};
 use crate::terminal::table::count;
 
-/// What is overdue, counted by state and cause.
+/// Overdue messages that an operator has to look at. `groups` are counted by state and cause.
 pub(crate) fn overdue(groups: &[Group]) -> Vec<Finding> {
     let of = |state: &str| -> (u64, Vec<String>) {
         let groups: Vec<&Group> = groups.iter().filter(|group| group.state == state).collect();
@@ -38,13 +39,13 @@ pub(crate) fn overdue(groups: &[Group]) -> Vec<Finding> {
         findings.push(error(
             "the ledger",
             format!("messages that wait for the address of their upstream: {}", count(nowhere)),
-            "countersign overdue --cause no_address says whose; add it to COUNTERSIGN_UPSTREAMS of the callback service",
+            "countersign overdue --cause no_address names the upstream; add it to COUNTERSIGN_UPSTREAMS of the callback service",
         ));
     }
     findings
 }
 
-/// Consumers that make no progress.
+/// Consumers that messages wait for, and that confirm none.
 pub(crate) fn consumers(consumers: &[Consumer]) -> Vec<Finding> {
     let stuck = consumers.iter().filter_map(|consumer| {
         let Consumer { consumer: name, queue, upstream, summary, deferred, .. } = consumer;
@@ -69,7 +70,7 @@ pub(crate) fn consumers(consumers: &[Consumer]) -> Vec<Finding> {
     stuck.collect()
 }
 
-/// Upstreams that are not asked, or only a little.
+/// Upstreams that the callback service does not ask, or asks for a few messages alone.
 pub(crate) fn upstreams(upstreams: &[Upstream]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for upstream in upstreams {
@@ -78,7 +79,7 @@ pub(crate) fn upstreams(upstreams: &[Upstream]) -> Vec<Finding> {
         if upstream.breaker == "open" {
             findings.push(error(
                 &subject,
-                format!("it does not answer at {address} and is left alone for a while; messages that wait: {}. {summary}", count(*due)),
+                format!("its circuit breaker is open: it does not answer at {address}, and the callback service does not ask it for a while; messages that wait: {}. {summary}", count(*due)),
                 format!("is {name} running, and can the callback service reach {address}?"),
             ));
         }
@@ -86,10 +87,10 @@ pub(crate) fn upstreams(upstreams: &[Upstream]) -> Vec<Finding> {
             findings.push(note(
                 &subject,
                 format!(
-                    "much was missing lately: only canaries are asked for, {} at a time",
+                    "many messages were missing lately: the callback service asks for canaries alone, {} at a time",
                     upstream.canaries
                 ),
-                "it grows again by itself as they are confirmed; countersign upstreams",
+                "the number grows by itself as consumers confirm canaries; countersign upstreams",
             ));
         }
     }
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_consumer_that_something_waits_for_is_found() {
+    fn only_a_consumer_that_messages_wait_for_is_found() {
         let consumer = |state: &str, deferred| Consumer {
             consumer: "logistics".to_owned(),
             state: state.to_owned(),
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upstream_that_is_left_alone_is_found() {
+    fn an_upstream_with_an_open_breaker_is_found() {
         let upstream = |breaker: &str, canaries_only| Upstream {
             upstream: "orders".to_owned(),
             breaker: breaker.to_owned(),

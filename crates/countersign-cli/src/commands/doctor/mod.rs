@@ -29,19 +29,20 @@ use self::topology::expected;
 use crate::connect::callback::Callback;
 use crate::terminal::output::Output;
 
-/// Where to look.
+/// The flags of `countersign doctor`.
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
     #[command(flatten)]
     callback: Callback,
-    /// Where RabbitMQ is; its vhost is the one that is looked at
+    /// RabbitMQ's address; the doctor looks at the vhost in it
     #[arg(long, env = "COUNTERSIGN_AMQP_URL", hide_env_values = true, value_name = "URL")]
     amqp_url: Option<AmqpAddress>,
-    /// Where its management API is: http://USER:PASSWORD@HOST:15672 (or https), of a user with the tag monitoring
+    /// The address of RabbitMQ's management API: http://USER:PASSWORD@HOST:15672 (or https), of a user
+    /// with the tag monitoring
     #[arg(long, env = "COUNTERSIGN_MANAGEMENT_URL", hide_env_values = true, value_name = "URL")]
     management_url: Option<ManagementUrl>,
-    /// A database of the callback service, an upstream or a consumer: which, is seen by its tables.
-    /// Can be given several times
+    /// The address of a database of the callback service, an upstream or a consumer; the doctor sees
+    /// by the tables whose it is. Can be given several times
     #[arg(
         long,
         env = "COUNTERSIGN_DATABASE_URL",
@@ -50,14 +51,15 @@ pub(crate) struct Doctor {
         value_name = "URL"
     )]
     database_url: Vec<DatabaseUrl>,
-    /// A consumer's queue, to be looked at with its .dead and .retry queues; can be given several times
+    /// A consumer's queue; the doctor looks at its .dead and .retry queues too. Can be given several times
     #[arg(long, value_name = "QUEUE")]
     queue: Vec<String>,
 }
 
-/// What to type.
+/// Below the flags in `--help`.
 pub(crate) const EXAMPLES: &str = "\
-What is not given is not looked at, and the answer says so. Exit code 1 if there are errors.
+The doctor looks at the services whose addresses it has, and says where it did not look. Exit code 1
+if it finds errors.
 
 Examples:
   countersign doctor
@@ -68,10 +70,10 @@ Examples:
   countersign doctor --json | jq -r '.findings[] | select(.severity == \"error\") | .finding'";
 
 impl Doctor {
-    /// Looks everywhere.
+    /// Looks at every service whose address it has.
     ///
     /// # Errors
-    /// Only when the answer cannot be written: that somebody does not answer is a finding.
+    /// When the report cannot be written as JSON. A service that does not answer is a finding.
     pub(crate) async fn run(self, as_json: bool) -> anyhow::Result<Output> {
         let mut report = Report::default();
         let settings = self.ask_callback(&mut report).await;
@@ -89,7 +91,7 @@ impl Doctor {
         Ok(Output::json_or_text(as_json, &report, || report.print())?.good_if(report.is_good()))
     }
 
-    /// What the callback service tells, and its settings.
+    /// Looks at the callback service's own account; its settings.
     async fn ask_callback(&self, report: &mut Report) -> Option<GetSettingsResponse> {
         let mut client = match self.callback.client().await {
             Ok(client) => client,
@@ -155,7 +157,7 @@ impl Doctor {
             report.findings.push(finding::error(
                 "the management API",
                 format!("{why:#}"),
-                "mend --management-url: what stands in the broker was not looked at",
+                "mend --management-url: the doctor did not look at exchanges, queues and bindings",
             ));
         }
     }

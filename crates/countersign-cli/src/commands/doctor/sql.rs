@@ -1,4 +1,4 @@
-//! What databases tell: all SQL of this program.
+//! Reading databases: all SQL of this program.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,8 @@ use super::clocks::Clock;
 use super::database::{Database, Owner, Part, Table};
 use crate::terminal::clock::now_ms;
 
-/// What is ours in a database: whose, its tables with partitions, and where its migrations are noted.
+/// Each part of Countersign, its partitioned tables (the first one shows that the part is there), and the
+/// table of its migrations.
 const PARTS: [(Owner, &[&str], &str); 3] = [
     (Owner::Callback, &["confirmation", "consumer_report"], "_sqlx_migrations"),
     (Owner::Upstream, &["countersign.enlisted"], "countersign._producer_migrations"),
@@ -22,10 +23,10 @@ const PARTS: [(Owner, &[&str], &str); 3] = [
 /// Reads a database and its clock.
 ///
 /// # Errors
-/// When it does not answer, or lets nobody in.
+/// When the database does not answer, or refuses the login.
 pub(crate) async fn read(url: &DatabaseUrl) -> Result<(Database, Clock), sqlx::Error> {
     let mut connection = connect_once(url, "countersign doctor").await?;
-    // The first statement of a connection takes longer.
+    // The first statement of a connection takes longer, and would make the clock seem late.
     connection.ping().await?;
     let before_ms = now_ms();
     let (now, read_only) = clock(&mut connection).await?;
@@ -45,7 +46,7 @@ pub(crate) async fn read(url: &DatabaseUrl) -> Result<(Database, Clock), sqlx::E
         }
         database.parts.push(part);
     }
-    // Whether it hears the goodbye makes no difference to anybody.
+    // The database notices a closed socket as well.
     let _ = connection.close().await;
     let clock = Clock {
         whose: format!("the clock of {url}"),
@@ -55,7 +56,7 @@ pub(crate) async fn read(url: &DatabaseUrl) -> Result<(Database, Clock), sqlx::E
     Ok((database, clock))
 }
 
-/// The migrations that this program knows of.
+/// The versions of the migrations that this program knows.
 fn known(of: Owner) -> Vec<i64> {
     let migrations = match of {
         Owner::Callback => sqlx::migrate!("../../migrations/callback"),

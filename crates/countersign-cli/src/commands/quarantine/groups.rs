@@ -1,11 +1,11 @@
-//! Quarantined messages in groups, so that a thousand of them can be judged at a glance.
+//! Quarantined messages in groups: a person judges a thousand of them at a glance.
 
 use std::collections::BTreeMap;
 
 use super::item::Shown;
-use crate::terminal::table::{Column, Rows, count};
+use crate::terminal::table::{Column, Rows, count, quantity};
 
-/// How many groups are shown.
+/// More would not be read at a glance.
 const SHOWN: usize = 20;
 
 /// The groups, largest first.
@@ -27,10 +27,11 @@ pub(crate) fn table(shown: &[&Shown]) -> String {
         rows.add([source.to_owned(), app_id.to_owned(), reason, count(messages)]);
     }
     let text = rows.print();
-    if more > 0 { format!("{text}\nand {} more groups", count(more)) } else { text }
+    if more > 0 { format!("{text}\nand {}", quantity(more, "more group")) } else { text }
 }
 
-/// A reason without what is different in each message: words with a digit in them.
+/// The reason with `…` for each word that has a digit: an id, a number or a date, which differ from
+/// message to message.
 fn kind(reason: &str) -> String {
     let mask = |word: &str| {
         if word.contains(|c: char| c.is_ascii_digit()) { "…".to_owned() } else { word.to_owned() }

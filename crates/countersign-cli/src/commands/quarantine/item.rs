@@ -1,4 +1,4 @@
-//! What lies in quarantine, and where it came from.
+//! A quarantined message, and where it came from.
 
 use bytes::Bytes;
 use countersign_amqp::{Browsed, DeliveryTag};
@@ -8,34 +8,31 @@ use serde::Serialize;
 /// A quarantined message, in hand.
 #[derive(Clone, Debug)]
 pub(crate) struct Item {
-    /// What it is taken by.
     pub(crate) tag: DeliveryTag,
-    /// What is told of it.
     pub(crate) shown: Shown,
-    /// Its body.
     pub(crate) body: Bytes,
-    /// What it was sent as.
     pub(crate) content_type: Option<String>,
 }
 
-/// What is told of a quarantined message.
+/// The fields of a quarantined message that a person or script sees.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Shown {
-    /// The id that it was put aside with. Empty if it has none.
+    /// Empty if the message has none.
     pub(crate) message_id: String,
-    /// When it was put aside, in milliseconds since 1970, on the clock of who did. 0 if nobody knows.
+    /// When the message was put aside, in milliseconds since 1970, on the callback service's clock: the
+    /// time in the id that it gave the message. 0 if the id has none.
     pub(crate) quarantined_at_ms: i64,
-    /// The queue that it came from.
+    /// The queue that the message came from.
     pub(crate) source: String,
-    /// Its sender's word for itself.
+    /// The sender's name for itself.
     pub(crate) app_id: String,
-    /// What is wrong with it.
+    /// Why the message was put aside.
     pub(crate) reason: String,
-    /// Where a replay publishes it to.
+    /// Where a replay publishes the message. `None`: a replay cannot.
     pub(crate) replay_to: Option<Destination>,
-    /// How large its body is.
+    /// The size of the body.
     pub(crate) bytes: usize,
-    /// Its body, as far as it is text; or the beginning of it.
+    /// The body or its beginning, with U+FFFD for bytes that are no text.
     pub(crate) body: String,
 }
 
@@ -46,18 +43,16 @@ pub(crate) struct Destination {
     pub(crate) routing_key: String,
 }
 
-/// How much of a body is shown of it.
+/// The part of a body that is shown.
 pub(crate) enum Body {
-    /// Its beginning.
     Beginning,
-    /// All of it.
     Whole,
 }
 
-/// Somebody else published it there.
+/// For a message that neither the callback service nor the broker put there.
 const NO_REASON: &str = "no reason given";
 
-/// How many characters a beginning has.
+/// Characters of a beginning: enough to recognise an envelope.
 const BEGINNING: usize = 100;
 
 impl Item {
@@ -66,13 +61,13 @@ impl Item {
         let Browsed { delivery, dead_letter } = browsed;
         let properties = delivery.properties;
         let text = |name: &str| properties.headers.text(name).map(str::to_owned);
-        // What the broker gave up carries no word of ours.
+        // A message that the broker dead-lettered has no header of the callback service.
         let (died_in, died_of) = dead_letter.map_or((None, None), |letter| {
             (Some(letter.queue), Some(format!("given up by the broker: {}", letter.reason)))
         });
         let source = text(header::SOURCE).or(died_in).unwrap_or_default();
         let message_id = properties.message_id.unwrap_or_default();
-        let told = match body {
+        let text_of_body = match body {
             Body::Whole => String::from_utf8_lossy(&delivery.body).into_owned(),
             Body::Beginning => beginning(&delivery.body),
         };
@@ -84,7 +79,7 @@ impl Item {
             app_id: properties.app_id.unwrap_or_default(),
             reason: text(header::REASON).or(died_of).unwrap_or_else(|| NO_REASON.to_owned()),
             bytes: delivery.body.len(),
-            body: told,
+            body: text_of_body,
         };
         Self {
             tag: delivery.tag,
@@ -95,13 +90,14 @@ impl Item {
     }
 }
 
-/// Where what came from this queue is published to, to come there again.
+/// Where a message has to be published to come back to this queue. `None`: the queue is neither of
+/// confirms nor of due checks.
 pub(crate) fn destination(source: &str) -> Option<Destination> {
     let to = |exchange: &str, key: &str| {
         Some(Destination { exchange: exchange.to_owned(), routing_key: key.to_owned() })
     };
     if source == topology::CHECK_DUE {
-        // Its check came due before: it is looked up at once.
+        // The check came due before: it need not wait again.
         return to(topology::CHECK_DUE, "");
     }
     let shard: u16 = source.strip_prefix(topology::CONFIRM)?.strip_prefix('.')?.parse().ok()?;
@@ -109,15 +105,15 @@ pub(crate) fn destination(source: &str) -> Option<Destination> {
 }
 
 fn beginning(body: &[u8]) -> String {
-    // Four bytes for each character hold the beginning, whatever it is.
+    // A character has four bytes at most.
     let most = body.len().min(4 * BEGINNING);
     let text = String::from_utf8_lossy(&body[..most]);
-    let mut told: String =
+    let mut start: String =
         text.chars().take(BEGINNING).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-    if told.len() < text.len() || most < body.len() {
-        told.push('…');
+    if start.len() < text.len() || most < body.len() {
+        start.push('…');
     }
-    told
+    start
 }
 
 #[cfg(test)]

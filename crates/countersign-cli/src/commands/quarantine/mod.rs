@@ -1,35 +1,33 @@
-//! `countersign quarantine`: what could not be read or stored, straight from the broker.
-//!
-//! Everything that lies there is read and held un-acked until the command ends: whatever becomes of
-//! it, what was not replayed or dropped returns to the queue in its order.
+//! `countersign quarantine`: messages that could not be read or stored, straight from the broker.
 
-mod item;
-
-mod selection;
-
+mod chosen;
+mod filter;
 mod groups;
-
+mod held;
+mod item;
 mod replay;
+mod table;
 
 use anyhow::Context as _;
-use clap::{Args, Subcommand};
-use countersign_amqp::{Address, Browser, Connection};
-use countersign_protocol::topology;
+use clap::Subcommand;
 use serde::Serialize;
 
-use self::item::{Body, Item, Shown};
+use self::chosen::Chosen;
+use self::filter::Filter;
+use self::held::Held;
+use self::item::{Body, Shown};
 use self::replay::Replayed;
-use self::selection::Selection;
-use crate::connect::broker;
+use self::table::another_run;
+use crate::connect::broker::Broker;
 use crate::terminal::ask_person;
-use crate::terminal::clock::{clock, now_ms};
-use crate::terminal::output::{Output, UsageError};
-use crate::terminal::table::{Column, Rows, count, first_of};
+use crate::terminal::output::Output;
+use crate::terminal::page::Page;
+use crate::terminal::table::{count, first_of, quantity};
 
-/// What is done about it.
+/// The actions on quarantined messages.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Quarantine {
-    /// Shows what lies there; nothing changes
+    /// Shows the messages in quarantine; changes nothing
     #[command(after_help = "\
 Examples:
   countersign quarantine list
@@ -39,22 +37,18 @@ Examples:
         #[command(flatten)]
         broker: Broker,
         #[command(flatten)]
-        selection: Selection,
-        /// How many are shown at most
-        #[arg(long, default_value_t = 100, value_name = "N", conflicts_with = "all")]
-        limit: usize,
-        /// Shows all of them
-        #[arg(long)]
-        all: bool,
+        filter: Filter,
+        #[command(flatten)]
+        page: Page,
         /// Shows whole bodies; --json always does
         #[arg(long)]
         bodies: bool,
     },
-    /// Publishes messages again to where they came from, once what was wrong is mended
+    /// Publishes messages again to where they came from, once their fault is mended
     ///
-    /// Each leaves the quarantine when the broker has it elsewhere. Killed in between, it is in both
-    /// places, which does no harm: confirms and checks count once. What still cannot be read comes
-    /// back with a new reason.
+    /// A message leaves the quarantine when the broker has it where it came from. A replay that is
+    /// killed in between leaves the message in both places, which does no harm: confirms and checks
+    /// count once. A message that still cannot be read comes back with a new reason.
     #[command(after_help = "\
 Examples:
   countersign quarantine replay --reason 'the database refuses it' --dry-run
@@ -62,17 +56,9 @@ Examples:
   countersign quarantine replay --all")]
     Replay {
         #[command(flatten)]
-        broker: Broker,
-        #[command(flatten)]
-        selection: Selection,
-        /// All of them
-        #[arg(long)]
-        all: bool,
-        /// Only says which they would be
-        #[arg(long)]
-        dry_run: bool,
+        chosen: Chosen,
     },
-    /// Throws messages away for good: exactly those that were shown
+    /// Throws messages away for good: exactly those that it shows before it asks
     #[command(after_help = "\
 Examples:
   countersign quarantine drop --app-id load-test --dry-run
@@ -80,149 +66,101 @@ Examples:
   countersign quarantine drop --id 01936f4e-8c1a-7c3e-9b5e-3f2d1c0b9a88 --yes")]
     Drop {
         #[command(flatten)]
-        broker: Broker,
-        #[command(flatten)]
-        selection: Selection,
-        /// All of them
-        #[arg(long)]
-        all: bool,
-        /// Only says which they would be
-        #[arg(long)]
-        dry_run: bool,
-        /// Does not ask
+        chosen: Chosen,
+        /// Does not ask before it throws them away
         #[arg(long)]
         yes: bool,
     },
 }
 
-/// Where the quarantine is.
-#[derive(Debug, Args)]
-pub(crate) struct Broker {
-    /// Where RabbitMQ is
-    #[arg(
-        long,
-        env = "COUNTERSIGN_AMQP_URL",
-        hide_env_values = true,
-        default_value = "amqp://guest:guest@localhost:5672/%2f",
-        value_name = "URL"
-    )]
-    amqp_url: Address,
-}
-
-/// What is in hand.
-struct Hand {
-    connection: Connection,
-    browser: Browser,
-    selected: Vec<Item>,
-    /// Selected as well, but more than is held at once.
-    beyond: u64,
-    seen: u64,
-}
-
-/// A list as scripts read it.
+/// A list, as JSON.
 #[derive(Serialize)]
 struct Listed<'a> {
     messages: Vec<&'a Shown>,
-    /// How many match, those that are not listed too.
+    /// How many match, also those that are not listed.
     matching: u64,
 }
 
-/// What was done, as scripts read it.
+/// The result of a replay or drop, as JSON.
 #[derive(Serialize)]
 struct Done<'a> {
     done: u64,
+    /// Id and reason of each message that stays.
     not_done: &'a [(String, String)],
-    /// These match too and were not looked at: run it again.
+    /// How many match too and did not fit in hand.
     left_for_another_run: u64,
     dry_run: bool,
 }
 
-/// Bodies are held while a person makes up their mind; past that many bytes, another run does the
-/// rest.
-const MOST_HELD_BYTES: usize = 256 * 1024 * 1024;
-/// How many rows show what is about to be done.
-const SHOWN: usize = 20;
-
 impl Quarantine {
-    /// Does it.
+    /// Runs the command.
     ///
     /// # Errors
-    /// When the broker does not answer, or the command line does not say what is meant.
+    /// When the broker does not answer, or the command line does not say which messages.
     pub(crate) async fn run(self, as_json: bool) -> anyhow::Result<Output> {
         match self {
-            Self::List { broker, selection, limit, all, bodies } => {
-                let most = if all { usize::MAX } else { limit };
-                list(&broker, &selection, most, bodies, as_json).await
+            Self::List { broker, filter, page, bodies } => {
+                let body = if bodies || as_json { Body::Whole } else { Body::Beginning };
+                list(Held::gather(&broker, &filter, page.most(), &body).await?, bodies, as_json)
+                    .await
             }
-            Self::Replay { broker, selection, all, dry_run } => {
-                meant(&selection, all)?;
-                let hand = gather(&broker, &selection, usize::MAX, &Body::Beginning).await?;
-                replay(&broker.amqp_url, hand, dry_run, as_json).await
+            Self::Replay { chosen } => {
+                let held = chosen.hold().await?;
+                if chosen.dry_run || held.items.is_empty() {
+                    return only_look(held, "would be replayed", as_json).await;
+                }
+                replay(&chosen.broker, held, as_json).await
             }
-            Self::Drop { broker, selection, all, dry_run, yes } => {
-                meant(&selection, all)?;
-                let hand = gather(&broker, &selection, usize::MAX, &Body::Beginning).await?;
-                throw_away(hand, dry_run, yes, as_json).await
+            Self::Drop { chosen, yes } => {
+                let held = chosen.hold().await?;
+                if chosen.dry_run || held.items.is_empty() {
+                    return only_look(held, "would be dropped", as_json).await;
+                }
+                throw_away(held, yes, as_json).await
             }
         }
     }
 }
 
-fn meant(selection: &Selection, all: bool) -> anyhow::Result<()> {
-    let wrong = match (selection.is_empty(), all) {
-        (true, false) => {
-            "say which ones: by --reason, --source, --app-id, --older-than, --newer-than or --id, or --all"
-        }
-        (false, true) => "--all means all of them: leave it out, or the other flags",
-        _ => return Ok(()),
-    };
-    Err(UsageError(wrong.to_owned()).into())
-}
-
-async fn list(
-    broker: &Broker,
-    selection: &Selection,
-    most: usize,
-    bodies: bool,
-    as_json: bool,
-) -> anyhow::Result<Output> {
-    let body = if bodies || as_json { Body::Whole } else { Body::Beginning };
-    let hand = gather(broker, selection, most, &body).await?;
-    let Hand { selected, beyond, seen, .. } = &hand;
-    let shown: Vec<&Shown> = selected.iter().map(|item| &item.shown).collect();
-    let matching = u64::try_from(shown.len())? + beyond;
-    let listed = Listed { matching, messages: shown };
-    let output = Output::json_or_text(as_json, &listed, || match (matching, *seen) {
+async fn list(held: Held, whole_bodies: bool, as_json: bool) -> anyhow::Result<Output> {
+    let listed = Listed { matching: held.matching(), messages: held.shown() };
+    let output = Output::json_or_text(as_json, &listed, || match (listed.matching, held.seen) {
         (0, 0) => "nothing is in quarantine".to_owned(),
-        (0, seen) => format!("none of the {} in quarantine is meant", count(seen)),
-        _ => {
-            let mut text = table(&listed.messages, bodies);
-            if *beyond > 0 {
+        (0, seen) => none_of(seen),
+        (matching, _) => {
+            let mut text = table::messages(&listed.messages, whole_bodies);
+            if held.beyond > 0 {
                 text = format!("{text}\n{}", first_of(listed.messages.len(), Some(matching)));
             }
             text
         }
     });
-    put_back(hand).await?;
+    held.put_back().await?;
     output
 }
 
-async fn replay(
-    address: &Address,
-    mut hand: Hand,
-    dry_run: bool,
-    as_json: bool,
-) -> anyhow::Result<Output> {
-    if dry_run || hand.selected.is_empty() {
-        return only_look(hand, "would be replayed", as_json).await;
-    }
-    let Replayed { done, left } = replay::all(address, &mut hand.browser, &hand.selected).await?;
-    let beyond = hand.beyond;
-    put_back(hand).await?;
-    let result = Done { done, not_done: &left, left_for_another_run: beyond, dry_run };
+async fn only_look(held: Held, would: &str, as_json: bool) -> anyhow::Result<Output> {
+    let listed = Listed { matching: held.matching(), messages: held.shown() };
+    let output = Output::json_or_text(as_json, &listed, || match held.items.len() {
+        0 => none_of(held.seen),
+        items => format!("{}\n{} {would}", table::plan(&held), count(items)),
+    });
+    held.put_back().await?;
+    output
+}
+
+fn none_of(seen: u64) -> String {
+    format!("{} in quarantine, and none matches", quantity(seen, "message"))
+}
+
+async fn replay(broker: &Broker, mut held: Held, as_json: bool) -> anyhow::Result<Output> {
+    let Replayed { done, left } = replay::all(broker, &mut held.browser, &held.items).await?;
+    let beyond = held.beyond;
+    held.put_back().await?;
+    let result = Done { done, not_done: &left, left_for_another_run: beyond, dry_run: false };
     let output = Output::json_or_text(as_json, &result, || {
         let mut lines = vec![format!(
-            "{} replayed. What still cannot be taken comes back: countersign quarantine list --newer-than 1m",
+            "{} replayed. A message that still cannot be read or stored comes back: countersign quarantine list --newer-than 1m",
             count(done)
         )];
         lines.extend(left.iter().map(|(id, why)| format!("  {id} stays: {why}")));
@@ -232,146 +170,26 @@ async fn replay(
     Ok(output.good_if(left.is_empty() && beyond == 0))
 }
 
-async fn throw_away(
-    mut hand: Hand,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-) -> anyhow::Result<Output> {
-    if dry_run || hand.selected.is_empty() {
-        return only_look(hand, "would be dropped", as_json).await;
-    }
+async fn throw_away(mut held: Held, yes: bool, as_json: bool) -> anyhow::Result<Output> {
     if !yes {
-        ask_person::tell(&what(&hand));
-        let question = format!("Throw these {} away for good?", count(hand.selected.len()));
+        ask_person::tell(&table::plan(&held));
+        let question = format!("Throw {} away for good?", quantity(held.items.len(), "message"));
         if !ask_person::agrees(&question)? {
-            put_back(hand).await?;
+            held.put_back().await?;
             return Ok(Output::good("nothing was dropped").good_if(false));
         }
     }
-    for item in &hand.selected {
-        hand.browser.take(item.tag).await.context("the rest stays in quarantine")?;
+    for item in &held.items {
+        held.browser.take(item.tag).await.context("the rest stays in quarantine")?;
     }
-    let (done, beyond) = (u64::try_from(hand.selected.len())?, hand.beyond);
-    put_back(hand).await.context("some of what was dropped may be in quarantine still: list it")?;
-    let result = Done { done, not_done: &[], left_for_another_run: beyond, dry_run };
+    let (done, beyond) = (u64::try_from(held.items.len())?, held.beyond);
+    held.put_back()
+        .await
+        .context("some dropped messages may be in quarantine still: countersign quarantine list")?;
+    let result = Done { done, not_done: &[], left_for_another_run: beyond, dry_run: false };
     let output = Output::json_or_text(as_json, &result, || {
         let lines = std::iter::once(format!("{} dropped", count(done))).chain(another_run(beyond));
         lines.collect::<Vec<_>>().join("\n")
     })?;
     Ok(output.good_if(beyond == 0))
-}
-
-async fn only_look(hand: Hand, would: &str, as_json: bool) -> anyhow::Result<Output> {
-    let shown: Vec<&Shown> = hand.selected.iter().map(|item| &item.shown).collect();
-    let matching = u64::try_from(shown.len())? + hand.beyond;
-    let listed = Listed { matching, messages: shown };
-    let output = Output::json_or_text(as_json, &listed, || match hand.selected.len() {
-        0 => format!("none of the {} in quarantine is meant", count(hand.seen)),
-        selected => format!("{}\n{} {would}", what(&hand), count(selected)),
-    });
-    put_back(hand).await?;
-    output
-}
-
-/// What is about to be done, in groups and the first of it.
-fn what(hand: &Hand) -> String {
-    let shown: Vec<&Shown> = hand.selected.iter().map(|item| &item.shown).collect();
-    let first = &shown[..shown.len().min(SHOWN)];
-    let mut text = format!("{}\n{}", groups::table(&shown), table(first, false));
-    if shown.len() > SHOWN {
-        text = format!(
-            "{text}\nthe first {SHOWN} of {}; countersign quarantine list shows them all",
-            count(shown.len())
-        );
-    }
-    if let Some(line) = another_run(hand.beyond) {
-        text = format!("{text}\n{line}");
-    }
-    text
-}
-
-fn another_run(beyond: u64) -> Option<String> {
-    (beyond > 0).then(|| {
-        format!("{} more are meant than are held at once: run it again for them", count(beyond))
-    })
-}
-
-/// Reads all of the quarantine, and holds what is selected.
-async fn gather(
-    broker: &Broker,
-    selection: &Selection,
-    most: usize,
-    body: &Body,
-) -> anyhow::Result<Hand> {
-    let now = now_ms();
-    let connection = broker::connect(&broker.amqp_url, "countersign quarantine").await?;
-    let queue = topology::QUARANTINE;
-    let browser = Browser::open(&connection, queue).await.with_context(|| {
-        format!("{queue} cannot be read; the callback service makes it: has it ever been connected to this vhost?")
-    })?;
-    if browser.other_readers() > 0 {
-        ask_person::tell(&format!(
-            "others that are reading {queue}: {}; what they hold is not seen here",
-            browser.other_readers()
-        ));
-    }
-    let mut hand = Hand { connection, browser, selected: Vec::new(), beyond: 0, seen: 0 };
-    let mut bytes = 0;
-    while let Some(browsed) = hand.browser.next().await? {
-        hand.seen += 1;
-        let item = Item::read(browsed, body);
-        if !selection.holds(&item.shown, now) {
-            continue;
-        }
-        bytes += item.shown.bytes;
-        if hand.selected.len() < most && (bytes <= MOST_HELD_BYTES || hand.selected.is_empty()) {
-            hand.selected.push(item);
-        } else {
-            hand.beyond += 1;
-        }
-    }
-    Ok(hand)
-}
-
-/// Returns what was not taken, and hangs up.
-async fn put_back(hand: Hand) -> anyhow::Result<()> {
-    hand.browser.close().await?;
-    hand.connection.close().await;
-    Ok(())
-}
-
-fn table(shown: &[&Shown], bodies: bool) -> String {
-    use Column::{Number, Text};
-    let mut rows = Rows::new(&[
-        Text("put aside"),
-        Text("message_id"),
-        Text("source"),
-        Text("app_id"),
-        Text("reason"),
-        Number("bytes"),
-        Text("body"),
-    ]);
-    for item in shown {
-        rows.add([
-            if item.quarantined_at_ms > 0 { clock(item.quarantined_at_ms) } else { "-".to_owned() },
-            item.message_id.clone(),
-            item.source.clone(),
-            item.app_id.clone(),
-            item.reason.clone(),
-            count(item.bytes),
-            if bodies { item.body.clone() } else { short(&item.body) },
-        ]);
-    }
-    rows.print()
-}
-
-/// As much of a body as fits into a row.
-fn short(body: &str) -> String {
-    const MOST: usize = 40;
-    let mut text: String = body.chars().take(MOST).collect();
-    if text.len() < body.len() && !text.ends_with('…') {
-        text.push('…');
-    }
-    text
 }

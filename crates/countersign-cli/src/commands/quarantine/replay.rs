@@ -3,37 +3,38 @@
 use std::time::Duration;
 
 use countersign_amqp::{
-    Address, Browser, Outgoing, Pending, Properties, PublishOutcome, Publisher, PublisherSettings,
+    Browser, Outgoing, Pending, Properties, PublishOutcome, Publisher, PublisherSettings,
 };
 use countersign_protocol::Headers;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::item::Item;
-use crate::connect::broker;
+use crate::connect::broker::Broker;
 
-/// What came of it.
+/// The result of a replay.
 pub(crate) struct Replayed {
     pub(crate) done: u64,
-    /// The others stay: which, and why.
+    /// Id and reason of each message that stays in quarantine.
     pub(crate) left: Vec<(String, String)>,
 }
 
-/// How many are on their way at once: killed in the midst, so many are in both places at most.
+/// Messages under way at once. A replay that is killed leaves at most so many in both places.
 const AT_ONCE: usize = 100;
+/// All messages are answered by then, so closing has nothing to wait for.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Publishes each, and takes it out of quarantine when the broker has it.
+/// Publishes each message, and takes it out of quarantine when the broker has confirmed it.
 ///
 /// # Errors
-/// When the connection is lost: what was not taken out stays.
+/// When a connection is lost. The messages that were not taken out stay.
 pub(crate) async fn all(
-    address: &Address,
+    broker: &Broker,
     browser: &mut Browser,
     items: &[Item],
 ) -> anyhow::Result<Replayed> {
     let settings = PublisherSettings { channels: 1, ..PublisherSettings::default() };
-    // Its own connection: an alarm of the broker would stop the acks as well.
-    let connection = broker::connect(address, "countersign replay").await?;
+    // A connection for publishing alone: the broker blocks it during an alarm, and acks have to go on.
+    let connection = broker.connect("countersign replay").await?;
     let publisher = Publisher::start(&connection, settings);
     let bar = bar(items.len());
     let mut replayed = Replayed { done: 0, left: Vec::new() };
@@ -63,7 +64,7 @@ pub(crate) async fn all(
 fn publish(publisher: &Publisher, item: &Item) -> Result<Pending, String> {
     let Some(to) = &item.shown.replay_to else {
         return Err(format!(
-            "it came from {:?}, and only what came from a confirm queue or the due checks can be replayed",
+            "it came from {:?}, and a replay knows the way back to the confirm queues and the due checks alone",
             item.shown.source
         ));
     };
@@ -84,8 +85,8 @@ fn publish(publisher: &Publisher, item: &Item) -> Result<Pending, String> {
     publisher.publish(message).map_err(|not_taken| not_taken.to_string())
 }
 
-fn refused(verdict: PublishOutcome) -> Option<String> {
-    match verdict {
+fn refused(outcome: PublishOutcome) -> Option<String> {
+    match outcome {
         PublishOutcome::Routed => None,
         PublishOutcome::Unroutable { why } => Some(format!("no queue is bound for it: {why}")),
         PublishOutcome::Refused => Some("the queue that it came from is full".to_owned()),
@@ -93,7 +94,7 @@ fn refused(verdict: PublishOutcome) -> Option<String> {
     }
 }
 
-/// On standard error, and only where that is a terminal.
+/// Drawn on standard error, and only where that is a terminal.
 fn bar(items: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len}")
         .expect("the template is right, and the same every time");

@@ -1,5 +1,4 @@
-//! What a policy makes of a queue: a broad one of somebody else's can make checks early, lossy, or
-//! delete their queue.
+//! Policies: one with a broad pattern can make checks early or lossy, or delete their queue.
 
 use countersign_protocol::topology::{Argument, Queue};
 use serde_json::Value;
@@ -7,7 +6,7 @@ use serde_json::Value;
 use super::super::finding::{Finding, error};
 use super::actual::ActualQueue;
 
-/// What counts when an argument and a policy disagree (reproduced on 3.10.8).
+/// Which of the two the broker applies when an argument and a policy disagree (reproduced on 3.10.8).
 enum Rule {
     /// The smaller of the two.
     Smaller,
@@ -17,7 +16,7 @@ enum Rule {
     Argument,
 }
 
-/// What a policy can set that changes what becomes of a message.
+/// The keys of a policy with which the broker treats messages in another way.
 const KEYS: [(&str, Rule); 9] = [
     ("message-ttl", Rule::Smaller),
     ("expires", Rule::Smaller),
@@ -30,7 +29,7 @@ const KEYS: [(&str, Rule); 9] = [
     ("dead-letter-strategy", Rule::Argument),
 ];
 
-/// Every key of the policy that makes the queue another than it has to be.
+/// Every key of the policy with which the queue does not do what its arguments say.
 pub(crate) fn check(wanted: &Queue, actual: &ActualQueue) -> Vec<Finding> {
     let differing = KEYS.iter().filter_map(|(key, rule)| {
         let policy = actual.policy.get(*key)?;
@@ -66,11 +65,11 @@ fn changes(rule: &Rule, argument: Option<&Argument>, policy: &Value) -> bool {
 fn harm(key: &str) -> &'static str {
     match key {
         "message-ttl" => "its messages leave it early, or for good",
-        "expires" => "the broker deletes it while nobody consumes it, with all that waits in it",
+        "expires" => "while no consumer reads it, the broker deletes it with all messages in it",
         "max-length" | "max-length-bytes" => "it takes less than it has to",
         "delivery-limit" => "a consumer that is down for a while loses its messages",
         "overflow" => {
-            "what is too much is dropped, and its dead letters can be lost (at most once)"
+            "past its limit the broker drops messages, and its dead letters can be lost (at most once)"
         }
         _ => "its dead letters go another way",
     }

@@ -16,7 +16,7 @@ pub(crate) fn missing(name: &str, role: Role<'_>) -> Finding {
             subject,
             "it is missing",
             format!(
-                "restart the consumer of {queue}: it declares what is missing when it connects"
+                "restart the consumer of {queue}: when it connects, it declares the queues that are missing"
             ),
         ),
         _ => error(subject, "it is missing", RESTART_CALLBACK),

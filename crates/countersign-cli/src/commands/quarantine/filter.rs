@@ -1,4 +1,4 @@
-//! Which of the quarantined messages are meant.
+//! The quarantined messages that the flags match.
 
 use std::time::Duration;
 
@@ -7,31 +7,31 @@ use clap::Args;
 use super::item::Shown;
 use crate::terminal::clock::{ms, written};
 
-/// All that every given flag applies to.
+/// A message matches if it matches every given flag.
 #[derive(Debug, Default, Args)]
-pub(crate) struct Selection {
-    /// Whose reason contains this, whatever its case
+pub(crate) struct Filter {
+    /// The message's reason contains TEXT, in upper or lower case
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    /// That came from this queue, such as countersign.confirm.0
+    /// The message came from QUEUE, such as countersign.confirm.0
     #[arg(long, value_name = "QUEUE")]
     source: Option<String>,
-    /// Whose sender calls itself this
+    /// The message's sender calls itself APP_ID
     #[arg(long, value_name = "APP_ID")]
     app_id: Option<String>,
-    /// Put aside longer ago than this, such as 10m
+    /// The message was put aside at least SPAN ago, such as 10m
     #[arg(long, value_name = "SPAN", value_parser = written)]
     older_than: Option<Duration>,
-    /// Put aside less long ago than this
+    /// The message was put aside less than SPAN ago
     #[arg(long, value_name = "SPAN", value_parser = written)]
     newer_than: Option<Duration>,
-    /// With this id, as `quarantine list` shows it; can be given several times
+    /// The message has this id, as `quarantine list` shows it; can be given several times
     #[arg(long, value_name = "MESSAGE_ID")]
     id: Vec<String>,
 }
 
-impl Selection {
-    /// Whether nothing was said.
+impl Filter {
+    /// Whether no flag is given.
     pub(crate) fn is_empty(&self) -> bool {
         let Self { reason, source, app_id, older_than, newer_than, id } = self;
         reason.is_none()
@@ -42,8 +42,8 @@ impl Selection {
             && id.is_empty()
     }
 
-    /// Whether this one is meant.
-    pub(crate) fn holds(&self, item: &Shown, now_ms: i64) -> bool {
+    /// Whether the message matches. A message of unknown age is neither older nor newer.
+    pub(crate) fn matches(&self, item: &Shown, now_ms: i64) -> bool {
         let is = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|w| w == found);
         let age =
             (item.quarantined_at_ms > 0).then(|| now_ms.saturating_sub(item.quarantined_at_ms));
@@ -76,42 +76,42 @@ mod tests {
     }
 
     #[test]
-    fn what_every_given_flag_applies_to_is_meant() {
+    fn a_message_matches_if_it_matches_every_given_flag() {
         let text = |text: &str| Some(text.to_owned());
         let span = |seconds| Some(Duration::from_secs(seconds));
-        let none = Selection::default;
-        for (what, selection, meant) in [
+        let none = Filter::default;
+        for (what, filter, meant) in [
             ("nothing said", none(), true),
-            ("a part of the reason", Selection { reason: text("Version 2"), ..none() }, true),
-            ("another reason", Selection { reason: text("not a UUID"), ..none() }, false),
-            ("source", Selection { source: text("countersign.confirm.0"), ..none() }, true),
-            ("half a source", Selection { source: text("countersign.confirm"), ..none() }, false),
-            ("app id", Selection { app_id: text("orders"), ..none() }, false),
-            ("older", Selection { older_than: span(60), ..none() }, true),
-            ("not old enough", Selection { older_than: span(61), ..none() }, false),
-            ("newer", Selection { newer_than: span(61), ..none() }, true),
-            ("not new enough", Selection { newer_than: span(60), ..none() }, false),
-            ("id", Selection { id: vec!["8".to_owned(), "7".to_owned()], ..none() }, true),
-            ("another id", Selection { id: vec!["8".to_owned()], ..none() }, false),
+            ("a part of the reason", Filter { reason: text("Version 2"), ..none() }, true),
+            ("another reason", Filter { reason: text("not a UUID"), ..none() }, false),
+            ("source", Filter { source: text("countersign.confirm.0"), ..none() }, true),
+            ("half a source", Filter { source: text("countersign.confirm"), ..none() }, false),
+            ("app id", Filter { app_id: text("orders"), ..none() }, false),
+            ("older", Filter { older_than: span(60), ..none() }, true),
+            ("not old enough", Filter { older_than: span(61), ..none() }, false),
+            ("newer", Filter { newer_than: span(61), ..none() }, true),
+            ("not new enough", Filter { newer_than: span(60), ..none() }, false),
+            ("id", Filter { id: vec!["8".to_owned(), "7".to_owned()], ..none() }, true),
+            ("another id", Filter { id: vec!["8".to_owned()], ..none() }, false),
             (
                 "one of two does not apply",
-                Selection { app_id: text("logistics"), source: text("elsewhere"), ..none() },
+                Filter { app_id: text("logistics"), source: text("elsewhere"), ..none() },
                 false,
             ),
         ] {
-            assert_eq!(selection.holds(&shown(), NOW), meant, "{what}");
+            assert_eq!(filter.matches(&shown(), NOW), meant, "{what}");
         }
     }
 
     #[test]
-    fn of_unknown_age_is_neither_older_nor_newer() {
+    fn a_message_of_unknown_age_is_neither_older_nor_newer() {
         let ageless = Shown { quarantined_at_ms: 0, ..shown() };
         let span = Some(Duration::ZERO);
-        for selection in [
-            Selection { older_than: span, ..Selection::default() },
-            Selection { newer_than: span, ..Selection::default() },
+        for filter in [
+            Filter { older_than: span, ..Filter::default() },
+            Filter { newer_than: span, ..Filter::default() },
         ] {
-            assert!(!selection.holds(&ageless, NOW));
+            assert!(!filter.matches(&ageless, NOW));
         }
     }
 }

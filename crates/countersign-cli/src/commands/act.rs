@@ -1,4 +1,4 @@
-//! `countersign resend`, `close` and `note`: what a person does about overdue messages.
+//! `countersign resend`, `close` and `note`: an operator's actions on overdue messages.
 
 use clap::Args;
 use countersign_protocol::MessageId;
@@ -16,78 +16,79 @@ use crate::terminal::ask_person;
 use crate::terminal::output::{Output, UsageError};
 use crate::terminal::table::quantity;
 
-/// What is done, to which, and why.
+/// The flags of `resend`, `close` and `note`.
 #[derive(Debug, Args)]
 pub(crate) struct Act {
     #[command(flatten)]
     callback: Callback,
     #[command(flatten)]
     credentials: Credentials,
-    /// These messages
+    /// The messages' ids
     #[arg(value_name = "MESSAGE_ID", conflicts_with = "all")]
     ids: Vec<MessageId>,
-    /// All that the flags below apply to
+    /// Takes every overdue message that the flags below match
     #[arg(long)]
     all: bool,
     #[command(flatten)]
     filter: Filter,
-    /// Why: kept for ever, with your name
+    /// The reason: kept for ever, with your name
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     why: String,
-    /// Who you are
+    /// Your name
     #[arg(long, env = "USER", default_value = "", hide_default_value = true, value_name = "NAME")]
     who: String,
-    /// Only says what it would be
+    /// Shows what would be done, and does nothing
     #[arg(long)]
     dry_run: bool,
-    /// Does not ask
+    /// Does not ask before it begins
     #[arg(long)]
     yes: bool,
-    /// Begins at most so many in a second; otherwise as many as the upstream's budget allows
+    /// Begins at most N messages in a second; without it, as many as the upstream's rate limit allows
     #[arg(long, value_name = "N")]
     rate: Option<f64>,
 }
 
-/// What to type.
+/// Below the flags of `resend`.
 pub(crate) const RESEND: &str = "\
-One more resend for each, even if they are used up; then it is watched as after any resend. It begins
-with 1 message, then 5, then 25, then all, each step when the one before is confirmed, and stops by
-itself when more than a fifth is not. Ctrl-C leaves it running. Exit code 1 if some failed.
+Each message gets one more resend, even if its resends are used up, and is watched as after any
+resend. The job begins with 1 message, then 5, then 25, then all, each step when the one before is
+confirmed. The job stops by itself when the first message fails, and later when more than a fifth of
+the messages have failed. Ctrl-C leaves the job running. Exit code 1 if messages failed.
 
 Examples:
   countersign resend 01936f4e-8c1a-7c3e-9b5e-3f2d1c0b9a88 --why 'address corrected'
   countersign resend --all --state parked --consumer logistics --cause resends_used_up --dry-run
   countersign resend --all --state parked --cause resends_used_up --rate 50 --why 'logistics is back' --yes";
 
-/// What to type.
+/// Below the flags of `close`.
 pub(crate) const CLOSE: &str = "\
-No more is done about the messages; a confirm that comes all the same is still recorded.
-Exit code 1 if some failed.
+The callback service does no more about the messages. It still records a late confirm, which changes
+nothing. Exit code 1 if messages failed.
 
 Examples:
   countersign close 01936f4e-8c1a-7c3e-9b5e-3f2d1c0b9a88 --why 'shipped by hand, ticket 4711'
   countersign close --all --state parked --cause rejected --older-than 30d --why 'known bad articles'";
 
-/// What to type.
+/// Below the flags of `note`.
 pub(crate) const NOTE: &str = "\
-Shown by countersign status, for whoever looks next.
+countersign status shows the note to the next operator.
 
 Example:
   countersign note 01936f4e-8c1a-7c3e-9b5e-3f2d1c0b9a88 --why 'asked the warehouse, ticket 4711'";
 
 impl Act {
-    /// Shows what it is about to do, asks, does it and follows it to its end.
+    /// Shows the plan, asks, starts the job and follows it to its end.
     ///
     /// # Errors
-    /// When the callback service does not answer or refuses, or the command line does not say what
-    /// is meant.
+    /// When the callback service does not answer or refuses, or the command line does not say which
+    /// messages.
     pub(crate) async fn run(
         self,
         action: JobAction,
         all_at_once: bool,
         as_json: bool,
     ) -> anyhow::Result<Output> {
-        self.means_something()?;
+        self.check()?;
         let mut client = self.callback.client().await?;
         let planned = self.create(&mut client, action, all_at_once, true).await?;
         let items = planned.job.as_ref().map_or(0, |job| job.items);
@@ -100,7 +101,7 @@ impl Act {
         if items == 0 {
             let nothing = job::json(&Job { action: action.into(), ..Job::default() })?;
             let output = Output::json_or_text(as_json, &nothing, || {
-                "there is nothing to do: none of them is overdue".to_owned()
+                "there is nothing to do: no message matches that is overdue".to_owned()
             })?;
             return Ok(output.good_if(self.all));
         }
@@ -110,13 +111,13 @@ impl Act {
                 return Ok(Output::good("nothing was done").good_if(false));
             }
         }
-        // Before there is a job, so that nobody leaves without being told how to look at it.
+        // Before there is a job: an operator who leaves early is told how to find it.
         let leaving = Leaving::listen()?;
         let created = self.create(&mut client, action, all_at_once, false).await?;
         follow(&mut client, created.job.unwrap_or_default(), leaving).await?.output(as_json)
     }
 
-    fn means_something(&self) -> anyhow::Result<()> {
+    fn check(&self) -> anyhow::Result<()> {
         let wrong = match (self.ids.is_empty(), self.all) {
             (true, false) => {
                 "name the messages, or say --all and which: --state, --cause, --consumer …"
@@ -128,7 +129,7 @@ impl Act {
                 "--all of which? Say it, such as --state parked"
             }
             _ if !self.dry_run && (self.why.trim().is_empty() || self.who.trim().is_empty()) => {
-                "say --why, and --who if USER is not set: they are kept for whoever looks next"
+                "say --why, and --who if USER is not set: the job keeps them for the next operator"
             }
             _ if self.rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) => {
                 "--rate: use a number above 0"
