@@ -49,7 +49,7 @@ CREATE TABLE overdue (
     lease uuid,
     resends integer NOT NULL DEFAULT 0,
     granted integer NOT NULL DEFAULT 0,
-    returned integer NOT NULL DEFAULT 0,
+    calls_not_made integer NOT NULL DEFAULT 0,
     upstream text COLLATE "C" NOT NULL,
     state text COLLATE "C" NOT NULL,
     cause text COLLATE "C" NOT NULL,
@@ -58,16 +58,16 @@ CREATE TABLE overdue (
     CONSTRAINT overdue_pkey PRIMARY KEY (message_id, upstream),
     CONSTRAINT overdue_state CHECK (state IN (
         'waiting', 'asking', 'parked', 'confirmed', 'never_committed', 'withdrawn', 'conflict',
-        'closed'
+        'closed_by_hand'
     )),
     CONSTRAINT overdue_due_if_open CHECK ((due_at IS NOT NULL) = (state IN ('waiting', 'asking'))),
     CONSTRAINT overdue_lease_if_asking CHECK ((lease IS NOT NULL) = (state = 'asking')),
     CONSTRAINT overdue_closed_at_if_closed CHECK (
         (closed_at IS NOT NULL)
-        = (state IN ('confirmed', 'never_committed', 'withdrawn', 'conflict', 'closed'))
+        = (state IN ('confirmed', 'never_committed', 'withdrawn', 'conflict', 'closed_by_hand'))
     ),
     CONSTRAINT overdue_asking_counts CHECK (state <> 'asking' OR resends >= 1),
-    CONSTRAINT overdue_counts_from_0 CHECK (resends >= 0 AND returned >= 0),
+    CONSTRAINT overdue_counts_from_0 CHECK (resends >= 0 AND calls_not_made >= 0),
     CONSTRAINT overdue_granted_at_if_granted CHECK ((granted_at IS NOT NULL) = (granted > 0)),
     CONSTRAINT overdue_somebody_confirms CHECK (cardinality(consumers) >= 1)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
@@ -76,14 +76,14 @@ COMMENT ON TABLE overdue IS 'One row for each message whose check came due uncon
 COMMENT ON COLUMN overdue.message_id IS 'The message: a UUIDv7.';
 COMMENT ON COLUMN overdue.since IS 'When its check came due, on this database''s clock.';
 COMMENT ON COLUMN overdue.due_at IS 'When somebody has to look at it again, on this database''s clock. waiting: it is judged then. asking: the lease ends then, and it is judged again. NULL in every other state.';
-COMMENT ON COLUMN overdue.closed_at IS 'When it was closed, on this database''s clock. NULL unless confirmed, never_committed, withdrawn, conflict or closed.';
+COMMENT ON COLUMN overdue.closed_at IS 'When it was closed, on this database''s clock. NULL unless confirmed, never_committed, withdrawn, conflict or closed_by_hand.';
 COMMENT ON COLUMN overdue.granted_at IS 'When a person last asked for a resend, on this database''s clock. NULL if nobody has.';
 COMMENT ON COLUMN overdue.lease IS 'The token of the replica''s round that is asking for it: only who holds it may write the answer. NULL unless asking.';
 COMMENT ON COLUMN overdue.resends IS 'Resends asked for, a number from 0. The message''s first publish is attempt 1, so the next resend asks for attempt resends + 2.';
 COMMENT ON COLUMN overdue.granted IS 'Up to how many resends a person has granted, whatever COUNTERSIGN_MAX_RESENDS says. 0 if nobody has.';
-COMMENT ON COLUMN overdue.returned IS 'How many calls in a row surely did not happen and used up no resend, a number from 0.';
+COMMENT ON COLUMN overdue.calls_not_made IS 'How many calls in a row surely were not made and used up no resend, a number from 0.';
 COMMENT ON COLUMN overdue.upstream IS 'Who sent it and is asked to send it again.';
-COMMENT ON COLUMN overdue.state IS 'waiting, asking or parked while open; confirmed, never_committed, withdrawn, conflict or (by a person) closed once closed.';
+COMMENT ON COLUMN overdue.state IS 'waiting, asking or parked while open; confirmed, never_committed, withdrawn, conflict or closed_by_hand once closed.';
 COMMENT ON COLUMN overdue.cause IS 'Why it is in this state, in one of a few words that can be counted, such as rejected.';
 COMMENT ON COLUMN overdue.consumers IS 'Who has to confirm it: one or more, each once.';
 COMMENT ON COLUMN overdue.reason IS 'Why it is in this state, for a person.';
@@ -120,10 +120,10 @@ CREATE TABLE overdue_event (
         ('asking', 'conflict'),
         ('parked', 'confirmed'),
         ('parked', 'waiting'),
-        ('waiting', 'closed'),
-        ('asking', 'closed'),
-        ('parked', 'closed'),
-        ('conflict', 'closed'),
+        ('waiting', 'closed_by_hand'),
+        ('asking', 'closed_by_hand'),
+        ('parked', 'closed_by_hand'),
+        ('conflict', 'closed_by_hand'),
         ('confirmed', 'conflict'),
         ('never_committed', 'conflict')
     ))

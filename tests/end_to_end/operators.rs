@@ -265,7 +265,10 @@ async fn what_fails_again_is_told_and_what_is_closed_stays_closed() {
     let (_, told) = operator.asks(&["status", &id]).await;
     let actions: Vec<_> =
         told["actions"].as_array().unwrap().iter().map(|a| a["action"].as_str().unwrap()).collect();
-    assert_eq!((&told["state"], actions), (&json!("closed"), vec!["resend", "note", "close"]));
+    assert_eq!(
+        (&told["state"], actions),
+        (&json!("closed_by_hand"), vec!["resend", "note", "close"])
+    );
     let (code, _, why) = operator.types(&["close", "--all", "--why", "no reason"]).await;
     assert_eq!(code, Some(64));
     assert!(why.contains("--all of which"), "{why}");

@@ -5,24 +5,25 @@ use tracing::{debug, error, info, warn};
 
 use crate::rules::breaker;
 use crate::rules::budget;
-use crate::rules::overdue::{Change, State};
+use crate::rules::overdue::Transition;
+use crate::rules::states::StateName;
 
 /// Logs what has just become of an overdue message.
-pub(crate) fn change(change: &Change) {
-    let Change { key, from, to, reason, resends, .. } = change;
+pub(crate) fn transition(transition: &Transition) {
+    let Transition { key, from, to, reason, resends, .. } = transition;
     let (message_id, upstream) = (key.message_id, &key.upstream);
-    match to.state() {
-        State::Conflict => error!(
+    match to.name() {
+        StateName::Conflict => error!(
             %message_id, %upstream, resends, from_state = %from, reason,
             "conflict: confirmed although its upstream says it never committed"
         ),
-        State::Parked => {
+        StateName::Parked => {
             warn!(%message_id, %upstream, resends, from_state = %from, reason, "parked: a person has to look");
         }
-        State::Waiting if *from == State::Waiting => {
+        StateName::Waiting if *from == StateName::Waiting => {
             debug!(%message_id, %upstream, resends, reason, "still waiting");
         }
-        State::Asking if *from == State::Waiting => {
+        StateName::Asking if *from == StateName::Waiting => {
             debug!(%message_id, %upstream, resends, reason, "asking");
         }
         state => {

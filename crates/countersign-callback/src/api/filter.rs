@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use countersign_protocol::Name;
 use countersign_protocol::grpc::OverdueFilter;
+use strum::VariantArray;
 use tonic::Status;
 
 use crate::rules::filter::{Filter, texts};
-use crate::rules::overdue::{Cause, State};
+use crate::rules::states::StateName;
 
 /// Reads a filter. One without states is about the rows that are open or need an operator.
 ///
@@ -15,11 +16,11 @@ use crate::rules::overdue::{Cause, State};
 /// `INVALID_ARGUMENT`, with the field and what may stand there.
 pub(crate) fn read(filter: Option<OverdueFilter>) -> Result<Filter, Status> {
     let filter = filter.unwrap_or_default();
-    let mut states = words("filter.states", &filter.states, &State::ALL, State::as_str)?;
+    let mut states = words("filter.states", &filter.states)?;
     if states.is_empty() {
-        states = State::UNRESOLVED.to_vec();
+        states = StateName::all_that(|are| are.unresolved);
     }
-    let causes = words("filter.causes", &filter.causes, &Cause::ALL, Cause::as_str)?;
+    let causes = words("filter.causes", &filter.causes)?;
     let older_than = age("filter.older_than_ms", filter.older_than_ms)?;
     let younger_than = age("filter.younger_than_ms", filter.younger_than_ms)?;
     if let (Some(older), Some(younger)) = (older_than, younger_than)
@@ -40,20 +41,19 @@ pub(crate) fn read(filter: Option<OverdueFilter>) -> Result<Filter, Status> {
 }
 
 /// Words out of a few, each once and in their order.
-pub(crate) fn words<T: Copy>(
+pub(crate) fn words<T: Copy + Into<&'static str> + VariantArray>(
     field: &str,
     given: &[String],
-    all: &[T],
-    text: fn(T) -> &'static str,
 ) -> Result<Vec<T>, Status> {
-    let known = texts(all, text);
+    let known = texts(T::VARIANTS);
     if let Some(unknown) = given.iter().find(|word| !known.contains(&word.as_str())) {
         return Err(Status::invalid_argument(format!(
             "{field}: {unknown:?} is none of {}",
             known.join(", ")
         )));
     }
-    Ok(all.iter().filter(|one| given.iter().any(|word| word == text(**one))).copied().collect())
+    let is_given = |one: &&T| given.iter().any(|word| word == (**one).into());
+    Ok(T::VARIANTS.iter().filter(is_given).copied().collect())
 }
 
 fn name(field: &str, text: &str) -> Result<Option<Name>, Status> {

@@ -193,7 +193,7 @@ impl ItemsPage {
             "" => &[],
             _ => std::slice::from_ref(&request.state),
         };
-        let states = filter::words("state", given, &ItemState::ALL, ItemState::as_str)?;
+        let states = filter::words("state", given)?;
         let of = format!("{job} {}", request.state);
         let page = Page::read("ListJobItems", of, &request.page_token, request.page_size)?;
         Ok(Self { job, state: states.first().copied(), page })
@@ -225,7 +225,7 @@ impl From<Job> for grpc::Job {
         Self {
             job_id: job.id.to_string(),
             action: action(job.action).into(),
-            state: job.state.as_str().to_owned(),
+            state: job.state.to_string(),
             pending: job.pending(),
             reason: job.reason,
             who: job.who,

@@ -4,7 +4,7 @@ use countersign_protocol::MessageId;
 use countersign_protocol::grpc::GetMessageResponse;
 use tonic::Status;
 
-use crate::rules::overdue::State;
+use crate::rules::states::StateName;
 
 /// Reads a message's id.
 ///
@@ -26,10 +26,10 @@ pub(crate) fn answer(mut story: GetMessageResponse) -> GetMessageResponse {
             story.reason = format!("not confirmed, but {} by {}", report.outcome, report.consumer);
         }
     } else if story.state.is_empty() {
-        story.state = State::Confirmed.as_str().to_owned();
+        story.state = StateName::Confirmed.to_string();
     }
     // The row of a message that is being asked for has the end of its lease there.
-    if story.state != State::Waiting.as_str() {
+    if story.state != StateName::Waiting.to_string() {
         story.next_at_ms = 0;
     }
     story

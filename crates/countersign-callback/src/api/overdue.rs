@@ -7,6 +7,7 @@ use countersign_protocol::grpc::count_overdue_response::Group;
 use countersign_protocol::grpc::{
     CountOverdueResponse, ListOverdueRequest, ListOverdueResponse, OverdueMessage,
 };
+use strum::{IntoStaticStr, VariantArray};
 use tonic::Status;
 use uuid::Uuid;
 
@@ -77,7 +78,8 @@ impl From<Listed> for OverdueMessage {
 }
 
 /// By what messages are counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum By {
     State,
     Upstream,
@@ -86,23 +88,12 @@ pub(crate) enum By {
 }
 
 impl By {
-    const ALL: [Self; 4] = [Self::State, Self::Upstream, Self::Consumer, Self::Cause];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::State => "state",
-            Self::Upstream => "upstream",
-            Self::Consumer => "consumer",
-            Self::Cause => "cause",
-        }
-    }
-
     /// Reads what came over gRPC.
     ///
     /// # Errors
     /// `INVALID_ARGUMENT`, with what may stand there.
     pub(crate) fn read(group_by: &[String]) -> Result<Vec<Self>, Status> {
-        filter::words("group_by", group_by, &Self::ALL, Self::as_str)
+        filter::words("group_by", group_by)
     }
 }
 

@@ -14,7 +14,8 @@ use crate::ledger::{Ledger, Tallies};
 use crate::log;
 
 use crate::rules::budget::Pacing;
-use crate::rules::overdue::{Change, Key, Overdue, Policy, Recorded};
+use crate::rules::overdue::{Key, Overdue, Policy, Recorded, Transition};
+use crate::rules::states::Lease;
 use crate::rules::upstream_answer::{self, Answer};
 
 /// How many answers are written in one transaction, and how many may wait for it. About three times
@@ -26,8 +27,8 @@ pub(crate) const WRITTEN_AT_ONCE: usize = 200;
 pub(crate) struct Answered {
     /// The row it was asked for.
     pub(crate) key: Key,
-    /// The token of the lease that the call was made under.
-    pub(crate) lease: Uuid,
+    /// The lease that the call was made under.
+    pub(crate) lease: Lease,
     /// The answer, or the lack of one.
     pub(crate) answer: Answer,
 }
@@ -72,18 +73,18 @@ impl Answers {
 
     async fn write(&self, answered: &[Answered]) -> Result<(), sqlx::Error> {
         let by_lease: BTreeMap<(&Key, Uuid), &Answer> =
-            answered.iter().map(|a| ((&a.key, a.lease), &a.answer)).collect();
+            answered.iter().map(|a| ((&a.key, a.lease.token), &a.answer)).collect();
         let by_key: BTreeMap<&Key, &Answer> =
             answered.iter().map(|a| (&a.key, &a.answer)).collect();
         let keys: Vec<Key> = by_key.keys().copied().cloned().collect();
         let Some(mut taken) = self.ledger.take(&keys).await? else { return Ok(()) };
         let after_answer = |(overdue, recorded): &(Overdue, Recorded)| {
-            let answer = match overdue.lease {
+            let answer = match overdue.state.lease() {
                 // While a replica asks, only the answer to its own call counts.
-                Some(lease) => by_lease.get(&(&overdue.key, lease)),
+                Some(lease) => by_lease.get(&(&overdue.key, lease.token)),
                 None => by_key.get(&overdue.key),
             };
-            upstream_answer::hear(
+            upstream_answer::after_answer(
                 overdue,
                 recorded,
                 answer?,
@@ -92,11 +93,11 @@ impl Answers {
                 fastrand::f64(),
             )
         };
-        let changes: Vec<Change> = taken.rows.iter().filter_map(after_answer).collect();
+        let transitions: Vec<Transition> = taken.rows.iter().filter_map(after_answer).collect();
         let (tallies, unused) = count(answered);
         taken.heard(&tallies, &unused, &self.pacing).await?;
-        taken.write(&changes).await?;
-        changes.iter().for_each(log::change);
+        taken.write(&transitions).await?;
+        transitions.iter().for_each(log::transition);
         for upstream in unused.keys() {
             self.upstreams.lift_limit(upstream);
             self.wake.notify_one();

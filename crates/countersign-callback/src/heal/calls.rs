@@ -8,11 +8,11 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::info;
-use uuid::Uuid;
 
 use crate::heal::answers::Answered;
 use crate::heal::upstreams::{Permit, Upstreams};
 use crate::rules::overdue::{Key, list};
+use crate::rules::states::Lease;
 use crate::rules::upstream_answer::Answer;
 
 /// How long asking takes at most.
@@ -36,8 +36,8 @@ impl Default for Timing {
 pub(crate) struct Asked {
     /// The row.
     pub(crate) key: Key,
-    /// The token of the lease.
-    pub(crate) lease: Uuid,
+    /// The lease under which the upstream is asked.
+    pub(crate) lease: Lease,
     /// When the lease began, at the latest.
     pub(crate) taken: Instant,
     /// Which publish of the message the resend will be.

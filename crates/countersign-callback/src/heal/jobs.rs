@@ -76,14 +76,14 @@ impl Jobs {
     /// One step of one job. Whether anything came of it.
     async fn turn(&self, mut turn: Turn) -> Result<bool, sqlx::Error> {
         let before = turn.job.clone();
-        let mut changes = Vec::new();
+        let mut transitions = Vec::new();
         let mut next = turn.job.next(turn.now);
         while let Next::Step(step) = next {
             turn.job.step = step;
             next = turn.job.next(turn.now);
         }
         match next {
-            Next::Begin(most) => changes = begin(&mut turn, most.min(BEGUN_AT_ONCE)).await?,
+            Next::Begin(most) => transitions = begin(&mut turn, most.min(BEGUN_AT_ONCE)).await?,
             Next::Stop(why) => {
                 turn.job.state = JobState::Stopped;
                 turn.job.reason = why;
@@ -106,8 +106,8 @@ impl Jobs {
         }
         let job = turn.job.clone();
         turn.end().await?;
-        changes.iter().for_each(log::change);
-        if !changes.is_empty() {
+        transitions.iter().for_each(log::transition);
+        if !transitions.is_empty() {
             self.wake.notify_one();
         }
         tell(&before, &job);
@@ -119,35 +119,35 @@ impl Jobs {
 async fn begin(
     turn: &mut Turn,
     most: u64,
-) -> Result<Vec<crate::rules::overdue::Change>, sqlx::Error> {
+) -> Result<Vec<crate::rules::overdue::Transition>, sqlx::Error> {
     let items = turn.next_items(most).await?;
-    let (mut began, mut changes, mut granted) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut began, mut transitions, mut granted) = (Vec::new(), Vec::new(), Vec::new());
     for item in items {
         let beginning = turn.job.begin(item.overdue.as_ref(), &item.recorded, turn.now);
         if let (Some(up_to), Some(overdue)) = (beginning.grant, item.overdue) {
             granted.push((overdue.key, up_to));
         }
-        changes.extend(beginning.change);
+        transitions.extend(beginning.transition);
         began.push(Began {
             position: item.position,
             state: beginning.state,
             result: beginning.result,
         });
     }
-    turn.begin(&began, &changes, &granted).await?;
+    turn.begin(&began, &transitions, &granted).await?;
     let begun = u64::try_from(began.len()).unwrap_or(u64::MAX);
     turn.job.begins_at = turn.job.begins_next(begun, turn.now);
-    Ok(changes)
+    Ok(transitions)
 }
 
 /// A line for what is worth a person's time.
 fn tell(before: &Job, job: &Job) {
-    let (job_id, action, who) = (job.id, job.action.as_str(), &job.who);
+    let (job_id, action, who): (_, &str, _) = (job.id, job.action.into(), &job.who);
     if before.state == job.state && before.step == job.step && job.ended_at.is_none() {
         return;
     }
     let crate::rules::job::Ended { succeeded, failed, skipped } = job.ended;
-    let (items, state, step) = (job.items, job.state.as_str(), job.step);
+    let (items, state, step): (_, &str, _) = (job.items, job.state.into(), job.step);
     if job.state == JobState::Stopped && before.state != JobState::Stopped {
         warn!(%job_id, action, who, items, succeeded, failed, reason = job.reason, "a job stopped by itself");
     } else {

@@ -19,8 +19,10 @@ use crate::log;
 
 use crate::rules::backlog::Whereabouts;
 use crate::rules::budget::{self, Pacing, Scene};
+use crate::rules::cause::Cause;
 use crate::rules::gate::Pause;
-use crate::rules::overdue::{Cause, Change, Key, Overdue, Policy, State, To, list};
+use crate::rules::overdue::{Key, Overdue, Policy, Transition, list};
+use crate::rules::states::{Lease, State};
 use crate::rules::verdict::{Case, Verdict, judge, wanted};
 use crate::watch::depths::WantedDepths;
 use crate::watch::markers::MarkerNeed;
@@ -70,9 +72,9 @@ struct Due {
 #[derive(Default)]
 struct Judged {
     /// Rows that are settled, deferred or parked.
-    changes: Vec<Change>,
+    transitions: Vec<Transition>,
     /// Rows to be asked for, if the upstream may be asked for so many.
-    asks: Vec<(Asked, Change)>,
+    asks: Vec<(Asked, Transition)>,
 }
 
 impl Rounds {
@@ -154,17 +156,18 @@ impl Rounds {
     /// What becomes of each row. A row that is to be asked for and gets no permit is in neither list:
     /// it stays as it is, due.
     fn judge_all(&self, due: &Due, now: Instant) -> Judged {
-        let lease = Uuid::new_v4();
+        let expires_at = due.taken.now.after(self.timing.lease);
+        let lease = Lease { token: Uuid::new_v4(), expires_at };
         let mut judged = Judged::default();
         for (overdue, recorded) in &due.taken.rows {
             let Key { upstream, .. } = &overdue.key;
             let address_known = self.upstreams.know(upstream);
             let case = Case { overdue, recorded, address_known, whereabouts: &due.whereabouts };
-            let change = match judge(&case, &self.policy, due.taken.now) {
+            let transition = match judge(&case, &self.policy, due.taken.now) {
                 Verdict::Settled => overdue.settled(),
                 Verdict::Defer { until, cause, why } => {
                     self.want(&case, cause, due);
-                    overdue.change(To::Waiting { due: until }, cause, why)
+                    overdue.transition(State::Waiting { due: until }, cause, why)
                 }
                 Verdict::Park { cause, why } => {
                     let why = match self.upstreams.paused_lately(upstream, now) {
@@ -173,20 +176,19 @@ impl Rounds {
                         }
                         _ => why,
                     };
-                    overdue.change(To::Parked, cause, why)
+                    overdue.transition(State::Parked, cause, why)
                 }
                 Verdict::Ask { attempt, missing } => {
                     let Some(permit) = self.upstreams.permit(upstream, now) else { continue };
-                    let until = due.taken.now.after(self.timing.lease);
-                    let change = asking(overdue, &missing, To::Asking { lease, due: until });
+                    let transition = asking(overdue, &missing, lease);
                     let key = overdue.key.clone();
-                    let reason = change.reason.clone();
+                    let reason = transition.reason.clone();
                     let asked = Asked { key, lease, taken: now, attempt, missing, reason, permit };
-                    judged.asks.push((asked, change));
+                    judged.asks.push((asked, transition));
                     continue;
                 }
             };
-            judged.changes.push(change);
+            judged.transitions.push(transition);
         }
         judged
     }
@@ -201,12 +203,12 @@ impl Rounds {
     /// Writes what became of the rows, and the leases of those that are asked for: as many as each
     /// upstream may be asked for now. The others stay as they are, due.
     async fn ask_some(&self, mut taken: Taken, judged: Judged) -> Result<Vec<Asked>, sqlx::Error> {
-        let Judged { mut changes, mut asks } = judged;
+        let Judged { mut transitions, mut asks } = judged;
         let storms = self.pace(&mut taken, &mut asks).await?;
         let (asked, askings): (Vec<_>, Vec<_>) = asks.into_iter().unzip();
-        changes.extend(askings);
-        taken.write(&changes).await?;
-        changes.iter().for_each(log::change);
+        transitions.extend(askings);
+        taken.write(&transitions).await?;
+        transitions.iter().for_each(log::transition);
         storms.iter().for_each(|(upstream, change)| log::storm(upstream, *change));
         Ok(asked)
     }
@@ -215,7 +217,7 @@ impl Rounds {
     async fn pace(
         &self,
         taken: &mut Taken,
-        asks: &mut Vec<(Asked, Change)>,
+        asks: &mut Vec<(Asked, Transition)>,
     ) -> Result<Vec<(Name, budget::Change)>, sqlx::Error> {
         let mut wanted: BTreeMap<Name, u32> = BTreeMap::new();
         for (asked, _) in asks.iter() {
@@ -253,17 +255,17 @@ impl Rounds {
 }
 
 /// Takes an attempt, in the same step as the lease.
-fn asking(overdue: &Overdue, missing: &[Name], to: To) -> Change {
+fn asking(overdue: &Overdue, missing: &[Name], lease: Lease) -> Transition {
     let ran_out = match overdue.state {
-        State::Asking => "; the replica that asked before wrote no answer down",
+        State::Asking { .. } => "; the replica that asked before wrote no answer down",
         _ => "",
     };
-    Change {
+    Transition {
         resends: overdue.resends.saturating_add(1),
         // If this replica dies, the upstream may have sent the message again until the lease ends.
-        missing_after: to.due(),
-        ..overdue.change(
-            to,
+        missing_after: Some(lease.expires_at),
+        ..overdue.transition(
+            State::Asking { lease },
             Cause::NotConfirmed,
             format!("not confirmed by {}{ran_out}", list(missing)),
         )

@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 use crate::intake::{Kind, Read};
 use crate::ledger::{Confirmation, Ledger, Reached};
 use crate::log;
-use crate::rules::overdue::{Change, Report, Word};
+use crate::rules::overdue::{Report, Transition, Word};
 use crate::rules::verdict;
 
 /// Records confirms.
@@ -99,13 +99,13 @@ impl Confirms {
             return Ok(());
         }
         let Some(taken) = self.ledger.take(&concerned).await? else { return Ok(()) };
-        let changes: Vec<Change> = taken
+        let transitions: Vec<Transition> = taken
             .rows
             .iter()
-            .filter_map(|(overdue, recorded)| verdict::hear(overdue, recorded))
+            .filter_map(|(overdue, recorded)| verdict::after_confirm(overdue, recorded))
             .collect();
-        taken.write(&changes).await?;
-        changes.iter().for_each(log::change);
+        taken.write(&transitions).await?;
+        transitions.iter().for_each(log::transition);
         Ok(())
     }
 

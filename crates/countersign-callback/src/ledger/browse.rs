@@ -17,7 +17,6 @@ use uuid::Uuid;
 
 use super::Ledger;
 use crate::rules::filter::{Filter, texts};
-use crate::rules::overdue::{Cause, State};
 
 /// The groups that a filter applies to: `$1` states, `$2` upstream, `$3` consumer, `$4` causes.
 /// In one statement with what is done with them, so that a row that changes its group meanwhile is
@@ -179,9 +178,9 @@ pub(super) type Query<'q, T> = QueryAs<'q, sqlx::Postgres, T, PgArguments>;
 
 /// `$1` to `$6`.
 pub(super) fn bound<'q, T>(query: Query<'q, T>, filter: &'q Filter) -> Query<'q, T> {
-    let causes = texts(&filter.causes, Cause::as_str);
+    let causes = texts(&filter.causes);
     query
-        .bind(texts(&filter.states, State::as_str))
+        .bind(texts(&filter.states))
         .bind(filter.upstream.as_ref().map(Name::as_str))
         .bind(filter.consumer.as_ref().map(Name::as_str))
         .bind((!causes.is_empty()).then_some(causes))

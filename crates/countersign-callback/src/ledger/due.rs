@@ -66,8 +66,9 @@ impl Ledger {
              ",
             open_upstreams!(),
             "
-             SELECT message_id, taken.upstream, consumers, state, reason, resends, returned, lease,
-                    granted, floor(extract(epoch FROM granted_at) * 1000)::bigint AS granted_at_ms,
+             SELECT message_id, taken.upstream, consumers, state, reason, resends,
+                    calls_not_made, lease,
+                    floor(extract(epoch FROM due_at) * 1000)::bigint AS due_at_ms, granted, floor(extract(epoch FROM granted_at) * 1000)::bigint AS granted_at_ms,
                     floor(extract(epoch FROM since) * 1000)::bigint AS since_ms,
                     floor(extract(epoch FROM missing_after) * 1000)::bigint AS missing_after_ms,
                     floor(extract(epoch FROM sent_at) * 1000)::bigint AS sent_at_ms,
@@ -82,8 +83,8 @@ impl Ledger {
              ) AS taken
              WHERE open_upstream.upstream <> ALL($1)
              UNION ALL
-             SELECT message_id, given_up.upstream, consumers, state, reason, resends, returned,
-                    lease, granted, floor(extract(epoch FROM granted_at) * 1000)::bigint,
+             SELECT message_id, given_up.upstream, consumers, state, reason, resends,
+                    calls_not_made, lease, floor(extract(epoch FROM due_at) * 1000)::bigint, granted, floor(extract(epoch FROM granted_at) * 1000)::bigint,
                     floor(extract(epoch FROM since) * 1000)::bigint,
                     floor(extract(epoch FROM missing_after) * 1000)::bigint,
                     floor(extract(epoch FROM sent_at) * 1000)::bigint,

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::rules::job::{Ended, ItemState, Job};
 use crate::rules::new_job::{NewJob, Selection};
-use crate::rules::overdue::{Change, Key, Overdue, Recorded};
+use crate::rules::overdue::{Key, Overdue, Recorded, Transition};
 
 /// An item, as it is listed. Times are in milliseconds since 1970.
 #[derive(Clone, Debug, FromRow)]
@@ -100,7 +100,7 @@ impl Ledger {
              VALUES ($1, $2, $3, $4, $5, $6, $7, 'running', 0)",
         )
         .bind(new.id)
-        .bind(new.action.as_str())
+        .bind::<&str>(new.action.into())
         .bind(new.selection.text())
         .bind(&new.who)
         .bind(&new.why)
@@ -251,7 +251,7 @@ impl Ledger {
         )
         .bind(job)
         .bind(after)
-        .bind(state.map(ItemState::as_str))
+        .bind(state.map(<&str>::from))
         .bind(i64::from(limit))
         .fetch_all(self.pool())
         .await
@@ -387,17 +387,17 @@ impl Turn {
     pub(crate) async fn begin(
         &mut self,
         began: &[Began],
-        changes: &[Change],
+        transitions: &[Transition],
         granted: &[(Key, u32)],
     ) -> Result<(), sqlx::Error> {
         if !granted.is_empty() {
             self.grant(granted).await?;
         }
-        if !changes.is_empty() {
-            write(&mut self.transaction, changes).await?;
+        if !transitions.is_empty() {
+            write(&mut self.transaction, transitions).await?;
         }
         let positions: Vec<i64> = began.iter().map(|item| item.position).collect();
-        let states: Vec<&str> = began.iter().map(|item| item.state.as_str()).collect();
+        let states: Vec<&str> = began.iter().map(|item| item.state.into()).collect();
         let results: Vec<&str> = began.iter().map(|item| item.result.as_str()).collect();
         sqlx::query(
             "-- begin_items
@@ -492,7 +492,7 @@ impl Turn {
              WHERE job_id = $1",
         )
         .bind(job.id)
-        .bind(job.state.as_str())
+        .bind::<&str>(job.state.into())
         .bind(&job.reason)
         .bind(stored(job.step))
         .bind(stored(job.begun))

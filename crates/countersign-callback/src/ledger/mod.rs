@@ -54,7 +54,9 @@ pub(crate) use self::jobs::{Began, ListedItem, Turn};
 pub(crate) use self::markers::ShardMarkers;
 pub(crate) use self::progress::{Reached, Reading, Watched};
 pub(crate) use self::rolled_back::{Armed, KEPT};
-use crate::rules::overdue::{Cause, Change, Key, Overdue, Recorded, Report, Word};
+use crate::rules::cause::Cause;
+use crate::rules::overdue::{Key, Overdue, Recorded, Report, Transition, Word};
+use crate::rules::states::StateName;
 
 /// The ledger's migrations.
 pub(crate) static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/callback");
@@ -172,7 +174,7 @@ impl Ledger {
         }
         let ids: Vec<Uuid> = reports.keys().map(|(id, _)| id.uuid()).collect();
         let consumers: Vec<&str> = reports.values().map(|r| r.consumer.as_str()).collect();
-        let outcomes: Vec<&str> = reports.values().map(|r| r.word.as_str()).collect();
+        let outcomes: Vec<&str> = reports.values().map(|r| r.word.into()).collect();
         let reasons: Vec<&str> = reports.values().map(|r| r.reason.as_str()).collect();
         let untils: Vec<Option<i64>> =
             reports.values().map(|r| r.word.until().map(UnixMillis::ms)).collect();
@@ -315,7 +317,7 @@ impl Ledger {
         .bind(upstreams)
         .bind(consumers)
         .bind(reasons)
-        .bind(Cause::NotConfirmed.as_str())
+        .bind::<&str>(Cause::NotConfirmed.into())
         .bind(looked_up.keys().map(Name::as_str).collect::<Vec<_>>())
         .bind(looked_up.values().map(|t| stored_total(t.looked_up)).collect::<Vec<_>>())
         .bind(sent)
@@ -404,8 +406,8 @@ impl Taken {
     /// # Errors
     /// When nothing was written, or nobody knows whether it was: the connection was lost during the
     /// commit. To be done again from the taking on, which then sees what is there.
-    pub(crate) async fn write(mut self, changes: &[Change]) -> Result<(), sqlx::Error> {
-        write(&mut self.transaction, changes).await?;
+    pub(crate) async fn write(mut self, transitions: &[Transition]) -> Result<(), sqlx::Error> {
+        write(&mut self.transaction, transitions).await?;
         committed(self.transaction).await
     }
 }
@@ -422,20 +424,27 @@ pub(crate) fn lacks_partition(error: &sqlx::Error) -> bool {
 
 /// Writes the changes of locked rows with their history. The items of jobs that wait for these rows
 /// end with them.
-async fn write(transaction: &mut Transaction, changes: &[Change]) -> Result<(), sqlx::Error> {
-    let ids: Vec<Uuid> = changes.iter().map(|c| c.key.message_id.uuid()).collect();
-    let upstreams: Vec<&str> = changes.iter().map(|c| c.key.upstream.as_str()).collect();
-    let from: Vec<&str> = changes.iter().map(|c| c.from.as_str()).collect();
-    let to: Vec<&str> = changes.iter().map(|c| c.to.state().as_str()).collect();
-    let reasons: Vec<&str> = changes.iter().map(|c| c.reason.as_str()).collect();
-    let resends: Vec<i32> = changes.iter().map(|c| stored_count(c.resends)).collect();
-    let returned: Vec<i32> = changes.iter().map(|c| stored_count(c.returned)).collect();
-    let due: Vec<Option<i64>> = changes.iter().map(|c| c.to.due().map(UnixMillis::ms)).collect();
-    let leases: Vec<Option<Uuid>> = changes.iter().map(|c| c.to.lease()).collect();
-    let causes: Vec<&str> = changes.iter().map(|c| c.cause.as_str()).collect();
+async fn write(
+    transaction: &mut Transaction,
+    transitions: &[Transition],
+) -> Result<(), sqlx::Error> {
+    let ids: Vec<Uuid> = transitions.iter().map(|c| c.key.message_id.uuid()).collect();
+    let upstreams: Vec<&str> = transitions.iter().map(|c| c.key.upstream.as_str()).collect();
+    let from: Vec<&str> = transitions.iter().map(|c| c.from.into()).collect();
+    let to: Vec<&str> = transitions.iter().map(|c| c.to.name().into()).collect();
+    let reasons: Vec<&str> = transitions.iter().map(|c| c.reason.as_str()).collect();
+    let resends: Vec<i32> = transitions.iter().map(|c| stored_count(c.resends)).collect();
+    let calls_not_made: Vec<i32> =
+        transitions.iter().map(|c| stored_count(c.calls_not_made)).collect();
+    let due: Vec<Option<i64>> =
+        transitions.iter().map(|c| c.to.due().map(UnixMillis::ms)).collect();
+    let leases: Vec<Option<Uuid>> =
+        transitions.iter().map(|c| c.to.lease().map(|lease| lease.token)).collect();
+    let causes: Vec<&str> = transitions.iter().map(|c| c.cause.into()).collect();
     let missing: Vec<Option<i64>> =
-        changes.iter().map(|c| c.missing_after.map(UnixMillis::ms)).collect();
-    let sent: Vec<Option<i64>> = changes.iter().map(|c| c.sent_at.map(UnixMillis::ms)).collect();
+        transitions.iter().map(|c| c.missing_after.map(UnixMillis::ms)).collect();
+    let sent: Vec<Option<i64>> =
+        transitions.iter().map(|c| c.sent_at.map(UnixMillis::ms)).collect();
     sqlx::query(
         "-- write
          WITH change AS (
@@ -444,12 +453,12 @@ async fn write(transaction: &mut Transaction, changes: &[Change]) -> Result<(), 
                  $7::integer[], $8::bigint[], $9::uuid[], $10::text[], $11::bigint[], $12::bigint[]
              ) AS change (
                  message_id, upstream, from_state, to_state, reason, resends,
-                 returned, due_ms, lease, cause, missing_ms, sent_ms
+                 calls_not_made, due_ms, lease, cause, missing_ms, sent_ms
              )
          ), changed AS (
              UPDATE overdue
              SET state = change.to_state, cause = change.cause, reason = change.reason,
-                 resends = change.resends, returned = change.returned, lease = change.lease,
+                 resends = change.resends, calls_not_made = change.calls_not_made, lease = change.lease,
                  due_at = to_timestamp(change.due_ms / 1000.0),
                  missing_after = coalesce(
                      to_timestamp(change.missing_ms / 1000.0), overdue.missing_after
@@ -457,7 +466,7 @@ async fn write(transaction: &mut Transaction, changes: &[Change]) -> Result<(), 
                  sent_at = coalesce(to_timestamp(change.sent_ms / 1000.0), overdue.sent_at),
                  closed_at = CASE
                      WHEN change.to_state IN
-                         ('confirmed', 'never_committed', 'withdrawn', 'conflict', 'closed')
+                         ('confirmed', 'never_committed', 'withdrawn', 'conflict', 'closed_by_hand')
                      THEN now()
                  END
              FROM change
@@ -499,7 +508,7 @@ async fn write(transaction: &mut Transaction, changes: &[Change]) -> Result<(), 
     .bind(to)
     .bind(reasons)
     .bind(resends)
-    .bind(returned)
+    .bind(calls_not_made)
     .bind(due)
     .bind(leases)
     .bind(causes)
@@ -522,8 +531,8 @@ async fn lock(transaction: &mut Transaction, keys: &[Key]) -> Result<Vec<Overdue
     let upstreams: Vec<&str> = keys.iter().map(|key| key.upstream.as_str()).collect();
     sqlx::query_as(
         "-- take
-         SELECT message_id, upstream, consumers, state, reason, resends, returned, lease,
-                granted, floor(extract(epoch FROM granted_at) * 1000)::bigint AS granted_at_ms,
+         SELECT message_id, upstream, consumers, state, reason, resends, calls_not_made, lease,
+                floor(extract(epoch FROM due_at) * 1000)::bigint AS due_at_ms, granted, floor(extract(epoch FROM granted_at) * 1000)::bigint AS granted_at_ms,
                 floor(extract(epoch FROM since) * 1000)::bigint AS since_ms,
                 floor(extract(epoch FROM missing_after) * 1000)::bigint AS missing_after_ms,
                 floor(extract(epoch FROM sent_at) * 1000)::bigint AS sent_at_ms,
@@ -610,7 +619,8 @@ struct OverdueRow {
     state: String,
     reason: String,
     resends: i32,
-    returned: i32,
+    calls_not_made: i32,
+    due_at_ms: Option<i64>,
     lease: Option<Uuid>,
     granted: i32,
     granted_at_ms: Option<i64>,
@@ -638,6 +648,10 @@ impl KeyRow {
 impl OverdueRow {
     fn read(self) -> Result<Overdue, sqlx::Error> {
         let key = KeyRow { message_id: self.message_id, upstream: self.upstream }.read()?;
+        let name: StateName = read_text(&self.state)?;
+        let state = name.with(self.due_at_ms.map(UnixMillis::from_ms), self.lease);
+        let state = state
+            .ok_or_else(|| sqlx::Error::Decode(format!("{name}: no due_at or lease").into()))?;
         Ok(Overdue {
             key,
             consumers: self
@@ -645,16 +659,15 @@ impl OverdueRow {
                 .iter()
                 .map(|name| read_text(name))
                 .collect::<Result<_, _>>()?,
-            state: read_text(&self.state)?,
+            state,
             reason: self.reason,
             resends: u32::try_from(self.resends).unwrap_or(0),
-            returned: u32::try_from(self.returned).unwrap_or(0),
+            calls_not_made: u32::try_from(self.calls_not_made).unwrap_or(0),
             granted: u32::try_from(self.granted).unwrap_or(0),
             granted_at: self.granted_at_ms.map(UnixMillis::from_ms),
             since: UnixMillis::from_ms(self.since_ms),
             missing_after: UnixMillis::from_ms(self.missing_after_ms),
             sent_at: self.sent_at_ms.map(UnixMillis::from_ms),
-            lease: self.lease,
         })
     }
 }

@@ -7,7 +7,7 @@ use sqlx::FromRow;
 
 use super::{Ledger, read_text};
 use crate::rules::backlog::{Depth, Progress, Whereabouts};
-use crate::rules::overdue::Cause;
+use crate::rules::cause::Cause;
 
 /// How far a consumer is now, from its confirms.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -252,7 +252,7 @@ impl Ledger {
              LEFT JOIN queue_depth ON queue_depth.queue = progress.queue
              ORDER BY 1, 2, 3",
         )
-        .bind(WAITS_FOR_CONSUMER.map(Cause::as_str).as_slice())
+        .bind(WAITS_FOR_CONSUMER.map(<&str>::from).as_slice())
         .fetch_all(self.pool())
         .await
     }

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use countersign_protocol::Name;
 
-use crate::rules::overdue::{Cause, State};
+use crate::rules::cause::Cause;
+use crate::rules::states::StateName;
 
 /// The overdue messages to which every given condition applies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Filter {
     /// The row is in one of these states: at least one.
-    pub(crate) states: Vec<State>,
+    pub(crate) states: Vec<StateName>,
     /// This upstream sent the message.
     pub(crate) upstream: Option<Name>,
     /// This consumer has to confirm the message, perhaps among others.
@@ -29,13 +30,13 @@ impl Filter {
     #[must_use]
     pub(crate) fn text(&self) -> String {
         let list = |words: Vec<&str>| words.join(",");
-        let mut parts = vec![format!("states={}", list(texts(&self.states, State::as_str)))];
+        let mut parts = vec![format!("states={}", list(texts(&self.states)))];
         let mut part = |name: &str, value: Option<String>| {
             parts.extend(value.map(|value| format!("{name}={value}")));
         };
         part("upstream", self.upstream.as_ref().map(Name::to_string));
         part("consumer", self.consumer.as_ref().map(Name::to_string));
-        let causes = list(texts(&self.causes, Cause::as_str));
+        let causes = list(texts(&self.causes));
         part("causes", (!causes.is_empty()).then_some(causes));
         let ms = |age: Option<Duration>| age.map(|age| format!("{}ms", age.as_millis()));
         part("older_than", ms(self.older_than));
@@ -45,6 +46,6 @@ impl Filter {
 }
 
 /// The stored words of all of these.
-pub(crate) fn texts<T: Copy>(all: &[T], text: fn(T) -> &'static str) -> Vec<&'static str> {
-    all.iter().map(|one| text(*one)).collect()
+pub(crate) fn texts<T: Copy + Into<&'static str>>(all: &[T]) -> Vec<&'static str> {
+    all.iter().map(|one| (*one).into()).collect()
 }

@@ -1,5 +1,9 @@
 //! What is decided. Nothing here knows a clock, a database, a broker or a network.
 
+pub(crate) mod states;
+
+pub(crate) mod cause;
+
 pub(crate) mod overdue;
 
 pub(crate) mod verdict;
@@ -19,3 +23,6 @@ pub(crate) mod job;
 pub(crate) mod filter;
 
 pub(crate) mod new_job;
+
+#[cfg(test)]
+mod fixture;

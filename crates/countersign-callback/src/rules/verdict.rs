@@ -6,7 +6,9 @@ use std::time::Duration;
 use countersign_protocol::{Attempt, Name, UnixMillis};
 
 use crate::rules::backlog::{Standing, Wanted, Whereabouts};
-use crate::rules::overdue::{Cause, Change, Overdue, Policy, Recorded, State, To, Word, list};
+use crate::rules::cause::Cause;
+use crate::rules::overdue::{Overdue, Policy, Recorded, Transition, Word, list};
+use crate::rules::states::{State, StateName};
 
 /// All that a verdict rests on.
 #[derive(Clone, Copy, Debug)]
@@ -195,26 +197,28 @@ fn no_address(case: &Case<'_>, policy: &Policy, now: UnixMillis) -> Option<Verdi
     })
 }
 
-/// What consumers have said just now about a row that is not being judged: what a late confirm or
-/// rejection means for it. `None` if nothing.
+/// What becomes of a row that is not being judged when a confirm or a rejection of its message was
+/// recorded. `None` if nothing.
 #[must_use]
-pub(crate) fn hear(overdue: &Overdue, recorded: &Recorded) -> Option<Change> {
-    match overdue.state {
-        State::NeverCommitted if !recorded.confirmed.is_empty() => {
+pub(crate) fn after_confirm(overdue: &Overdue, recorded: &Recorded) -> Option<Transition> {
+    match overdue.state.name() {
+        StateName::NeverCommitted if !recorded.confirmed.is_empty() => {
             Some(overdue.contradicted(&recorded.confirmed))
         }
-        State::Waiting | State::Asking | State::Parked if overdue.missing(recorded).is_empty() => {
+        StateName::Waiting | StateName::Asking | StateName::Parked
+            if overdue.missing(recorded).is_empty() =>
+        {
             Some(overdue.settled())
         }
-        State::Waiting | State::Asking => {
-            Some(overdue.change(To::Parked, Cause::Rejected, overdue.rejection(recorded)?))
+        StateName::Waiting | StateName::Asking => {
+            Some(overdue.transition(State::Parked, Cause::Rejected, overdue.rejection(recorded)?))
         }
-        State::Parked
-        | State::NeverCommitted
-        | State::Confirmed
-        | State::Withdrawn
-        | State::Conflict
-        | State::ClosedByHand => None,
+        StateName::Parked
+        | StateName::NeverCommitted
+        | StateName::Confirmed
+        | StateName::Withdrawn
+        | StateName::Conflict
+        | StateName::ClosedByHand => None,
     }
 }
 
@@ -272,7 +276,7 @@ const BEFORE: &str = "; before that: ";
 /// what was last done about the message should not go with them.
 fn deferred(case: &Case<'_>, why: &str) -> String {
     let ran_out = match case.overdue.state {
-        State::Asking => "; the one who asked gave no answer back",
+        State::Asking { .. } => "; the one who asked gave no answer back",
         _ => "",
     };
     format!("{why}{BEFORE}{}{ran_out}", before_deferral(&case.overdue.reason))
@@ -306,361 +310,4 @@ fn next_attempt(overdue: &Overdue) -> Attempt {
 }
 
 #[cfg(test)]
-mod tests {
-    use countersign_protocol::MessageId;
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::rules::backlog::{Depth, Progress};
-    use crate::rules::overdue::{Closed, Key, Report};
-
-    const NOW: i64 = 1_795_231_234_567;
-    const POLICY: Policy = Policy {
-        max_resends: 3,
-        resend_delay: Duration::from_secs(30),
-        park_after: Duration::from_secs(1_000),
-        backlog_patience: Duration::from_secs(10),
-        management_lag: Duration::from_secs(12),
-    };
-
-    fn now() -> UnixMillis {
-        UnixMillis::from_ms(NOW)
-    }
-
-    fn in_s(seconds: i64) -> UnixMillis {
-        UnixMillis::from_ms(NOW + seconds * 1_000)
-    }
-
-    /// Every confirm is recorded, and nobody is behind.
-    fn caught_up() -> Whereabouts {
-        let progress = |consumer: &Name| Progress {
-            consumer: consumer.clone(),
-            queue: format!("{consumer}.orders"),
-            upstream: "orders".parse().unwrap(),
-            confirmed_up_to: Some(in_s(1_000)),
-        };
-        Whereabouts {
-            watermark: Some(in_s(1)),
-            progress: names(&NAMES).iter().map(progress).collect(),
-            ..Whereabouts::default()
-        }
-    }
-
-    fn in_ms(ms: i64) -> UnixMillis {
-        UnixMillis::from_ms(NOW + ms)
-    }
-
-    fn names(names: &[&str]) -> Vec<Name> {
-        names.iter().map(|name| name.parse().unwrap()).collect()
-    }
-
-    fn overdue(consumers: &[&str], resends: u32, open_for_s: i64) -> Overdue {
-        Overdue {
-            key: Key {
-                message_id: MessageId::from_parts(now(), [0; 10]),
-                upstream: "orders".parse().unwrap(),
-            },
-            consumers: names(consumers),
-            state: State::Waiting,
-            reason: "what was last".to_owned(),
-            resends,
-            returned: 0,
-            granted: 0,
-            granted_at: None,
-            since: in_s(-open_for_s),
-            missing_after: in_s(-open_for_s),
-            sent_at: Some(in_s(-open_for_s)),
-            lease: None,
-        }
-    }
-
-    fn recorded(confirmed: &[&str], reports: &[(&str, Word)]) -> Recorded {
-        let report = |(consumer, word): &(&str, Word)| Report {
-            consumer: consumer.parse().unwrap(),
-            word: *word,
-            reason: "because".to_owned(),
-        };
-        Recorded { confirmed: names(confirmed), reports: reports.iter().map(report).collect() }
-    }
-
-    fn retrying(seconds: i64) -> Word {
-        Word::Retrying { until: in_s(seconds) }
-    }
-
-    fn ask(attempt: u32, missing: &[&str]) -> Verdict {
-        Verdict::Ask { attempt: Attempt::from_number(attempt).unwrap(), missing: names(missing) }
-    }
-
-    fn park(cause: Cause, why: &str) -> Verdict {
-        Verdict::Park { cause, why: why.to_owned() }
-    }
-
-    fn defer(until: UnixMillis, cause: Cause, why: &str) -> Verdict {
-        Verdict::Defer { until, cause, why: why.to_owned() }
-    }
-
-    #[test]
-    fn each_case_has_its_verdict() {
-        let one: &[&str] = &["logistics"];
-        let two: &[&str] = &["billing", "logistics"];
-        let tries_again = "logistics failed, and will try again without a resend";
-        let no_address = "no address for upstream orders: add it to COUNTERSIGN_UPSTREAMS";
-        let rejected = ("logistics", Word::Rejected);
-        #[rustfmt::skip]
-        let cases = [
-            ("nothing is recorded",
-                overdue(one, 0, 0), recorded(&[], &[]), true, ask(2, one)),
-            ("one resend was not confirmed either",
-                overdue(one, 1, 0), recorded(&[], &[]), true, ask(3, one)),
-            ("confirmed",
-                overdue(one, 0, 0), recorded(&["logistics"], &[]), true, Verdict::Settled),
-            ("confirmed, and whoever else was not asked for",
-                overdue(one, 0, 0), recorded(&["audit", "logistics"], &[]), true, Verdict::Settled),
-            ("confirmed after the last resend",
-                overdue(one, 3, 0), recorded(&["logistics"], &[]), true, Verdict::Settled),
-            ("confirmed, although open too long",
-                overdue(one, 3, 9_999), recorded(&["logistics"], &[]), true, Verdict::Settled),
-            ("confirmed, although rejected before",
-                overdue(one, 0, 0), recorded(&["logistics"], &[rejected]), true, Verdict::Settled),
-            ("confirmed by one of two",
-                overdue(two, 0, 0), recorded(&["logistics"], &[]), true, ask(2, &["billing"])),
-            ("confirmed by somebody else",
-                overdue(one, 0, 0), recorded(&["audit"], &[]), true, ask(2, one)),
-            ("rejected",
-                overdue(one, 0, 0), recorded(&[], &[rejected]), true, park(Cause::Rejected, "rejected by logistics: because")),
-            ("rejected by one of two, the other still missing",
-                overdue(two, 0, 0), recorded(&[], &[rejected]), true, park(Cause::Rejected, "rejected by logistics: because")),
-            ("rejected by somebody who need not confirm",
-                overdue(&["billing"], 0, 0), recorded(&[], &[rejected]), true, ask(2, &["billing"])),
-            ("open too long",
-                overdue(one, 1, 1_000), recorded(&[], &[]), true, park(Cause::OpenTooLong, "unresolved for 16m 40s; last: what was last")),
-            ("open nearly too long",
-                overdue(one, 1, 999), recorded(&[], &[]), true, ask(3, one)),
-            ("no resends left",
-                overdue(one, 3, 0), recorded(&[], &[]), true,
-                park(Cause::ResendsUsedUp, "not confirmed by logistics after 3 of 3 resends; last: what was last")),
-            ("more resends were made than are allowed now",
-                overdue(two, 5, 0), recorded(&["billing"], &[]), true,
-                park(Cause::ResendsUsedUp, "not confirmed by logistics after 5 of 3 resends; last: what was last")),
-            ("the consumer tries again in a minute",
-                overdue(one, 0, 0), recorded(&[], &[("logistics", retrying(60))]), true, defer(in_s(65), Cause::ConsumerRetrying, tries_again)),
-            ("the consumer tries again, and no resends are left",
-                overdue(one, 3, 0), recorded(&[], &[("logistics", retrying(60))]), true, defer(in_s(65), Cause::ConsumerRetrying, tries_again)),
-            ("the consumer has tried again just now",
-                overdue(one, 0, 0), recorded(&[], &[("logistics", retrying(-4))]), true, defer(in_s(1), Cause::ConsumerRetrying, tries_again)),
-            ("the consumer wanted to try again",
-                overdue(one, 0, 0), recorded(&[], &[("logistics", retrying(-5))]), true, ask(2, one)),
-            ("the consumer tries again later than we wait",
-                overdue(one, 0, 990), recorded(&[], &[("logistics", retrying(60))]), true, defer(in_s(10), Cause::ConsumerRetrying, tries_again)),
-            ("one tries again, the other has not been heard of",
-                overdue(two, 0, 0), recorded(&[], &[("logistics", retrying(60))]), true, ask(2, &["billing"])),
-            ("one tries again, the other has confirmed",
-                overdue(two, 0, 0), recorded(&["billing"], &[("logistics", retrying(60))]), true,
-                defer(in_s(65), Cause::ConsumerRetrying, tries_again)),
-            ("both try again, the first decides",
-                overdue(two, 0, 0), recorded(&[], &[("logistics", retrying(60)), ("billing", retrying(20))]), true,
-                defer(in_s(25), Cause::ConsumerRetrying, "billing, logistics failed, and will try again without a resend")),
-            ("there is no address",
-                overdue(one, 0, 0), recorded(&[], &[]), false, defer(in_s(60), Cause::NoAddress, no_address)),
-            ("there is no address, soon for too long",
-                overdue(one, 0, 990), recorded(&[], &[]), false, defer(in_s(10), Cause::NoAddress, no_address)),
-            ("there is no address, and no need for one",
-                overdue(one, 0, 0), recorded(&["logistics"], &[]), false, Verdict::Settled),
-            ("there is no address, and no resend left to need it for",
-                overdue(one, 3, 0), recorded(&[], &[]), false,
-                park(Cause::ResendsUsedUp, "not confirmed by logistics after 3 of 3 resends; last: what was last")),
-        ];
-        for (what, overdue, recorded, address_known, expected) in cases {
-            let case = Case {
-                overdue: &overdue,
-                recorded: &recorded,
-                address_known,
-                whereabouts: &caught_up(),
-            };
-            assert_eq!(judge(&case, &POLICY, now()), expected, "{what}");
-        }
-    }
-
-    #[test]
-    fn a_delay_is_no_reason_to_ask_or_to_park() {
-        let one: &[&str] = &["logistics"];
-        let two: &[&str] = &["billing", "logistics"];
-        let nobody = recorded(&[], &[]);
-        let lying = |ready| Depth { read_at: in_s(0), empty_at: None, ready, held: None };
-        let behind = |name: &str| {
-            let mut known = caught_up();
-            known.progress.retain(|p| p.consumer.as_str() != name);
-            known.progress.push(Progress {
-                consumer: name.parse().unwrap(),
-                queue: "deep".to_owned(),
-                upstream: "orders".parse().unwrap(),
-                confirmed_up_to: Some(UnixMillis::EPOCH),
-            });
-            known.depths.insert("deep".to_owned(), lying(5));
-            known
-        };
-        let never_seen = || Whereabouts { progress: Vec::new(), ..caught_up() };
-        let unrecorded = |mark| Whereabouts { watermark: mark, ..caught_up() };
-        let under_way =
-            "its confirm may be with the broker, not recorded yet; before that: what was last";
-        let catching_up =
-            "logistics is behind, and may still come to it; before that: what was last";
-        let unheard_of = "logistics has never confirmed a message of orders: does it run?; before that: what was last";
-        #[rustfmt::skip]
-        let cases = [
-            ("no marker has ever come back", overdue(one, 0, 0), unrecorded(None),
-                defer(in_ms(250), Cause::ConfirmUnderWay, under_way)),
-            ("the last marker was sent before", overdue(one, 0, 40), unrecorded(Some(in_s(-40))),
-                defer(in_s(10), Cause::ConfirmUnderWay, under_way)),
-            ("a marker was sent after", overdue(one, 0, 40), unrecorded(Some(in_s(-39))), ask(2, one)),
-            ("no resends are left, and its confirm may be under way", overdue(one, 3, 0), unrecorded(None),
-                defer(in_ms(250), Cause::ConfirmUnderWay, under_way)),
-            ("its consumer is behind", overdue(one, 0, 1), behind("logistics"),
-                defer(in_ms(500), Cause::ConsumerBehind, catching_up)),
-            ("its consumer has long been behind", overdue(one, 0, 40), behind("logistics"),
-                defer(in_s(10), Cause::ConsumerBehind, catching_up)),
-            ("its consumer has been behind for ages", overdue(one, 0, 900), behind("logistics"),
-                defer(in_s(30), Cause::ConsumerBehind, catching_up)),
-            ("its consumer is behind, and no resends are left", overdue(one, 3, 1), behind("logistics"),
-                defer(in_ms(500), Cause::ConsumerBehind, catching_up)),
-            ("its consumer is behind, and it is given up", overdue(one, 0, 1_000), behind("logistics"),
-                park(Cause::OpenTooLong, "unresolved for 16m 40s; last: what was last")),
-            ("one of two is behind, it lacks the other", overdue(two, 0, 1), behind("logistics"), ask(2, &["billing"])),
-            ("its consumer was never seen", overdue(one, 0, 1), never_seen(),
-                defer(in_ms(500), Cause::ConsumerNeverSeen, unheard_of)),
-            ("its consumer was never seen for long", overdue(one, 0, 10), never_seen(), ask(2, one)),
-        ];
-        for (what, overdue, whereabouts, expected) in cases {
-            let case = Case {
-                overdue: &overdue,
-                recorded: &nobody,
-                address_known: true,
-                whereabouts: &whereabouts,
-            };
-            assert_eq!(judge(&case, &POLICY, now()), expected, "{what}");
-        }
-    }
-
-    #[test]
-    fn a_deferral_keeps_what_was_last_done() {
-        let overdue = Overdue { reason: "sent again".to_owned(), ..overdue(&["logistics"], 1, 0) };
-        let unrecorded = Whereabouts { watermark: None, ..caught_up() };
-        let again = |reason: &str| {
-            let overdue = Overdue { reason: reason.to_owned(), ..overdue.clone() };
-            let recorded = Recorded::default();
-            let case = Case {
-                overdue: &overdue,
-                recorded: &recorded,
-                address_known: true,
-                whereabouts: &unrecorded,
-            };
-            match judge(&case, &POLICY, now()) {
-                Verdict::Defer { why, .. } => why,
-                other => panic!("{other:?}"),
-            }
-        };
-        let once = again("sent again");
-        assert!(once.ends_with("; before that: sent again"), "{once}");
-        assert_eq!(again(&once), once, "it does not grow");
-    }
-
-    #[test]
-    fn each_word_is_heard_in_each_state() {
-        let word: [(&str, Recorded); 4] = [
-            ("nothing", recorded(&[], &[("logistics", retrying(60))])),
-            ("confirmed by somebody else", recorded(&["audit"], &[])),
-            ("rejected", recorded(&[], &[("logistics", Word::Rejected)])),
-            ("confirmed", recorded(&["logistics"], &[("logistics", Word::Rejected)])),
-        ];
-        let closed = |closed| Some(To::Closed(closed));
-        let (confirmed, conflict) = (closed(Closed::Confirmed), closed(Closed::Conflict));
-        for (state, expected) in [
-            (State::Waiting, [None, None, Some(To::Parked), confirmed]),
-            (State::Asking, [None, None, Some(To::Parked), confirmed]),
-            (State::Parked, [None, None, None, confirmed]),
-            (State::Confirmed, [None; 4]),
-            (State::Withdrawn, [None; 4]),
-            (State::Conflict, [None; 4]),
-            (State::ClosedByHand, [None; 4]),
-            (State::NeverCommitted, [None, conflict, None, conflict]),
-        ] {
-            for ((what, recorded), expected) in word.iter().zip(expected) {
-                let overdue = Overdue { state, ..overdue(&["logistics"], 1, 0) };
-                let change = hear(&overdue, recorded);
-                assert_eq!(change.as_ref().map(|change| change.to), expected, "{what}, {state}");
-                if let Some(change) = change {
-                    assert_eq!((change.from, change.resends), (state, 1));
-                }
-            }
-        }
-    }
-
-    const NAMES: [&str; 3] = ["audit", "billing", "logistics"];
-
-    prop_compose! {
-        fn any_recorded()(
-            confirmed in proptest::sample::subsequence(NAMES.to_vec(), 0..=3),
-            reporting in proptest::sample::subsequence(NAMES.to_vec(), 0..=3),
-            words in proptest::collection::vec(
-                prop_oneof![Just(Word::Rejected), (-2_000_i64..2_000).prop_map(retrying)], 3
-            ),
-        ) -> Recorded {
-            let reports: Vec<_> = reporting.into_iter().zip(words).collect();
-            recorded(&confirmed, &reports)
-        }
-    }
-
-    prop_compose! {
-        fn any_overdue()(
-            consumers in proptest::sample::subsequence(NAMES.to_vec(), 1..=3),
-            resends in 0_u32..6,
-            open_for_s in 0_i64..3_000,
-            taken_over in any::<bool>(),
-        ) -> Overdue {
-            let state = if taken_over { State::Asking } else { State::Waiting };
-            Overdue { state, ..overdue(&consumers, resends, open_for_s) }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_is_known_the_verdict_keeps_the_promise(
-            overdue in any_overdue(),
-            recorded in any_recorded(),
-            address_known in any::<bool>(),
-        ) {
-            let case = Case { overdue: &overdue, recorded: &recorded, address_known, whereabouts: &caught_up() };
-            let missing = overdue.missing(&recorded);
-            match judge(&case, &POLICY, now()) {
-                Verdict::Settled => prop_assert!(missing.is_empty()),
-                Verdict::Ask { attempt, missing: asked } => {
-                    prop_assert!(address_known && overdue.resends < POLICY.max_resends);
-                    prop_assert_eq!(attempt.number(), overdue.resends + 2);
-                    prop_assert!(!asked.is_empty());
-                    prop_assert!(asked.iter().all(|name| missing.contains(name)));
-                }
-                Verdict::Defer { until, why, .. } => {
-                    prop_assert!(!missing.is_empty() && !why.is_empty());
-                    prop_assert!(until > now(), "it would be judged again at once, for ever");
-                    prop_assert!(until <= overdue.gives_up(&POLICY));
-                }
-                Verdict::Park { why, .. } => {
-                    prop_assert!(!missing.is_empty() && !why.is_empty());
-                }
-            }
-        }
-
-        #[test]
-        fn a_confirm_by_everybody_resolves_whatever_is_open(
-            overdue in any_overdue(),
-            recorded in any_recorded(),
-        ) {
-            let everybody = Recorded { confirmed: names(&NAMES), ..recorded };
-            for state in [State::Waiting, State::Asking, State::Parked] {
-                let open = Overdue { state, ..overdue.clone() };
-                let change = hear(&open, &everybody).expect("it is resolved");
-                prop_assert_eq!(change.to, To::Closed(Closed::Confirmed));
-            }
-        }
-    }
-}
+mod tests;

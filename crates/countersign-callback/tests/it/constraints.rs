@@ -8,7 +8,8 @@ use crate::stage::Stage;
 
 /// In which states each column has a value.
 const OPEN: &[&str] = &["waiting", "asking"];
-const CLOSED: &[&str] = &["confirmed", "never_committed", "withdrawn", "conflict", "closed"];
+const CLOSED: &[&str] =
+    &["confirmed", "never_committed", "withdrawn", "conflict", "closed_by_hand"];
 const STATES: [&str; 8] = [
     "waiting",
     "asking",
@@ -17,7 +18,7 @@ const STATES: [&str; 8] = [
     "never_committed",
     "withdrawn",
     "conflict",
-    "closed",
+    "closed_by_hand",
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,13 +70,13 @@ async fn a_closed_message_cannot_be_opened_again() {
         ("waiting", "waiting", false),
         ("waiting", "never_committed", false),
         ("parked", "waiting", true),
-        ("waiting", "closed", true),
-        ("asking", "closed", true),
-        ("parked", "closed", true),
-        ("conflict", "closed", true),
-        ("closed", "confirmed", false),
-        ("closed", "waiting", false),
-        ("confirmed", "closed", false),
+        ("waiting", "closed_by_hand", true),
+        ("asking", "closed_by_hand", true),
+        ("parked", "closed_by_hand", true),
+        ("conflict", "closed_by_hand", true),
+        ("closed_by_hand", "confirmed", false),
+        ("closed_by_hand", "waiting", false),
+        ("confirmed", "closed_by_hand", false),
     ] {
         let event = sqlx::query(
             "INSERT INTO overdue_event

@@ -108,12 +108,13 @@ async fn what_surely_did_nothing_uses_up_no_attempt() {
     ] {
         let name = format!("{reply:?}");
         let (upstream, stage, id) = overdue(reply, &[SOON, "max-resends=1"]).await;
-        let row =
-            stage.row_when(id, &format!("asked for twice: {name}"), |row| row.returned >= 2).await;
+        let row = stage
+            .row_when(id, &format!("asked for twice: {name}"), |row| row.calls_not_made >= 2)
+            .await;
         assert_eq!(row.resends.max(1), 1, "{name}");
         assert!(upstream.attempts(id).iter().all(|attempt| *attempt == 2), "{name}");
         upstream.reply(|_| say(Outcome::Republished));
-        stage.row_when(id, "sent again", |row| row.resends == 1 && row.returned == 0).await;
+        stage.row_when(id, "sent again", |row| row.resends == 1 && row.calls_not_made == 0).await;
         stage.confirm("logistics", &[id]).await;
         stage.state(id, "confirmed").await;
     }
@@ -125,7 +126,7 @@ async fn an_upstream_that_is_down_costs_no_attempt_and_is_asked_when_it_is_back(
     let stage = Stage::new(&upstream, &[SOON, "max-resends=1"]).await;
     let id = MessageId::generate();
     stage.check(&[id], &["logistics"]).await;
-    let row = stage.row_when(id, "not asked twice", |row| row.returned >= 2).await;
+    let row = stage.row_when(id, "not asked twice", |row| row.calls_not_made >= 2).await;
     assert_eq!(row.resends.max(1), 1);
     stage
         .row_when(id, "refused", |row| {
@@ -145,8 +146,9 @@ async fn a_name_that_does_not_resolve_costs_no_attempt() {
     stage.start().await;
     let id = MessageId::generate();
     stage.check(&[id], &["logistics"]).await;
-    let row =
-        stage.row_when(id, "not asked", |row| row.state == "waiting" && row.returned >= 1).await;
+    let row = stage
+        .row_when(id, "not asked", |row| row.state == "waiting" && row.calls_not_made >= 1)
+        .await;
     assert_eq!(row.resends, 0, "{row:?}");
 }
 
@@ -271,7 +273,7 @@ async fn a_row_that_a_confirm_has_missed_is_settled_without_asking() {
     let stage = Stage::new(&upstream, &[SOON]).await;
     let id = MessageId::generate();
     stage.check(&[id], &["logistics"]).await;
-    stage.row_when(id, "waiting for its upstream", |row| row.returned >= 1).await;
+    stage.row_when(id, "waiting for its upstream", |row| row.calls_not_made >= 1).await;
     // As if the transaction that confirms it had not seen the row.
     sqlx::query("INSERT INTO confirmation (message_id, consumer) VALUES ($1, 'logistics')")
         .bind(id.uuid())

@@ -269,7 +269,7 @@ async fn what_is_closed_by_hand_stays_closed_and_what_is_noted_stays_as_it_is() 
     let closed = create(&stage, request(JobAction::Close, &[parked[0], asked_for])).await;
     assert_eq!(ended(&stage, &closed).await.succeeded, 2);
     for id in [parked[0], asked_for] {
-        let row = stage.state(id, "closed").await;
+        let row = stage.state(id, "closed_by_hand").await;
         assert_eq!(row.reason, "closed by ada: the consumer is mended");
         stage.confirm("logistics", &[id]).await;
         stage.recorded("logistics", id).await;
@@ -278,7 +278,7 @@ async fn what_is_closed_by_hand_stays_closed_and_what_is_noted_stays_as_it_is() 
     stage.confirm("logistics", &[parked[1]]).await;
     stage.state(parked[1], "confirmed").await;
     let story = stage.told(&parked[0].to_string()).await.unwrap();
-    assert_eq!((story.state.as_str(), story.confirms.len()), ("closed", 1));
+    assert_eq!((story.state.as_str(), story.confirms.len()), ("closed_by_hand", 1));
     let actions: Vec<(&str, &str)> = story
         .actions
         .iter()

@@ -26,7 +26,7 @@ async fn an_upstream_that_does_not_answer_is_left_alone_and_no_attempt_is_used()
         stage.count(rounds).await >= 3
     })
     .await;
-    let untouched = "SELECT count(*) FROM overdue WHERE returned = 0 AND resends = 0";
+    let untouched = "SELECT count(*) FROM overdue WHERE calls_not_made = 0 AND resends = 0";
     let untouched = stage.count(untouched).await;
     assert!(untouched > 300, "most were not even tried: {untouched}");
     let told = stage.upstreams().await.remove(0);

@@ -75,7 +75,7 @@ async fn what_a_dead_replica_was_asking_for_is_taken_over_when_its_lease_ends() 
     doomed.shutdown_background();
     upstream.reply(|_| say(Outcome::Republished));
     stage.start().await;
-    let again = |row: &crate::stage::Row| row.state == "waiting" && row.returned == 0;
+    let again = |row: &crate::stage::Row| row.state == "waiting" && row.calls_not_made == 0;
     let row = stage.row_when(id, "sent again", |row| again(row) && row.resends > 1).await;
     assert_eq!(row.resends, 2, "the dead one's attempt counts: nobody knows what came of it");
     assert_eq!(upstream.attempts(id), [2, 3]);

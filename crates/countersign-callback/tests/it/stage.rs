@@ -43,7 +43,7 @@ pub(crate) struct Row {
     pub(crate) state: String,
     pub(crate) reason: String,
     pub(crate) resends: i32,
-    pub(crate) returned: i32,
+    pub(crate) calls_not_made: i32,
 }
 
 impl Stage {
@@ -199,7 +199,7 @@ impl Stage {
 
     pub(crate) async fn row(&self, id: MessageId) -> Option<Row> {
         sqlx::query_as(
-            "SELECT upstream, state, reason, resends, returned FROM overdue WHERE message_id = $1",
+            "SELECT upstream, state, reason, resends, calls_not_made FROM overdue WHERE message_id = $1",
         )
         .bind(id.uuid())
         .fetch_optional(&self.pool)

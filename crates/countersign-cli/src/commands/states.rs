@@ -18,7 +18,7 @@ const RECORDED: [State; 8] = [
     ("never_committed", "closed: the upstream's transaction did not commit"),
     ("withdrawn", "closed: the upstream no longer wants it sent"),
     ("conflict", "the upstream said \"never committed\", and a consumer confirmed it"),
-    ("closed", "closed by an operator: a late confirm changes nothing"),
+    ("closed_by_hand", "closed by an operator: a late confirm changes nothing"),
 ];
 
 /// The states that `countersign status` can show.
