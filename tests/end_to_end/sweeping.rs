@@ -1,13 +1,14 @@
-//! What the broker lost together with its check: nobody would ever ask for it, but for the sweep.
+//! The broker loses messages together with their checks: only the sweep finds them.
 
 use countersign_testbed::{
     Broker, BrokerSettings, HEALED, Order, Postgres, PostgresSettings, eventually,
 };
+use serde_json::json;
 
+use crate::storms::{keep_the_budget, resent_at};
 use crate::world::{ORDERS_QUEUE, World};
 
-/// A world in which orders sweeps every second, with checks that come due late enough not to mix
-/// themselves in.
+/// A world in which orders sweeps every second.
 async fn sweeping(broker: &Broker, postgres: &Postgres) -> World {
     let mut world = World::on(broker.address(), postgres.address()).await;
     let callback = world.callback.url();
@@ -24,9 +25,11 @@ async fn sweeping(broker: &Broker, postgres: &Postgres) -> World {
 async fn a_broker_that_lost_everything_with_2000_orders_under_way_is_healed_by_the_sweep() {
     const ORDERS: usize = 2_000;
     const SHIPPED: usize = 300;
+    const RATE: f64 = 400.0;
     let mut broker = Broker::start(BrokerSettings::default()).await.unwrap();
     let postgres = Postgres::start(PostgresSettings::default()).await.unwrap();
-    let world = sweeping(&broker, &postgres).await;
+    let mut world = sweeping(&broker, &postgres).await;
+    world.callback.set("COUNTERSIGN_RESEND_RATE", format!("{RATE}"));
     world.start().await;
 
     // So that nothing is looked up or recorded before the broker is gone.
@@ -39,17 +42,27 @@ async fn a_broker_that_lost_everything_with_2000_orders_under_way_is_healed_by_t
     orders.extend(world.place_many(ORDERS - SHIPPED).await);
     broker.wipe().await.unwrap();
     world.vhost.make(broker.address()).await.unwrap();
-    world.callback.start().unwrap();
     world.logistics.start().unwrap();
+    world.logistics.ready(HEALED).await.unwrap();
+    // Gets all that the consumer gets. Nothing is resent before the callback service is back.
+    world.vhost.declare_queue("watch", json!({})).await;
+    world.vhost.bind("orders", "watch", "order.placed").await;
+    world.callback.start().unwrap();
 
     are_confirmed(&world, &orders).await;
+    let mut resends = Vec::new();
+    while let some @ [_, ..] = &*world.vhost.take("watch", 500).await {
+        resends.extend(some.iter().filter_map(resent_at));
+    }
+    assert!(resends.len() >= ORDERS, "{} resends", resends.len());
+    keep_the_budget(resends, RATE);
     let duplicates = world.duplicates().await;
     assert!(duplicates >= 300, "those shipped before were sent again, too: {duplicates}");
     world.audit().await;
 }
 
 #[tokio::test]
-async fn a_cancelled_order_is_not_swept_up_one_that_cannot_be_found_is_parked_and_one_process_sweeps()
+async fn a_cancelled_order_is_asked_about_and_not_sent_one_that_cannot_be_found_is_parked_and_one_process_sweeps()
  {
     let mut broker = Broker::start(BrokerSettings::default()).await.unwrap();
     let postgres = Postgres::start(PostgresSettings::default()).await.unwrap();
@@ -78,8 +91,8 @@ async fn a_cancelled_order_is_not_swept_up_one_that_cannot_be_found_is_parked_an
     assert!(parked.reason.contains("does not find it"), "{}", parked.reason);
     world.is_empty(ORDERS_QUEUE).await;
     assert_eq!(world.shipments(&cancelled).await, 0);
-    assert_eq!(world.message(cancelled.message_id).await.unwrap().state, "unknown");
-    let swept = |log: String| log.contains("nobody would have asked for them");
+    world.is_in_state(&cancelled, "withdrawn").await;
+    let swept = |log: String| log.contains("arming fresh checks");
     assert_ne!(swept(world.orders.log()), swept(other.log()), "one of the two, and not both");
     assert!(other.terminate(HEALED).await.unwrap().success());
     // The audit asks for every committed order.

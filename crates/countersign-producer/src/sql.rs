@@ -154,27 +154,28 @@ pub(crate) struct EnlistedMessage {
     pub(crate) consumers: Vec<Name>,
 }
 
-/// Where a walk of the sweep goes on.
+/// The sweep's lease: one process walks at a time.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Turn {
-    /// The last id that was looked at.
+pub(crate) struct SweepLease {
+    /// Where the walk begins: the callback service knows every id up to this one.
     pub(crate) position: Option<MessageId>,
     /// The database's clock.
     pub(crate) now: UnixMillis,
 }
 
-/// Takes the sweep's turn for `lease`, unless another process has it. After `anew` it begins with the
-/// oldest id again.
+/// Takes the sweep's lease for `term`, unless a process has it or the pause after a walk lasts. When
+/// the last walk from the oldest id began longer than `anew` ago, this one begins there, too.
 ///
-/// A single statement, like all of the sweep's: it may be cut off at any time.
-pub(crate) async fn take_turn(
+/// A single statement, like all of the sweep's: it may be cut off at any time. The `WHERE` is read
+/// under the row's lock, so of two processes one gets the row back and the other nothing.
+pub(crate) async fn take_sweep_lease(
     pool: &PgPool,
     holder: Uuid,
-    lease: Duration,
+    term: Duration,
     anew: Duration,
-) -> Result<Option<Turn>, sqlx::Error> {
+) -> Result<Option<SweepLease>, sqlx::Error> {
     let taken = sqlx::query(
-        "-- take_turn
+        "-- take_sweep_lease
          INSERT INTO countersign.sweep AS sweep (holder, until)
          VALUES ($1, now() + $2::bigint * interval '1 millisecond')
          ON CONFLICT (only_row) DO UPDATE
@@ -184,33 +185,33 @@ pub(crate) async fn take_turn(
              begun_at = CASE WHEN sweep.begun_at > now() - $3::bigint * interval '1 millisecond'
                               AND sweep.position IS NOT NULL
                              THEN sweep.begun_at ELSE now() END
-         WHERE sweep.holder = excluded.holder OR sweep.until <= now()
+         WHERE sweep.until <= now()
          RETURNING position, (extract(epoch FROM now()) * 1000)::bigint",
     )
     .bind(holder)
-    .bind(whole_ms(lease))
+    .bind(whole_ms(term))
     .bind(whole_ms(anew))
     .fetch_optional(pool)
     .await?;
     let Some(taken) = taken else { return Ok(None) };
     let position: Option<Uuid> = taken.try_get(0)?;
-    Ok(Some(Turn {
+    Ok(Some(SweepLease {
         position: position.map(message_id).transpose()?,
         now: UnixMillis::from_ms(taken.try_get(1)?),
     }))
 }
 
-/// Moves on from `from` to `to`, and keeps the turn for `lease`; `false` when it is another's, or
-/// somebody has set the position otherwise.
-pub(crate) async fn advance(
+/// Moves the sweep's position from `from` to `to`, and keeps everybody else out for `term`; `false`
+/// when another process has taken the lease, or an operator has set the position.
+pub(crate) async fn renew_sweep_lease(
     pool: &PgPool,
     holder: Uuid,
     from: Option<MessageId>,
     to: Option<MessageId>,
-    lease: Duration,
+    term: Duration,
 ) -> Result<bool, sqlx::Error> {
-    let moved = sqlx::query(
-        "-- advance
+    let renewed = sqlx::query(
+        "-- renew_sweep_lease
          UPDATE countersign.sweep
          SET position = $3, until = now() + $4::bigint * interval '1 millisecond'
          WHERE holder = $1 AND position IS NOT DISTINCT FROM $2",
@@ -218,10 +219,10 @@ pub(crate) async fn advance(
     .bind(holder)
     .bind(from.map(MessageId::uuid))
     .bind(to.map(MessageId::uuid))
-    .bind(whole_ms(lease))
+    .bind(whole_ms(term))
     .execute(pool)
     .await?;
-    Ok(moved.rows_affected() > 0)
+    Ok(renewed.rows_affected() > 0)
 }
 
 /// Up to `limit` committed messages after `position` whose ids were made before `newest`, oldest

@@ -26,7 +26,7 @@ pub async fn serve(config: Config, process: Process) -> anyhow::Result<()> {
     };
     let (publisher, pool) = started?;
     let sweeping = sweep.map(|settings| {
-        let sweeper = Sweeper::new(publisher.clone(), pool.clone(), Orders, settings);
+        let sweeper = Sweeper::new(publisher.clone(), pool.clone(), settings);
         tokio::spawn(sweeper.run(shutdown.clone()))
     });
     let routes = Routes::new(OrdersServer::new(Counter {

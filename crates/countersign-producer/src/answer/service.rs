@@ -44,7 +44,7 @@ struct Inner {
 }
 
 /// Finds out what to do about an id.
-pub(crate) type LookUp =
+type LookUp =
     Box<dyn Fn(MessageId) -> BoxFuture<'static, Result<Answer, Unanswered>> + Send + Sync>;
 
 /// More requests than this at once are refused.
@@ -64,11 +64,7 @@ pub fn upstream(publisher: Publisher, pool: PgPool, source: impl MessageSource) 
 }
 
 /// Looks an id up in `countersign.enlisted` and with the source.
-pub(crate) fn by_enlistment(
-    publisher: &Publisher,
-    pool: PgPool,
-    source: impl MessageSource,
-) -> LookUp {
+fn by_enlistment(publisher: &Publisher, pool: PgPool, source: impl MessageSource) -> LookUp {
     let (policy, source) = (publisher.policy(), Arc::new(source));
     Box::new(move |id| -> BoxFuture<'static, _> {
         let (pool, source) = (pool.clone(), Arc::clone(&source));
@@ -254,7 +250,7 @@ fn unanswered(id: MessageId, why: &Unanswered) -> Status {
 
 /// What became of a republish.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Resent {
+enum Resent {
     /// The broker confirmed and routed it.
     Done(Republished),
     /// It surely was not sent.
@@ -282,23 +278,29 @@ impl Publisher {
         let Some(_share) = self.inner.budget.take([message.body.len()].into_iter()) else {
             return Resent::Not("overloaded: too much is unconfirmed by the broker".to_owned());
         };
-        if let Err(why) = self.rearm(message.id, message.consumers.clone()).await {
+        if let Err(why) = self.rearm([(message.id, message.consumers.clone())]).await {
             return Resent::Not(why);
         }
         self.send(&message, attempt).await
     }
 
-    /// A fresh check for a message that is committed. The error says why the broker does not hold
-    /// it.
-    pub(crate) async fn rearm(&self, id: MessageId, consumers: Vec<Name>) -> Result<(), String> {
-        let pending = self.inner.arm_check(CheckedMessage { id, consumers, arming: None });
-        let pending = pending.map_err(|why| format!("its check was not sent: {why}"))?;
-        let mut arming = Arming::UnderWay(vec![pending]);
+    /// Fresh checks for messages that are committed. The error says why the broker does not hold
+    /// them all.
+    pub(crate) async fn rearm(
+        &self,
+        messages: impl IntoIterator<Item = (MessageId, Vec<Name>)>,
+    ) -> Result<(), String> {
+        let pending = messages.into_iter().map(|(id, consumers)| {
+            self.inner.arm_check(CheckedMessage { id, consumers, arming: None })
+        });
+        let pending = pending.collect::<Result<Vec<_>, _>>();
+        let pending = pending.map_err(|why| format!("the check was not sent: {why}"))?;
+        let mut arming = Arming::UnderWay(pending);
         arming.wait(&self.inner).await.map_err(|why| format!("not armed: {why}"))
     }
 
     /// Publishes a message whose check the broker holds, and waits for the broker's word.
-    pub(crate) async fn send(&self, message: &Message, attempt: Attempt) -> Resent {
+    async fn send(&self, message: &Message, attempt: Attempt) -> Resent {
         let published_at = clock::now();
         match self.inner.publish(message, attempt, published_at) {
             Ok(pending) => judge(pending.await, Republished { attempt, published_at }),

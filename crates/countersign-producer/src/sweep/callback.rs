@@ -30,9 +30,10 @@ pub struct InvalidCallback {
     why: String,
 }
 
-/// A connection that takes longer than this to make is not made.
+/// A host that is there accepts within a round trip, and SYNs are repeated after 1 s.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// An answer that takes longer than this is not waited for: the question is asked again.
+/// The callback service may wait 8 s for its confirm markers before it answers. After this the sweep
+/// asks the question again.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Asks the callback service.
@@ -41,12 +42,13 @@ pub(crate) struct Callback {
     client: CallbackClient<Channel>,
 }
 
-/// What it says about some messages.
+/// What the callback service says about some messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Told {
-    /// Somebody has not confirmed them, and nobody would ask for them.
-    pub(crate) unconfirmed: BTreeSet<MessageId>,
-    /// How many are too old for it to know.
+pub(crate) struct Forgotten {
+    /// A consumer has not confirmed these, and the ledger holds no row for them: no check of theirs
+    /// has come due.
+    pub(crate) ids: BTreeSet<MessageId>,
+    /// How many of the others are older than the callback service keeps confirms.
     pub(crate) too_old: usize,
 }
 
@@ -57,16 +59,15 @@ impl Callback {
         Self { client: CallbackClient::new(endpoint.connect_lazy()) }
     }
 
-    /// Which of these messages of `upstream` nobody has confirmed and nobody would ask for. Who did
-    /// not write down who has to confirm it counts as having written `consumers`.
+    /// Which of these messages of `upstream` lack a confirm and an overdue row.
     ///
     /// # Errors
-    /// When it does not answer: why, for a person.
-    pub(crate) async fn find_unconfirmed(
+    /// When the callback service does not answer: why, for a person.
+    pub(crate) async fn find_forgotten(
         &self,
         upstream: &Name,
         messages: &[EnlistedMessage],
-    ) -> Result<Told, String> {
+    ) -> Result<Forgotten, String> {
         let message = |message: &EnlistedMessage| Message {
             message_id: message.id.to_string(),
             consumers: message.consumers.iter().map(Name::to_string).collect(),
@@ -82,12 +83,12 @@ impl Callback {
     }
 }
 
-/// Only ids that were asked about count: nothing else is known to be this upstream's.
-fn read(response: &FindUnconfirmedResponse, asked: &[EnlistedMessage]) -> Told {
+/// Only ids that were asked about count: any other may be another upstream's.
+fn read(response: &FindUnconfirmedResponse, asked: &[EnlistedMessage]) -> Forgotten {
     let asked: BTreeSet<MessageId> = asked.iter().map(|message| message.id).collect();
     let ids = response.unconfirmed.iter().filter_map(|id| id.parse().ok());
-    Told {
-        unconfirmed: ids.filter(|id| asked.contains(id)).collect(),
+    Forgotten {
+        ids: ids.filter(|id| asked.contains(id)).collect(),
         too_old: response.too_old.len(),
     }
 }
@@ -150,7 +151,7 @@ mod tests {
             unconfirmed: vec![other.to_string(), "nonsense".to_owned(), asked.to_string()],
             too_old: vec![other.to_string()],
         };
-        let told = read(&response, &[message(asked)]);
-        assert_eq!(told, Told { unconfirmed: [asked].into(), too_old: 1 });
+        let forgotten = read(&response, &[message(asked)]);
+        assert_eq!(forgotten, Forgotten { ids: [asked].into(), too_old: 1 });
     }
 }

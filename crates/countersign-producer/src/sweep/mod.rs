@@ -1,28 +1,21 @@
-//! The sweep: what the broker lost, and nobody would ever ask for, is found and put back.
+//! The sweep: finds committed messages whose checks the broker lost, and arms fresh ones.
 
 pub(crate) mod callback;
-
-pub(crate) mod put_back;
-
-pub(crate) mod watched;
+mod walk;
 
 use std::time::{Duration, Instant};
 
+use countersign_protocol::UnixMillis;
 use countersign_protocol::envelope::MAX_ENTRIES;
-use countersign_protocol::{MessageId, UnixMillis};
-use futures_util::future::join_all;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::answer::service::{self, LookUp};
 use crate::send::publisher::Publisher;
-use crate::source::MessageSource;
 use crate::sql::{self, EnlistedMessage};
-use crate::sweep::callback::{Callback, CallbackAddress};
-use crate::sweep::put_back::{PutBack, put_back};
-use crate::sweep::watched::Watched;
+use crate::sweep::callback::{Callback, CallbackAddress, Forgotten};
+use crate::sweep::walk::Walk;
 
 /// How a [`Sweeper`] sweeps.
 #[derive(Clone, Debug)]
@@ -30,22 +23,21 @@ use crate::sweep::watched::Watched;
 pub struct SweepSettings {
     /// Where the callback service is.
     pub callback: CallbackAddress,
-    /// The pause between two walks; each goes on where the last ended. Too short: both databases
-    /// are asked for nothing, mostly. Too long: what the broker lost is found late. Default: 10 min.
+    /// The pause between two walks; each goes on where the last ended. After a walk that armed fresh
+    /// checks the pause is at least the check delay and `slack`: until then the callback service
+    /// cannot know them. Too short: both databases answer questions that find nothing. Too long:
+    /// what the broker lost is found late. Default: 10 min.
     pub every: Duration,
     /// How long after it last did so a walk begins with the oldest enlisted id again. That finds what
     /// the *callback service's database* lost in a failover. Default: 24 h.
     pub anew: Duration,
-    /// How much longer than its check delay and the longest transaction a message is left alone. It
-    /// has to cover the difference between the clocks of upstream and database, and the time that the
-    /// callback service takes to look a due check up. Too short: messages are put back whose checks
-    /// have just come due. Default: 1 min.
+    /// How much longer than the check delay and the longest transaction the sweep leaves a message
+    /// alone. It has to cover the difference between the clocks of upstream and database, and the
+    /// time that the callback service takes to look a due check up. Too short: messages get a second
+    /// check whose first has just come due. Default: 1 min.
     pub slack: Duration,
-    /// How many enlisted ids are asked about in a second at most. Default: 2,000.
+    /// How many enlisted ids the sweep asks about in a second at most. Default: 2,000.
     pub looks_per_second: u32,
-    /// How many messages are put back in a second at most. Too high: after a great loss consumers
-    /// get all of it at once. Default: 200.
-    pub put_back_per_second: u32,
 }
 
 impl SweepSettings {
@@ -58,103 +50,85 @@ impl SweepSettings {
             anew: Duration::from_secs(24 * 60 * 60),
             slack: Duration::from_secs(60),
             looks_per_second: 2_000,
-            put_back_per_second: 200,
         }
     }
 }
 
-/// Walks `countersign.enlisted` from old to new, asks the callback service which messages nobody has
-/// confirmed and nobody would ask for, and puts these through the flow again: a fresh check, then the
-/// message. The consumers' inboxes make a message that was not lost after all harmless.
+/// Walks `countersign.enlisted` from old to new, asks the callback service which messages it knows
+/// neither as confirmed nor as overdue, and arms a fresh check for each of these.
 ///
 /// Everything else rests on the check: it is armed before the commit, and the broker keeps it. A
-/// broker that loses its disks loses checks, and with them the only ones who would ask. Let the sweep
-/// run always: it costs one look-up for 1,000 messages. After the *callback service's* database
-/// failed over with loss, have it begin with the oldest id:
+/// broker that loses its disks loses checks, and with them the only reason to ask for the message.
+/// The sweep restores the check and nothing else: when it comes due, the callback service asks for
+/// the message as for any other, within `COUNTERSIGN_RESEND_RATE`. So a message that the broker lost
+/// with its check heals one check delay after the sweep found it. The fresh check is for the
+/// consumers that had to confirm the message when it was enlisted.
+///
+/// Let the sweep run always: it costs one look-up for 1,000 messages. After the *callback service's*
+/// database failed over with loss, have it begin with the oldest id:
 /// `UPDATE countersign.sweep SET position = NULL, until = now()`.
 ///
-/// A message that waits unconfirmed in a consumer's long queue is not put back: its check came due,
-/// so the callback service knows it. Any number of processes may run a sweeper on the same database:
-/// one of them walks at a time.
+/// A message that waits unconfirmed in a consumer's long queue gets no second check: its check came
+/// due, so the callback service knows it. Any number of processes may run a sweeper on the same
+/// database: one of them walks at a time.
 pub struct Sweeper {
     publisher: Publisher,
     pool: PgPool,
-    look_up: LookUp,
     callback: Callback,
     settings: SweepSettings,
     /// This process, among others.
     holder: Uuid,
-    watched: Watched,
-    next_walk: Instant,
+    /// The walk that this process is on.
+    walk: Option<Walk>,
     complaint: Option<String>,
 }
 
-/// Why a round ended before its end.
+/// Why a walk ended before its end.
 enum Halt {
     Stopped,
     Trouble(String),
 }
 
-/// How a walk ended.
-enum Walk {
-    /// At what is too young to be asked about.
-    Ended,
-    /// It is the turn of another process, or somebody wants it to begin anew.
-    Elsewhere,
-}
-
-/// How many ids are read and asked about at once.
+/// How many ids are read and asked about at once: as many as one question may hold.
 const PAGE: u16 = 1_000;
-/// How many messages are put back at the same time.
-const AT_ONCE: usize = 16;
-/// How long after its last sign of life another process goes on in its place.
+/// How many checks the sweep has under way at most. They travel in one message; more at once would
+/// take the places of the upstream's own transactions among the publisher's `max_unconfirmed`.
+const REARMED_AT_ONCE: usize = 100;
+/// How long after its last sign of life another process goes on in a process's place. Longer than
+/// the longest pause after a failure, so that a process that is alive keeps its walk.
 const LEASE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 const _: () = assert!(PAGE as usize <= MAX_ENTRIES, "a page is one question");
+const _: () = assert!(LONGEST_PAUSE.as_secs() < LEASE.as_secs(), "a lease outlives a pause");
 
 impl Sweeper {
     /// A sweeper over the database that `pool` leads to, which [`prepare`](crate::prepare) has
-    /// prepared. `source` is the same as for [`upstream`](crate::upstream).
+    /// prepared.
     ///
     /// Has to be called within a Tokio runtime.
     #[must_use]
-    pub fn new(
-        publisher: Publisher,
-        pool: PgPool,
-        source: impl MessageSource,
-        settings: SweepSettings,
-    ) -> Self {
-        let look_up = service::by_enlistment(&publisher, pool.clone(), source);
+    pub fn new(publisher: Publisher, pool: PgPool, settings: SweepSettings) -> Self {
         let callback = Callback::new(&settings.callback);
-        // From the arming of a fresh check until it must have been looked up.
-        let watched = Watched::new(publisher.inner.settings.tier.delay() + settings.slack);
-        Self {
-            publisher,
-            pool,
-            look_up,
-            callback,
-            settings,
-            holder: Uuid::now_v7(),
-            watched,
-            next_walk: Instant::now(),
-            complaint: None,
-        }
+        let holder = Uuid::now_v7();
+        Self { publisher, pool, callback, settings, holder, walk: None, complaint: None }
     }
 
-    /// Sweeps until `shutdown`. Whatever is away is waited for.
+    /// Sweeps until `shutdown`. A callback service, broker or database that is away is waited for.
     ///
     /// # Cancel safety
     /// Better stopped by `shutdown`, between two steps; what is cut off is done again.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut failures: u32 = 0;
         loop {
-            let pause = match self.round(&shutdown).await {
+            let pause = match self.walk(&shutdown).await {
                 Ok(()) => {
                     failures = 0;
                     self.nothing_is_wrong();
-                    self.until_next_round()
+                    // The row in the database says when the next walk begins. A process that dies in
+                    // a walk is replaced, and an operator who sets the position is heard, in time.
+                    self.settings.every.min(LEASE)
                 }
                 Err(Halt::Stopped) => return,
                 Err(Halt::Trouble(why)) => {
@@ -169,144 +143,103 @@ impl Sweeper {
         }
     }
 
-    async fn round(&mut self, shutdown: &CancellationToken) -> Result<(), Halt> {
-        self.look_after_watched(shutdown).await?;
-        if self.next_walk <= Instant::now() {
-            let pause = match self.walk(shutdown).await? {
-                Walk::Ended => self.settings.every,
-                // If the other one dies, its turn is free after the lease.
-                Walk::Elsewhere => self.settings.every.min(LEASE),
-            };
-            self.next_walk = Instant::now() + pause;
+    /// Goes on with the walk that met trouble, or begins one if it is this process's turn.
+    async fn walk(&mut self, shutdown: &CancellationToken) -> Result<(), Halt> {
+        let mut walk = match self.walk.take() {
+            Some(walk) => walk,
+            None => match self.begin().await? {
+                Some(walk) => walk,
+                None => return Ok(()),
+            },
+        };
+        let walked = self.go_on(&mut walk, shutdown).await;
+        if walked.is_err() {
+            self.walk = Some(walk);
         }
-        Ok(())
+        walked
     }
 
-    fn until_next_round(&self) -> Duration {
-        let next = self.watched.next_due().map_or(self.next_walk, |due| due.min(self.next_walk));
-        next.saturating_duration_since(Instant::now())
+    async fn begin(&self) -> Result<Option<Walk>, Halt> {
+        let Self { pool, holder, settings, .. } = self;
+        let lease = sql::take_sweep_lease(pool, *holder, self.term(), settings.anew).await?;
+        Ok(lease.map(|lease| Walk::new(lease.position, self.newest(lease.now))))
     }
 
-    /// From where the last walk ended up to what is old enough.
-    async fn walk(&mut self, shutdown: &CancellationToken) -> Result<Walk, Halt> {
-        let lease = LEASE + pause_after(usize::from(PAGE), self.settings.put_back_per_second);
-        let turn = sql::take_turn(&self.pool, self.holder, lease, self.settings.anew).await?;
-        let Some(turn) = turn else { return Ok(Walk::Elsewhere) };
-        let (newest, mut position) = (self.newest(turn.now), turn.position);
-        let mut too_old = 0;
+    /// Walks up to what is too young to be asked about, as long as this process has the lease.
+    async fn go_on(&self, walk: &mut Walk, shutdown: &CancellationToken) -> Result<(), Halt> {
         loop {
             let began = Instant::now();
-            let mut page = sql::enlisted_after(&self.pool, position, newest, PAGE).await?;
-            let Some(last) = page.last().map(|message| message.id) else { break };
-            for message in page.iter_mut().filter(|message| message.consumers.is_empty()) {
-                message.consumers.clone_from(&self.publisher.inner.settings.consumers);
+            if !self.renew(walk, self.term()).await? {
+                return Ok(());
             }
-            let count = page.len();
-            too_old += self.heal(page, shutdown).await?;
-            if !self.advance(position, Some(last), lease).await? {
-                return Ok(Walk::Elsewhere);
+            let page = sql::enlisted_after(&self.pool, walk.reached(), walk.newest(), PAGE).await?;
+            let (count, last) = (page.len(), page.last().map(|message| message.id));
+            if let Some(last) = last {
+                self.heal(page, walk).await?;
+                walk.pass(last);
             }
-            position = Some(last);
             if count < usize::from(PAGE) {
                 break;
             }
-            let pause = pause_after(count, self.settings.looks_per_second);
+            let pause = time_for(count, self.settings.looks_per_second);
             wait(pause.saturating_sub(began.elapsed()), shutdown).await?;
-            self.look_after_watched(shutdown).await?;
         }
-        if too_old > 0 {
+        if walk.too_old > 0 {
             warn!(
-                count = too_old,
+                count = walk.too_old,
                 "enlisted messages are older than the callback service keeps confirms: whether they were confirmed is not known any more"
             );
         }
-        // Others wait for the next walk, too.
-        self.advance(position, position, self.settings.every).await?;
-        Ok(Walk::Ended)
+        // The other processes keep the pause, too.
+        self.renew(walk, self.pause_after(walk)).await?;
+        Ok(())
     }
 
-    /// Asks again about what was put back, when its fresh check must have been looked up.
-    async fn look_after_watched(&mut self, shutdown: &CancellationToken) -> Result<(), Halt> {
-        loop {
-            let now = Instant::now();
-            let due = self.watched.due(now, usize::from(PAGE));
-            if due.is_empty() {
-                return Ok(());
-            }
-            let told = self.ask(&due).await?;
-            let lost = due.iter().filter(|message| told.unconfirmed.contains(&message.id));
-            self.put_back_all(lost.cloned().collect(), shutdown).await?;
-            self.watched.forget(&due, now);
+    /// Asks about a page, and arms fresh checks for what the callback service does not know.
+    async fn heal(&self, mut page: Vec<EnlistedMessage>, walk: &mut Walk) -> Result<(), Halt> {
+        let settings = &self.publisher.inner.settings;
+        for message in page.iter_mut().filter(|message| message.consumers.is_empty()) {
+            message.consumers.clone_from(&settings.consumers);
         }
-    }
-
-    /// Puts back what nobody would ask for; says how many are too old to be known.
-    async fn heal(
-        &mut self,
-        page: Vec<EnlistedMessage>,
-        shutdown: &CancellationToken,
-    ) -> Result<usize, Halt> {
-        let told = self.ask(&page).await?;
-        let is_lost = |message: &EnlistedMessage| {
-            told.unconfirmed.contains(&message.id) && !self.watched.holds(message.id)
-        };
-        let lost: Vec<_> = page.into_iter().filter(is_lost).collect();
-        self.put_back_all(lost, shutdown).await?;
-        Ok(told.too_old)
-    }
-
-    async fn put_back_all(
-        &mut self,
-        lost: Vec<EnlistedMessage>,
-        shutdown: &CancellationToken,
-    ) -> Result<(), Halt> {
-        let Some(first) = lost.first() else { return Ok(()) };
+        let asked = self.callback.find_forgotten(&settings.upstream, &page).await;
+        let Forgotten { ids, too_old } = asked.map_err(Halt::Trouble)?;
+        walk.too_old += too_old;
+        let forgotten = walk.ask(page, &ids);
+        let Some(first) = forgotten.first() else { return Ok(()) };
         warn!(
-            count = lost.len(), message_id = %first.id,
-            "nobody has confirmed these messages, and nobody would have asked for them: sending them again; this is one"
+            count = forgotten.len(), message_id = %first.id,
+            "the callback service knows neither confirms nor due checks of these messages: arming fresh checks; this is one"
         );
-        for some in lost.chunks(AT_ONCE) {
-            let began = Instant::now();
-            if self.watched.is_full() {
-                return Err(Halt::Trouble("as much was put back as can be watched".to_owned()));
-            }
-            let each = some.iter().map(|message| {
-                let attempt = self.watched.next_attempt(message.id);
-                put_back(&self.publisher, &self.look_up, message, attempt)
-            });
-            let results = join_all(each).await;
-            let mut trouble = None;
-            for (message, result) in some.iter().zip(results) {
-                match result {
-                    PutBack::Armed => {
-                        let attempt = self.watched.next_attempt(message.id);
-                        self.watched.add(Instant::now(), message.clone(), attempt);
-                    }
-                    PutBack::NotWanted => {}
-                    PutBack::NotNow(why) => trouble = Some(why),
-                }
-            }
-            if let Some(why) = trouble {
-                return Err(Halt::Trouble(why));
-            }
-            let pause = pause_after(some.len(), self.settings.put_back_per_second);
-            wait(pause.saturating_sub(began.elapsed()), shutdown).await?;
+        for some in forgotten.chunks(REARMED_AT_ONCE.min(settings.max_unconfirmed).max(1)) {
+            let checks = some.iter().map(|message| (message.id, message.consumers.clone()));
+            self.publisher.rearm(checks).await.map_err(Halt::Trouble)?;
+            walk.rearmed(some[some.len() - 1].id);
         }
         Ok(())
     }
 
-    async fn ask(&self, messages: &[EnlistedMessage]) -> Result<callback::Told, Halt> {
-        let upstream = &self.publisher.inner.settings.upstream;
-        self.callback.find_unconfirmed(upstream, messages).await.map_err(Halt::Trouble)
+    /// Stores how far the walk is, and keeps the other processes out for `term`; `false` when one of
+    /// them has the lease, or an operator has set the position.
+    async fn renew(&self, walk: &mut Walk, term: Duration) -> Result<bool, Halt> {
+        let (from, to) = (walk.stored(), walk.settled());
+        let renewed = sql::renew_sweep_lease(&self.pool, self.holder, from, to, term).await?;
+        if renewed {
+            walk.store();
+        }
+        Ok(renewed)
     }
 
-    async fn advance(
-        &self,
-        from: Option<MessageId>,
-        to: Option<MessageId>,
-        lease: Duration,
-    ) -> Result<bool, Halt> {
-        Ok(sql::advance(&self.pool, self.holder, from, to, lease).await?)
+    /// For how long the lease is taken: a page's pause comes on top.
+    fn term(&self) -> Duration {
+        LEASE + time_for(usize::from(PAGE), self.settings.looks_per_second)
+    }
+
+    /// After fresh checks were armed, the callback service cannot know them before they have come
+    /// due. A walk that began earlier would arm them all again.
+    fn pause_after(&self, walk: &Walk) -> Duration {
+        let SweepSettings { every, slack, .. } = self.settings;
+        let delay = self.publisher.inner.settings.tier.delay();
+        if walk.has_rearmed() { every.max(delay + slack) } else { every }
     }
 
     /// Ids of this moment and later are left alone: their checks need not have come due. A check is
@@ -333,7 +266,7 @@ impl Sweeper {
 }
 
 /// How long so many take at this rate.
-fn pause_after(count: usize, per_second: u32) -> Duration {
+fn time_for(count: usize, per_second: u32) -> Duration {
     let count = u32::try_from(count).unwrap_or(u32::MAX);
     Duration::from_secs(1).saturating_mul(count) / per_second.max(1)
 }
