@@ -64,34 +64,46 @@
 //! service asks to send again, with a [`MessageSource`] that finds the message in your own data.
 //! Beside it runs a [`Sweeper`], for the day when the broker loses what it had promised to keep.
 
+/// From a message to its publish: arm the check, enlist in the transaction, commit, publish. Each step
+/// returns the value that has the next one.
 mod send;
 
+/// From `RequestResend` to its answer: look the id up, decide by what is recorded, publish again.
 mod answer;
 
+/// From `countersign.enlisted` to fresh checks, for what the broker lost with its check.
 mod sweep;
 
-mod clock;
+// All SQL, and the plain values that it reads and writes.
+mod envelope;
+mod isolation;
+mod record;
+mod sql;
 
-mod settings;
-
+// What the caller says and is told.
+mod error;
 mod message;
-
+mod settings;
 mod source;
 
-mod stored;
-
+mod clock;
 mod prepare;
-
-mod sql;
+mod stored;
 
 pub use answer::service::{UpstreamServer, UpstreamService, upstream, upstream_without_store};
 pub use countersign_amqp::{Address, LinkState};
+pub use countersign_postgres::{DatabaseUrl, InvalidDatabaseUrl, PoolSettings, connect, migrate};
+pub use countersign_protocol::check::MAX_CONSUMERS;
+pub use countersign_protocol::grpc::DESCRIPTOR;
+pub use countersign_protocol::topology::ExchangeKind;
 pub use countersign_protocol::{HeaderValue, MessageId, Name, Tier, Token};
+pub use error::{Error, ErrorKind};
+pub use isolation::Isolation;
 pub use message::{InvalidHeader, Message};
 pub use prepare::prepare;
-pub use send::arm::{ArmError, Armed, Held, NotArmed, NotArmedReason};
+pub use send::armed::{Armed, Held};
 pub use send::committed::Committed;
-pub use send::enlist::{BeginError, CommitError, Enlisted, Isolation};
+pub use send::enlist::Enlisted;
 pub use send::publisher::Publisher;
 pub use settings::ProducerSettings;
 pub use source::{Found, MessageSource, SourceError};

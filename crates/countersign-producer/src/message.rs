@@ -90,10 +90,14 @@ impl Message {
     /// Sets who has to confirm it, instead of the publisher's default. 1 to 16.
     #[must_use]
     pub fn with_consumers(mut self, consumers: Vec<Name>) -> Self {
+        self.set_consumers(consumers);
+        self
+    }
+
+    pub(crate) fn set_consumers(&mut self, consumers: Vec<Name>) {
         self.consumers = consumers;
         self.consumers.sort();
         self.consumers.dedup();
-        self
     }
 
     /// Sets a header, such as `traceparent`.

@@ -7,10 +7,10 @@ use countersign_protocol::{MessageId, Name, UnixMillis};
 use sqlx::{PgConnection, PgPool, Row as _};
 use uuid::Uuid;
 
-use crate::answer::decision::Row;
+use crate::envelope::Envelope;
+use crate::isolation::Isolation;
 use crate::message::Message;
-use crate::send::enlist::Isolation;
-use crate::stored::Envelope;
+use crate::record::{EnlistedMessage, Record};
 
 /// The table, as error messages of Postgres name it.
 pub(crate) const ENLISTED: &str = "countersign.enlisted";
@@ -70,7 +70,7 @@ pub(crate) async fn enlist_messages(
 pub(crate) async fn look_up(
     connection: &mut PgConnection,
     id: MessageId,
-) -> Result<Row, sqlx::Error> {
+) -> Result<Record, sqlx::Error> {
     let state: Option<String> = sqlx::query_scalar(
         "-- look_up
          SELECT state FROM countersign.enlisted WHERE message_id = $1",
@@ -78,14 +78,14 @@ pub(crate) async fn look_up(
     .bind(id.uuid())
     .fetch_optional(connection)
     .await?;
-    row(state.as_deref())
+    record(state.as_deref())
 }
 
 /// What is committed of an id, and the database's time.
 pub(crate) async fn look_up_now(
     connection: &mut PgConnection,
     id: MessageId,
-) -> Result<(Row, UnixMillis), sqlx::Error> {
+) -> Result<(Record, UnixMillis), sqlx::Error> {
     let found = sqlx::query(
         "-- look_up_now
          SELECT (SELECT state FROM countersign.enlisted WHERE message_id = $1),
@@ -95,7 +95,7 @@ pub(crate) async fn look_up_now(
     .fetch_one(connection)
     .await?;
     let state: Option<String> = found.try_get(0)?;
-    Ok((row(state.as_deref())?, UnixMillis::from_ms(found.try_get(1)?)))
+    Ok((record(state.as_deref())?, UnixMillis::from_ms(found.try_get(1)?)))
 }
 
 /// Which of these ids are in the table, as whatever.
@@ -144,14 +144,6 @@ pub(crate) async fn stored_message(
     let Some(stored) = stored else { return Ok(None) };
     let sqlx::types::Json(envelope) = stored.try_get(0)?;
     Ok(Some((envelope, stored.try_get(1)?)))
-}
-
-/// A committed message, as the sweep looks at it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct EnlistedMessage {
-    pub(crate) id: MessageId,
-    /// Who had to confirm it. Empty if that was not written down.
-    pub(crate) consumers: Vec<Name>,
 }
 
 /// The sweep's lease: one process walks at a time.
@@ -267,11 +259,11 @@ fn whole_ms(duration: Duration) -> i64 {
     i64::try_from(duration.min(LONGEST).as_millis()).unwrap_or(i64::MAX)
 }
 
-fn row(state: Option<&str>) -> Result<Row, sqlx::Error> {
+fn record(state: Option<&str>) -> Result<Record, sqlx::Error> {
     match state {
-        None => Ok(Row::Absent),
-        Some("enlisted") => Ok(Row::Enlisted),
-        Some("fenced") => Ok(Row::Fenced),
+        None => Ok(Record::Absent),
+        Some("enlisted") => Ok(Record::Enlisted),
+        Some("fenced") => Ok(Record::Fenced),
         Some(other) => Err(sqlx::Error::Decode(format!("state {other:?} is not known").into())),
     }
 }

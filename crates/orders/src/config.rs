@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use countersign_amqp::Address;
-use countersign_postgres::DatabaseUrl;
-use countersign_producer::{CallbackAddress, Name, SweepSettings, Tier, Token};
-use countersign_protocol::check::MAX_CONSUMERS;
+use countersign_producer::{
+    Address, CallbackAddress, DatabaseUrl, MAX_CONSUMERS, Name, SweepSettings, Tier, Token,
+};
 use countersign_runtime::{AMQP_URL, DATABASE_URL, Setting, Settings, TOKEN, TOKEN_FILE, listen};
 
 const CHECK_DELAY: Setting = Setting {

@@ -1,7 +1,6 @@
 //! Placing an order.
 
-use countersign_postgres::{Trouble, trouble};
-use countersign_producer::{ArmError, BeginError, CommitError, Publisher};
+use countersign_producer::{Error, ErrorKind, MessageId, Publisher};
 use sqlx::PgPool;
 use tonic::{Request, Response, Status};
 use tracing::{error, warn};
@@ -12,27 +11,19 @@ use crate::grpc::{PlaceOrderRequest, PlaceOrderResponse};
 use crate::order::{self, OrderPlaced};
 
 /// Takes orders.
-pub(crate) struct Counter {
+pub(crate) struct OrderService {
     pub(crate) publisher: Publisher,
     pub(crate) pool: PgPool,
 }
 
 #[tonic::async_trait]
-impl Orders for Counter {
+impl Orders for OrderService {
     async fn place_order(
         &self,
         request: Request<PlaceOrderRequest>,
     ) -> Result<Response<PlaceOrderResponse>, Status> {
         let order = OrderPlaced { order_id: Uuid::now_v7(), name: request.into_inner().name };
-        let message = order.message().map_err(|e| Status::internal(e.to_string()))?;
-        let message_id = message.id();
-
-        let armed = self.publisher.arm(message).map_err(|e| not_armed(&e))?;
-        let mut tx = armed.begin(&self.pool).await.map_err(not_begun)?;
-        order::insert(&mut tx, &order, message_id).await.map_err(|e| refused(&e))?;
-        let committed = tx.commit().await.map_err(not_committed)?;
-        committed.publish();
-
+        let message_id = self.place(&order).await.map_err(|error| refused(&error))?;
         Ok(Response::new(PlaceOrderResponse {
             order_id: order.order_id.to_string(),
             message_id: message_id.to_string(),
@@ -40,48 +31,41 @@ impl Orders for Counter {
     }
 }
 
-fn not_armed(error: &ArmError) -> Status {
-    match error {
-        ArmError::Overloaded => Status::resource_exhausted(format!("{error}: try again later")),
-        ArmError::Invalid { .. } => Status::invalid_argument(error.to_string()),
-        _ => Status::unavailable(format!("{error}: nothing was ordered, try again later")),
+impl OrderService {
+    async fn place(&self, order: &OrderPlaced) -> Result<MessageId, Error> {
+        let message = order.message()?;
+        let message_id = message.id();
+        let armed = self.publisher.arm(message)?;
+        let mut tx = armed.begin(&self.pool).await?;
+        order::insert(&mut tx, order, message_id).await?;
+        tx.commit().await?.publish();
+        Ok(message_id)
     }
 }
 
-fn not_begun(error: BeginError) -> Status {
-    match error {
-        BeginError::Database { source, .. } => refused(&source),
-        error => Status::aborted(format!("{error}: nothing was ordered")),
-    }
-}
-
-fn refused(error: &sqlx::Error) -> Status {
-    let constraint = error.as_database_error().and_then(|e| e.constraint());
-    match (constraint, trouble(error)) {
+fn refused(error: &Error) -> Status {
+    use ErrorKind as Kind;
+    match (error.constraint(), error.kind()) {
         (Some("orders_name_is_said"), _) => Status::invalid_argument("name: say what is ordered"),
         (Some("orders_name_is_short"), _) => {
             Status::invalid_argument("name: at most 200 characters")
         }
-        (_, Trouble::Data) => Status::invalid_argument(format!("name: {error}")),
-        (_, Trouble::Again) => {
-            warn!(%error, "the database is away or busy");
-            Status::unavailable(
-                "the database is away or busy: nothing was ordered, try again later",
-            )
+        (_, Kind::Data) => Status::invalid_argument("name: it cannot be written down"),
+        (_, Kind::Invalid) => Status::invalid_argument(error.to_string()),
+        (_, Kind::Overloaded) => Status::resource_exhausted(format!("{error}: try again later")),
+        (_, Kind::CommitUnknown) => {
+            Status::unknown(format!("{error}: look before you order again"))
         }
-        (_, Trouble::Other) => {
-            error!(%error, "an order could not be written");
+        (_, Kind::TooOld | Kind::Fenced | Kind::AlreadyCommitted) => {
+            Status::aborted(format!("{error}: nothing was ordered"))
+        }
+        (_, kind) if error.is_retryable() || kind == Kind::Closed => {
+            warn!(error = error as &dyn std::error::Error, "an order was refused");
+            Status::unavailable(format!("{error}: nothing was ordered, try again later"))
+        }
+        _ => {
+            error!(error = error as &dyn std::error::Error, "an order was refused");
             Status::internal("nothing was ordered: see the log of orders")
         }
-    }
-}
-
-fn not_committed(error: CommitError) -> Status {
-    match error {
-        CommitError::NotArmed(why) => {
-            Status::unavailable(format!("{why}: nothing was ordered, try again later"))
-        }
-        CommitError::NotCommitted { source, .. } => refused(&source),
-        error => Status::unknown(format!("{error}: look before you order again")),
     }
 }

@@ -1,9 +1,10 @@
 //! Orders from its start to its end.
 
 use anyhow::Context;
-use countersign_postgres::{PoolSettings, connect, migrate};
-use countersign_producer::{ProducerSettings, Publisher, Sweeper, prepare, upstream};
-use countersign_protocol::topology::ExchangeKind;
+use countersign_producer::{
+    ExchangeKind, PoolSettings, ProducerSettings, Publisher, Sweeper, connect, migrate, prepare,
+    upstream,
+};
 use countersign_runtime::Process;
 use sqlx::PgPool;
 use tonic::service::Routes;
@@ -11,7 +12,7 @@ use tonic::service::Routes;
 use crate::config::Config;
 use crate::grpc::orders_server::OrdersServer;
 use crate::order::{self, EXCHANGE, Orders};
-use crate::place::Counter;
+use crate::place::OrderService;
 
 /// Serves orders until the process has to stop.
 ///
@@ -29,13 +30,13 @@ pub async fn serve(config: Config, process: Process) -> anyhow::Result<()> {
         let sweeper = Sweeper::new(publisher.clone(), pool.clone(), settings);
         tokio::spawn(sweeper.run(shutdown.clone()))
     });
-    let routes = Routes::new(OrdersServer::new(Counter {
+    let routes = Routes::new(OrdersServer::new(OrderService {
         publisher: publisher.clone(),
         pool: pool.clone(),
     }))
     .add_service(upstream(publisher.clone(), pool, Orders));
     process.ready().await;
-    let descriptors = [crate::grpc::DESCRIPTOR, countersign_protocol::grpc::DESCRIPTOR];
+    let descriptors = [crate::grpc::DESCRIPTOR, countersign_producer::DESCRIPTOR];
     process.serve_grpc(routes, &descriptors).await?;
     publisher.close(process.drain / 2).await;
     if let Some(sweeping) = sweeping {

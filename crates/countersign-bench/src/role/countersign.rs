@@ -12,7 +12,7 @@ use countersign_consumer::{
     ConsumerSettings, Delivery, ExchangeKind, Failure, Handler, run_without_inbox,
 };
 use countersign_producer::{
-    ArmError, Found, Message, MessageId, MessageSource, ProducerSettings, Publisher, SourceError,
+    ErrorKind, Found, Message, MessageId, MessageSource, ProducerSettings, Publisher, SourceError,
     upstream_without_store,
 };
 use tokio::net::TcpListener;
@@ -57,7 +57,7 @@ impl Sending for Sender {
         let armed = loop {
             match self.0.arm(message.clone()) {
                 Ok(armed) => break armed,
-                Err(ArmError::Overloaded) => sleep(PAUSE).await,
+                Err(error) if error.kind() == ErrorKind::Overloaded => sleep(PAUSE).await,
                 Err(error) => return Err(error.into()),
             }
         };

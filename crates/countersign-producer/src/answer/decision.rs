@@ -4,17 +4,8 @@
 use std::time::Duration;
 
 use crate::message::Message;
+use crate::record::Record;
 use crate::source::Found;
-
-/// What `countersign.enlisted` says of an id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Row {
-    Absent,
-    /// A transaction with this id committed.
-    Enlisted,
-    /// None did, and none ever can.
-    Fenced,
-}
 
 /// From when to when a missing id says something.
 #[derive(Clone, Copy, Debug)]
@@ -45,28 +36,28 @@ pub(crate) enum Answer {
 }
 
 /// The records were read, without waiting for open transactions.
-pub(crate) fn first_look(row: Row, age: Duration, policy: Policy) -> FirstLook {
-    match row {
-        Row::Enlisted | Row::Fenced => FirstLook::AskSource,
-        Row::Absent if age < policy.longest_transaction => {
+pub(crate) fn first_look(record: Record, age: Duration, policy: Policy) -> FirstLook {
+    match record {
+        Record::Enlisted | Record::Fenced => FirstLook::AskSource,
+        Record::Absent if age < policy.longest_transaction => {
             FirstLook::Answer(still_young(age, policy))
         }
-        Row::Absent if age > policy.retention => FirstLook::Answer(too_old(policy)),
-        Row::Absent => FirstLook::Fence,
+        Record::Absent if age > policy.retention => FirstLook::Answer(too_old(policy)),
+        Record::Absent => FirstLook::Fence,
     }
 }
 
 /// The row stands, and the source was asked.
-pub(crate) fn by_row(row: Row, found: Found) -> Answer {
-    match (row, found) {
+pub(crate) fn by_record(record: Record, found: Found) -> Answer {
+    match (record, found) {
         // Also when it is fenced: then the data came some other way, by a restored backup perhaps.
         // It is there, so it is to be processed.
         (_, Found::Message(message)) => Answer::Republish(message),
         (_, Found::Withdrawn { reason }) => Answer::Withdrawn { reason },
-        (Row::Enlisted, Found::NotFound) => Answer::Unknown {
+        (Record::Enlisted, Found::NotFound) => Answer::Unknown {
             reason: "its transaction committed, but the message source does not find it".to_owned(),
         },
-        (Row::Fenced | Row::Absent, Found::NotFound) => Answer::NeverCommitted,
+        (Record::Fenced | Record::Absent, Found::NotFound) => Answer::NeverCommitted,
     }
 }
 
@@ -121,13 +112,13 @@ mod tests {
     #[test]
     fn an_absent_id_is_fenced_only_when_no_transaction_can_still_bring_it() {
         for (row, age, expected) in [
-            (Row::Absent, YOUNG, Some(FirstLook::Answer(in_40_s()))),
-            (Row::Absent, OLD, Some(FirstLook::Fence)),
-            (Row::Absent, POLICY.longest_transaction, Some(FirstLook::Fence)),
-            (Row::Absent, ANCIENT, None),
-            (Row::Enlisted, YOUNG, Some(FirstLook::AskSource)),
-            (Row::Enlisted, ANCIENT, Some(FirstLook::AskSource)),
-            (Row::Fenced, OLD, Some(FirstLook::AskSource)),
+            (Record::Absent, YOUNG, Some(FirstLook::Answer(in_40_s()))),
+            (Record::Absent, OLD, Some(FirstLook::Fence)),
+            (Record::Absent, POLICY.longest_transaction, Some(FirstLook::Fence)),
+            (Record::Absent, ANCIENT, None),
+            (Record::Enlisted, YOUNG, Some(FirstLook::AskSource)),
+            (Record::Enlisted, ANCIENT, Some(FirstLook::AskSource)),
+            (Record::Fenced, OLD, Some(FirstLook::AskSource)),
         ] {
             let look = first_look(row, age, POLICY);
             match expected {
@@ -142,16 +133,16 @@ mod tests {
         let message = message();
         for (row, found, expected) in [
             (
-                Row::Enlisted,
+                Record::Enlisted,
                 Found::Message(message.clone()),
                 Some(Answer::Republish(message.clone())),
             ),
-            (Row::Fenced, Found::Message(message.clone()), Some(Answer::Republish(message))),
-            (Row::Enlisted, withdrawn(), Some(Answer::Withdrawn { reason: "cancelled".into() })),
-            (Row::Fenced, Found::NotFound, Some(Answer::NeverCommitted)),
-            (Row::Enlisted, Found::NotFound, None),
+            (Record::Fenced, Found::Message(message.clone()), Some(Answer::Republish(message))),
+            (Record::Enlisted, withdrawn(), Some(Answer::Withdrawn { reason: "cancelled".into() })),
+            (Record::Fenced, Found::NotFound, Some(Answer::NeverCommitted)),
+            (Record::Enlisted, Found::NotFound, None),
         ] {
-            let answer = by_row(row, found);
+            let answer = by_record(row, found);
             match expected {
                 Some(expected) => assert_eq!(answer, expected, "{row:?}"),
                 None => assert!(unknown(&answer), "{row:?}: {answer:?}"),

@@ -7,8 +7,9 @@ use countersign_protocol::MessageId;
 use sqlx::PgPool;
 use thiserror::Error;
 
-use crate::answer::decision::{self, Answer, FirstLook, Policy, Row};
+use crate::answer::decision::{self, Answer, FirstLook, Policy};
 use crate::clock;
+use crate::record::Record;
 use crate::source::{Found, MessageSource, SourceError};
 use crate::sql;
 
@@ -52,12 +53,12 @@ pub(crate) async fn by_enlistment(
     id: MessageId,
 ) -> Result<Answer, Unanswered> {
     let mut reading = Transaction::open(pool, sql::READ_ONLY).await?;
-    let (row, now) = sql::look_up_now(&mut reading, id).await?;
-    match decision::first_look(row, now.since(id.time()), policy) {
+    let (record, now) = sql::look_up_now(&mut reading, id).await?;
+    match decision::first_look(record, now.since(id.time()), policy) {
         FirstLook::AskSource => {
             let found = find(source, &mut *reading, id).await?;
             reading.rollback().await?;
-            Ok(decision::by_row(row, found))
+            Ok(decision::by_record(record, found))
         }
         FirstLook::Answer(answer) => {
             reading.rollback().await?;
@@ -65,8 +66,8 @@ pub(crate) async fn by_enlistment(
         }
         FirstLook::Fence => {
             reading.rollback().await?;
-            let row = match fence(pool, id).await? {
-                Fence::Stands(row) => row,
+            let record = match fence(pool, id).await? {
+                Fence::Stands(record) => record,
                 Fence::Blocked => {
                     return Ok(Answer::InProgress { retry_after: OPEN_RETRY_AFTER });
                 }
@@ -78,7 +79,7 @@ pub(crate) async fn by_enlistment(
             let mut reading = Transaction::open(pool, sql::READ_ONLY).await?;
             let found = find(source, &mut *reading, id).await?;
             reading.rollback().await?;
-            Ok(decision::by_row(row, found))
+            Ok(decision::by_record(record, found))
         }
     }
 }
@@ -111,7 +112,7 @@ async fn find<Store>(
 
 enum Fence {
     /// This is committed, and final.
-    Stands(Row),
+    Stands(Record),
     /// A transaction with this id is open.
     Blocked,
     /// The table has no partition for ids of this time.
@@ -130,10 +131,10 @@ async fn fence(pool: &PgPool, id: MessageId) -> Result<Fence, sqlx::Error> {
             };
         }
     };
-    let row = sql::look_up(&mut fencing, id).await?;
+    let record = sql::look_up(&mut fencing, id).await?;
     // Only a committed fence is an answer. A fence of which that is unknown is looked up next time.
     fencing.commit().await.map_err(|error| match error {
         CommitError::NotCommitted(cause) | CommitError::Unknown(cause) => cause,
     })?;
-    Ok(Fence::Stands(row))
+    Ok(Fence::Stands(record))
 }

@@ -1,129 +1,23 @@
 //! Arming: the check goes to the broker before anything else happens.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use countersign_amqp::{NotTaken, Pending, PublishOutcome};
+use countersign_protocol::check::CheckedMessage;
 use countersign_protocol::envelope::MAX_ENTRIES;
-use countersign_protocol::{MessageId, Tier};
-use thiserror::Error;
+use countersign_protocol::{UnixMillis, Window};
 
 use crate::clock;
+use crate::error::{Error, ErrorKind};
 use crate::message::Message;
+use crate::send::armed::{Armed, Held};
+use crate::send::batch::Batch;
+use crate::send::checks::Checks;
 use crate::send::committed::Committed;
-use crate::send::in_flight::Share;
-use crate::send::publisher::{Inner, Publisher};
-use crate::send::rolled_back::Notice;
+use crate::send::publisher::Publisher;
 
-/// Messages whose checks are on their way to the broker. Next: [`begin`](Self::begin).
-///
-/// While the transaction does its work the checks travel; [`commit`](crate::Enlisted::commit) waits
-/// for both. To hold no locks meanwhile, wait first: [`held`](Self::held).
-///
-/// When dropped, nothing is sent. The callback service is told so, if that is possible at once;
-/// otherwise the checks come due later and are answered "never committed".
-#[must_use = "nothing is sent: begin a transaction with it, commit and publish"]
-pub struct Armed {
-    pub(crate) batch: Batch,
-    pub(crate) arming: Arming,
-}
-
-/// Messages whose checks the broker holds. Next: [`begin`](Self::begin), or, for an upstream without
-/// Postgres, [`committed`](Self::committed).
-#[must_use = "nothing is sent: commit and publish"]
-#[derive(Debug)]
-pub struct Held {
-    pub(crate) batch: Batch,
-}
-
-/// Messages that go together, with their share of what may be unconfirmed.
-pub(crate) struct Batch {
-    pub(crate) publisher: Arc<Inner>,
-    pub(crate) messages: Vec<Message>,
-    pub(crate) share: Share,
-    pub(crate) notice: Notice,
-    armed_at: Instant,
-}
-
-/// How far arming is.
-pub(crate) enum Arming {
-    /// What the broker has not said yet.
-    UnderWay(Vec<Pending>),
-    Held,
-}
-
-/// Why messages could not even be armed. Nothing was sent.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum ArmError {
-    /// As much is unconfirmed as may be: try again when the broker has caught up.
-    #[error("overloaded: as many messages are unconfirmed by the broker as may be")]
-    Overloaded,
-    /// The broker is not connected, or blocks publishers.
-    #[error("the broker is away: {why}")]
-    Away {
-        /// What is the matter.
-        why: String,
-    },
-    /// This message cannot be sent at all.
-    #[error("message {id}: {why}")]
-    Invalid {
-        /// Which.
-        id: MessageId,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// A transaction sends 1 to 1,000 messages.
-    #[error("{0} messages: a transaction can send 1 to {MAX_ENTRIES}")]
-    Count(usize),
-    /// [`Publisher::close`] was called.
-    #[error("the publisher is closed")]
-    Closed,
-}
-
-/// The broker does not hold the check, or did not say so in time. Nothing was committed or sent.
-#[derive(Debug, Error)]
-#[error("not armed: {why}")]
-pub struct NotArmed {
-    /// Why.
-    pub why: NotArmedReason,
-    /// The messages, to be armed again.
-    pub messages: Vec<Message>,
-}
-
-/// Why a check is not armed.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum NotArmedReason {
-    /// No wait queue is bound for this tier.
-    #[error(
-        "no wait queue for tier {tier}: is the callback service running, and is the tier in its COUNTERSIGN_CHECK_TIERS? (the broker says: {why})"
-    )]
-    NoWaitQueue {
-        /// The tier.
-        tier: Tier,
-        /// What the broker says.
-        why: String,
-    },
-    /// The wait queue does not take the check: full, most likely.
-    #[error("the wait queue of tier {tier} refused the check: is it full?")]
-    Refused {
-        /// The tier.
-        tier: Tier,
-    },
-    /// The broker did not say whether it has the check.
-    #[error("the broker did not say whether it has the check: {why}")]
-    Unknown {
-        /// What happened instead.
-        why: String,
-    },
-    /// The broker took longer than the arm timeout.
-    #[error("the broker did not confirm the check within {} ms", .0.as_millis())]
-    Timeout(Duration),
-}
-
-/// An id this far ahead of the clock was not made by it.
+/// Two machines that keep time by NTP differ by less than a second; an id further ahead than this
+/// comes from a broken clock, and its check would be judged by it.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
 
 impl Publisher {
@@ -131,8 +25,8 @@ impl Publisher {
     ///
     /// # Errors
     /// When the broker is away or blocked, when too much is unconfirmed, or when the message cannot
-    /// be sent at all. Nothing was sent then.
-    pub fn arm(&self, message: Message) -> Result<Armed, ArmError> {
+    /// be sent at all. Nothing was sent then, and the message is given back.
+    pub fn arm(&self, message: Message) -> Result<Armed, Error> {
         self.arm_all(vec![message])
     }
 
@@ -140,44 +34,53 @@ impl Publisher {
     ///
     /// # Errors
     /// As [`arm`](Self::arm).
-    pub fn arm_all(&self, mut messages: Vec<Message>) -> Result<Armed, ArmError> {
-        if messages.is_empty() || messages.len() > MAX_ENTRIES {
-            return Err(ArmError::Count(messages.len()));
+    pub fn arm_all(&self, mut messages: Vec<Message>) -> Result<Armed, Error> {
+        if let Err(why) = self.complete(&mut messages) {
+            return Err(why.giving_back(messages));
         }
-        let now = clock::now();
-        for message in &mut messages {
-            self.inner.complete(message);
-            if message.id.time() > now.after(MAX_CLOCK_SKEW) {
-                let why = "its id is of the future: is the clock right that it was made by?".into();
-                return Err(ArmError::Invalid { id: message.id, why });
-            }
-            if let Some(why) = message.problem() {
-                return Err(ArmError::Invalid { id: message.id, why });
-            }
-        }
-        let share = self
-            .inner
-            .budget
-            .take(messages.iter().map(|message| message.body.len()))
-            .ok_or(ArmError::Overloaded)?;
+        let sizes = messages.iter().map(|message| message.body.len());
+        let Some(share) = self.inner.budget.take(sizes) else {
+            return Err(Error::overloaded().giving_back(messages));
+        };
         let notice = self.inner.notices.notice(&messages);
-        let arming = messages
-            .iter()
-            .map(|message| self.inner.check(message, notice.arming()))
-            .collect::<Result<Vec<Pending>, NotTaken>>()?;
-        let publisher = Arc::clone(&self.inner);
-        let batch = Batch { publisher, messages, share, notice, armed_at: Instant::now() };
-        Ok(Armed { batch, arming: Arming::UnderWay(arming) })
-    }
-}
-
-impl Inner {
-    /// Fills in what a message leaves to its publisher.
-    pub(crate) fn complete(&self, message: &mut Message) {
-        if message.consumers.is_empty() {
-            *message = std::mem::replace(message, Message::new("", "", ""))
-                .with_consumers(self.settings.consumers.clone());
+        let arming = Some(notice.arming());
+        let checked = messages.iter().map(|message| CheckedMessage {
+            id: message.id,
+            consumers: message.consumers.clone(),
+            arming,
+        });
+        match Checks::submit(&self.inner, checked) {
+            Ok(checks) => {
+                let (publisher, armed_at) = (Arc::clone(&self.inner), Instant::now());
+                let batch = Batch { publisher, messages, share, notice, armed_at };
+                Ok(Armed { batch, checks })
+            }
+            Err(why) => Err(Error::of_publisher(&why).giving_back(messages)),
         }
+    }
+
+    /// Fills in what messages leave to their publisher, and looks whether they can be sent.
+    fn complete(&self, messages: &mut [Message]) -> Result<(), Error> {
+        if messages.is_empty() || messages.len() > MAX_ENTRIES {
+            let count = messages.len();
+            let text = format!("{count} messages: a transaction can send 1 to {MAX_ENTRIES}");
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        let newest = clock::now().after(MAX_CLOCK_SKEW);
+        let window = Window { oldest: UnixMillis::EPOCH, newest };
+        for message in messages {
+            self.inner.complete(message);
+            let problem = if window.admit(message.id).is_err() {
+                Some("its id is of the future: is the clock right that it was made by?".to_owned())
+            } else {
+                message.problem()
+            };
+            if let Some(why) = problem {
+                let text = format!("message {}: {why}", message.id);
+                return Err(Error::new(ErrorKind::Invalid, text).about(message.id));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -185,24 +88,19 @@ impl Armed {
     /// Waits until the broker holds the checks, for at most the arm timeout.
     ///
     /// # Errors
-    /// When it does not; the messages are in the error, to be armed again.
+    /// When it does not; the messages are given back, to be armed again.
     ///
     /// # Cancel safety
     /// When the future is dropped, nothing is sent.
-    pub async fn held(mut self) -> Result<Held, NotArmed> {
-        match self.arming.wait(&self.batch.publisher).await {
+    pub async fn held(mut self) -> Result<Held, Error> {
+        match self.checks.wait(&self.batch.publisher).await {
             Ok(()) => {
-                // What is committed now, or dropped, only the user knows.
-                self.batch.notice.hold_back();
+                // Whether a dropped `Held` is committed, only the upstream's own store knows.
+                self.batch.notice.withhold();
                 Ok(Held { batch: self.batch })
             }
-            Err(why) => Err(NotArmed { why, messages: self.batch.messages }),
+            Err(why) => Err(Error::from(why).giving_back(self.batch.messages)),
         }
-    }
-
-    /// The ids of its messages.
-    pub fn message_ids(&self) -> impl Iterator<Item = MessageId> {
-        self.batch.messages.iter().map(Message::id)
     }
 }
 
@@ -221,76 +119,5 @@ impl Held {
         }
         fail::fail_point!("producer.committed", |_| std::process::abort());
         Committed { batch: self.batch }
-    }
-
-    /// The ids of its messages.
-    pub fn message_ids(&self) -> impl Iterator<Item = MessageId> {
-        self.batch.messages.iter().map(Message::id)
-    }
-}
-
-impl Batch {
-    /// How long ago it was armed or, if that is longer ago, its oldest id was made: from the id
-    /// others tell whether its transaction may still commit.
-    pub(crate) fn age(&self) -> Duration {
-        let now = clock::now();
-        let oldest = self.messages.iter().map(|message| now.since(message.id.time())).max();
-        self.armed_at.elapsed().max(oldest.unwrap_or_default())
-    }
-}
-
-impl Arming {
-    /// Waits until the broker has said of every check that it holds it.
-    pub(crate) async fn wait(&mut self, publisher: &Inner) -> Result<(), NotArmedReason> {
-        let Self::UnderWay(pending) = self else { return Ok(()) };
-        let (tier, limit) = (publisher.settings.tier, publisher.settings.arm_timeout);
-        let all = async {
-            while let Some(next) = pending.last_mut() {
-                let verdict = next.await;
-                pending.pop();
-                if let Some(why) = not_armed(verdict, tier) {
-                    return Err(why);
-                }
-            }
-            Ok(())
-        };
-        match tokio::time::timeout(limit, all).await {
-            Ok(result) => result?,
-            Err(_) => return Err(NotArmedReason::Timeout(limit)),
-        }
-        *self = Self::Held;
-        Ok(())
-    }
-}
-
-pub(crate) fn not_armed(verdict: PublishOutcome, tier: Tier) -> Option<NotArmedReason> {
-    match verdict {
-        PublishOutcome::Routed => None,
-        PublishOutcome::Unroutable { why } => Some(NotArmedReason::NoWaitQueue { tier, why }),
-        PublishOutcome::Refused => Some(NotArmedReason::Refused { tier }),
-        PublishOutcome::Unknown { why } => Some(NotArmedReason::Unknown { why }),
-    }
-}
-
-impl From<NotTaken> for ArmError {
-    fn from(error: NotTaken) -> Self {
-        match error {
-            NotTaken::Overloaded => Self::Overloaded,
-            NotTaken::Away { why } => Self::Away { why },
-            NotTaken::Closed => Self::Closed,
-            other => Self::Away { why: other.to_string() },
-        }
-    }
-}
-
-impl fmt::Debug for Armed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Armed").field("batch", &self.batch).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Batch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.messages.iter().map(Message::id)).finish()
     }
 }

@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 
 use crate::clock;
 use crate::message::Message;
-use crate::send::arm::Batch;
+use crate::send::batch::Batch;
 use crate::send::publisher::Inner;
 
 /// Messages whose transaction is committed. Next: [`publish`](Self::publish).

@@ -2,16 +2,17 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::time::Duration;
 
-use countersign_postgres::{CommitError as TransactionError, Transaction, is_duplicate_key};
+use countersign_postgres::{CommitError, Transaction, is_duplicate_key};
 use countersign_protocol::MessageId;
 use sqlx::{PgConnection, PgPool};
-use thiserror::Error;
 
-use crate::answer::decision::Row;
-use crate::message::Message;
-use crate::send::arm::{Armed, Arming, Batch, Held, NotArmed};
+use crate::error::{Error, ErrorKind};
+use crate::isolation::Isolation;
+use crate::record::Record;
+use crate::send::armed::{Armed, Held};
+use crate::send::batch::Batch;
+use crate::send::checks::Checks;
 use crate::send::committed::Committed;
 use crate::sql;
 
@@ -24,83 +25,7 @@ use crate::sql;
 pub struct Enlisted {
     transaction: Transaction,
     batch: Batch,
-    arming: Arming,
-}
-
-/// How far transactions may see each other's doings
-/// (<https://www.postgresql.org/docs/current/transaction-iso.html>).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Isolation {
-    /// Each statement sees what is committed when it begins.
-    #[default]
-    ReadCommitted,
-    /// Every statement sees what was committed when the transaction began.
-    RepeatableRead,
-    /// As if one transaction ran after the other.
-    Serializable,
-}
-
-/// Why a transaction was not begun.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum BeginError {
-    /// The database: when `trouble` of the cause says "again", begin again with what is given back.
-    #[error("the transaction could not be begun")]
-    Database {
-        /// What it says.
-        #[source]
-        source: sqlx::Error,
-        /// The messages, still armed.
-        armed: Armed,
-    },
-    /// The ids are too old to begin a transaction: make new messages and arm those.
-    #[error(
-        "armed {} ms ago, or the id was made then: at most {} ms are allowed, because somebody who asks for a message that is not there takes it for rolled back some time later; make a new message and arm it",
-        age.as_millis(), limit.as_millis()
-    )]
-    TooOld {
-        /// How old.
-        age: Duration,
-        /// The setting `armed_max_age`.
-        limit: Duration,
-    },
-    /// A transaction with this id has committed already.
-    #[error("message {0} was committed by an earlier transaction with the same id")]
-    AlreadyCommitted(MessageId),
-    /// Somebody asked for this message, did not find it and was told that it never will commit.
-    #[error(
-        "message {0} is fenced: the callback service was told that its transaction never commits; make a new message and arm it"
-    )]
-    Fenced(MessageId),
-}
-
-/// Why a transaction was not, or may not have been, committed. Nothing was sent.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum CommitError {
-    /// The broker does not hold the check, so the transaction was rolled back. The messages are in
-    /// the error, to be armed again.
-    #[error(transparent)]
-    NotArmed(#[from] NotArmed),
-    /// The database rolled it back: a deferred constraint, a serialization failure, or a statement
-    /// that had failed before. It can be begun again with what is given back.
-    #[error("the transaction was rolled back")]
-    NotCommitted {
-        /// What it says.
-        #[source]
-        source: sqlx::Error,
-        /// The messages, still armed.
-        armed: Armed,
-    },
-    /// It may be committed or not. If it is, the messages are sent when their checks come due.
-    #[error(
-        "whether the transaction was committed is unknown; if it was, its messages follow when their checks come due"
-    )]
-    Unknown {
-        /// What happened.
-        #[source]
-        source: sqlx::Error,
-    },
+    checks: Checks,
 }
 
 impl Armed {
@@ -108,11 +33,12 @@ impl Armed {
     /// stored).
     ///
     /// # Errors
-    /// When the database refuses, or when it is too late for these ids.
+    /// When the database refuses, the messages are given back, still armed. When it is too late for
+    /// their ids ([`ErrorKind::TooOld`], [`ErrorKind::Fenced`]), make new messages and arm those.
     ///
     /// # Cancel safety
     /// When the future is dropped, nothing remains.
-    pub async fn begin(self, pool: &PgPool) -> Result<Enlisted, BeginError> {
+    pub async fn begin(self, pool: &PgPool) -> Result<Enlisted, Error> {
         self.begin_at(pool, Isolation::default()).await
     }
 
@@ -123,58 +49,46 @@ impl Armed {
     ///
     /// # Cancel safety
     /// As [`begin`](Self::begin).
-    pub async fn begin_at(
-        self,
-        pool: &PgPool,
-        isolation: Isolation,
-    ) -> Result<Enlisted, BeginError> {
-        let Self { mut batch, arming } = self;
+    pub async fn begin_at(self, pool: &PgPool, isolation: Isolation) -> Result<Enlisted, Error> {
+        let Self { mut batch, checks } = self;
         batch.publisher.notices.learn(pool);
-        // Until its commit, whoever drops it rolls it back.
-        batch.notice.is_due();
+        // Until its commit, dropping it rolls it back.
+        batch.notice.release();
         let (age, limit) = (batch.age(), batch.publisher.settings.armed_max_age);
         if age > limit {
-            return Err(BeginError::TooOld { age, limit });
+            let text = format!(
+                "armed {} ms ago, or the id was made then: at most {} ms are allowed, because the callback service takes a message that it cannot find for rolled back some time later; make a new message and arm it",
+                age.as_millis(),
+                limit.as_millis()
+            );
+            return Err(Error::new(ErrorKind::TooOld, text));
         }
         match enlist(pool, isolation, &batch).await {
-            Ok(transaction) => Ok(Enlisted { transaction, batch, arming }),
+            Ok(transaction) => Ok(Enlisted { transaction, batch, checks }),
             Err(source) => {
                 if is_duplicate_key(&source, sql::ENLISTED)
-                    && let Some(taken) = who_took(pool, &batch.messages).await
+                    && let Some(taken) = taken(pool, &batch).await
                 {
                     return Err(taken);
                 }
-                Err(BeginError::Database { source, armed: Self { batch, arming } })
+                let error = Error::of_database("the transaction could not be begun", source);
+                Err(error.giving_back_armed(Self { batch, checks }))
             }
         }
     }
 }
 
 impl Held {
-    /// As [`Armed::begin`]; the commit then has nothing to wait for.
+    /// As [`Armed::begin`]; the commit then has nothing to wait for. For another isolation level:
+    /// `Armed::from(held).begin_at(…)`.
     ///
     /// # Errors
     /// As [`Armed::begin`].
     ///
     /// # Cancel safety
     /// As [`Armed::begin`].
-    pub async fn begin(self, pool: &PgPool) -> Result<Enlisted, BeginError> {
-        self.begin_at(pool, Isolation::default()).await
-    }
-
-    /// As [`Armed::begin_at`]; the commit then has nothing to wait for.
-    ///
-    /// # Errors
-    /// As [`Armed::begin`].
-    ///
-    /// # Cancel safety
-    /// As [`Armed::begin`].
-    pub async fn begin_at(
-        self,
-        pool: &PgPool,
-        isolation: Isolation,
-    ) -> Result<Enlisted, BeginError> {
-        Armed { batch: self.batch, arming: Arming::Held }.begin_at(pool, isolation).await
+    pub async fn begin(self, pool: &PgPool) -> Result<Enlisted, Error> {
+        Armed::from(self).begin(pool).await
     }
 }
 
@@ -183,30 +97,36 @@ impl Enlisted {
     /// broker does not, rolls back.
     ///
     /// # Errors
-    /// When nothing was committed, or when that is unknown: see [`CommitError`].
+    /// When nothing was committed: the messages are given back, still armed if it was the database
+    /// that refused (a deferred constraint, a serialization failure, a statement that had failed
+    /// before). With [`ErrorKind::CommitUnknown`], it may be committed.
     ///
     /// # Cancel safety
     /// When the future is dropped, the transaction may be committed or not; if it is, its messages
     /// are sent when their checks come due.
-    pub async fn commit(mut self) -> Result<Committed, CommitError> {
-        if let Err(why) = self.arming.wait(&self.batch.publisher).await {
-            roll_back(self.transaction).await;
-            return Err(NotArmed { why, messages: self.batch.messages }.into());
+    pub async fn commit(self) -> Result<Committed, Error> {
+        let Self { transaction, mut batch, mut checks } = self;
+        if let Err(why) = checks.wait(&batch.publisher).await {
+            roll_back(transaction).await;
+            return Err(Error::from(why).giving_back(batch.messages));
         }
         fail::fail_point!("producer.armed", |_| std::process::abort());
         // Dropped from here on, it may be committed.
-        self.batch.notice.hold_back();
-        match self.transaction.commit().await {
+        batch.notice.withhold();
+        match transaction.commit().await {
             Ok(()) => {}
-            Err(TransactionError::NotCommitted(source)) => {
-                self.batch.notice.is_due();
-                let armed = Armed { batch: self.batch, arming: Arming::Held };
-                return Err(CommitError::NotCommitted { source, armed });
+            Err(CommitError::NotCommitted(source)) => {
+                batch.notice.release();
+                let error = Error::of_database("the transaction was rolled back", source);
+                return Err(error.giving_back_armed(Armed { batch, checks }));
             }
-            Err(TransactionError::Unknown(source)) => return Err(CommitError::Unknown { source }),
+            Err(CommitError::Unknown(source)) => {
+                let text = "whether the transaction was committed is unknown; if it was, its messages follow when their checks come due";
+                return Err(Error::new(ErrorKind::CommitUnknown, text).with_source(source));
+            }
         }
         fail::fail_point!("producer.committed", |_| std::process::abort());
-        Ok(Committed { batch: self.batch })
+        Ok(Committed { batch })
     }
 
     /// Rolls back and gives the messages back, still armed: for another try.
@@ -215,12 +135,12 @@ impl Enlisted {
     /// When the future is dropped, the transaction is rolled back all the same.
     pub async fn rollback(self) -> Armed {
         roll_back(self.transaction).await;
-        Armed { batch: self.batch, arming: self.arming }
+        Armed { batch: self.batch, checks: self.checks }
     }
 
     /// The ids of its messages.
     pub fn message_ids(&self) -> impl Iterator<Item = MessageId> {
-        self.batch.messages.iter().map(Message::id)
+        self.batch.message_ids()
     }
 }
 
@@ -250,14 +170,23 @@ async fn enlist(
     }
 }
 
-/// Which of these ids is there already, and why; `None` when that cannot be said.
-async fn who_took(pool: &PgPool, messages: &[Message]) -> Option<BeginError> {
-    for id in messages.iter().map(Message::id) {
-        match sql::look_up(&mut *pool.acquire().await.ok()?, id).await.ok()? {
-            Row::Absent => {}
-            Row::Enlisted => return Some(BeginError::AlreadyCommitted(id)),
-            Row::Fenced => return Some(BeginError::Fenced(id)),
-        }
+/// Which of these ids is in the table already, and why; `None` when that cannot be said.
+async fn taken(pool: &PgPool, batch: &Batch) -> Option<Error> {
+    for id in batch.message_ids() {
+        let (kind, text) = match sql::look_up(&mut *pool.acquire().await.ok()?, id).await.ok()? {
+            Record::Absent => continue,
+            Record::Enlisted => (
+                ErrorKind::AlreadyCommitted,
+                format!("message {id} was committed by an earlier transaction with the same id"),
+            ),
+            Record::Fenced => (
+                ErrorKind::Fenced,
+                format!(
+                    "message {id} is fenced: the callback service was told that its transaction never commits; make a new message and arm it"
+                ),
+            ),
+        };
+        return Some(Error::new(kind, text).about(id));
     }
     None
 }

@@ -10,7 +10,7 @@ use countersign_amqp::{
 use countersign_protocol::check::{CheckHeader, CheckedMessage};
 use countersign_protocol::envelope::MAX_ENTRIES;
 use countersign_protocol::topology::CHECK;
-use countersign_protocol::{ArmingId, Attempt, Check, Headers, Name, Tier, UnixMillis};
+use countersign_protocol::{Attempt, Check, Headers, Name, Tier, UnixMillis};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -114,14 +114,15 @@ impl Publisher {
 }
 
 impl Inner {
-    /// Hands over a message's check.
-    pub(crate) fn check(&self, message: &Message, arming: ArmingId) -> Result<Pending, NotTaken> {
-        let consumers = message.consumers.clone();
-        self.arm_check(CheckedMessage { id: message.id, consumers, arming: Some(arming) })
+    /// Fills in what a message leaves to its publisher.
+    pub(crate) fn complete(&self, message: &mut Message) {
+        if message.consumers.is_empty() {
+            message.set_consumers(self.settings.consumers.clone());
+        }
     }
 
     /// Hands over a check.
-    pub(crate) fn arm_check(&self, checked: CheckedMessage) -> Result<Pending, NotTaken> {
+    pub(crate) fn check(&self, checked: CheckedMessage) -> Result<Pending, NotTaken> {
         self.checks.submit(checked)
     }
 

@@ -64,56 +64,55 @@ impl Notices {
     pub(crate) fn notice(&self, messages: &[Message]) -> Notice {
         // Half of a random UUID is random enough to tell the armings of one message apart.
         let (_, bits) = Uuid::new_v4().as_u64_pair();
-        Notice(Box::new(Words {
+        Notice {
             arming: ArmingId::from_bits(bits),
             ids: messages.iter().map(Message::id).collect(),
-            is_due: true,
+            is_withheld: false,
             notices: self.clone(),
-        }))
+        }
     }
 }
 
-/// Says, when dropped, that an arming is never committed; unless it is held back.
-///
-/// In a box, since it travels in errors, which are returned by value.
-pub(crate) struct Notice(Box<Words>);
-
-struct Words {
+/// Says, when dropped, that an arming is never committed; unless it is withheld.
+pub(crate) struct Notice {
     arming: ArmingId,
     ids: Vec<MessageId>,
-    is_due: bool,
+    is_withheld: bool,
     notices: Notices,
 }
 
 impl Notice {
     pub(crate) fn arming(&self) -> ArmingId {
-        self.0.arming
+        self.arming
     }
 
-    /// From now on it may be committed, or nobody here knows.
-    pub(crate) fn hold_back(&mut self) {
-        self.0.is_due = false;
+    /// From now on the arming may be committed.
+    pub(crate) fn withhold(&mut self) {
+        self.is_withheld = true;
     }
 
-    /// It surely is not committed, unless it is begun again.
-    pub(crate) fn is_due(&mut self) {
-        self.0.is_due = true;
+    /// The arming surely is not committed, unless it is begun again.
+    pub(crate) fn release(&mut self) {
+        self.is_withheld = false;
     }
 }
 
 impl Drop for Notice {
     fn drop(&mut self) {
-        let Words { arming, ids, is_due, notices } = &*self.0;
-        for &id in ids.iter().filter(|_| *is_due) {
-            // Too many, or nobody listens any more: forgotten.
-            let _ = notices.waiting.try_send(RolledBackMessage { id, arming: *arming });
+        if self.is_withheld {
+            return;
+        }
+        for &id in &self.ids {
+            // When too many wait, or the sender has ended, it is forgotten.
+            let rolled_back = RolledBackMessage { id, arming: self.arming };
+            let _ = self.notices.waiting.try_send(rolled_back);
         }
     }
 }
 
 impl fmt::Debug for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Notice").field("arming", &self.0.arming).finish_non_exhaustive()
+        f.debug_struct("Notice").field("arming", &self.arming).finish_non_exhaustive()
     }
 }
 

@@ -14,7 +14,7 @@ use thiserror::Error;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status};
 
-use crate::sql::EnlistedMessage;
+use crate::record::EnlistedMessage;
 
 /// Where the callback service is: `http://callback:50052`, or `https://…`.
 #[derive(Clone)]

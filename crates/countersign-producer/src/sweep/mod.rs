@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use crate::record::EnlistedMessage;
 use crate::send::publisher::Publisher;
-use crate::sql::{self, EnlistedMessage};
+use crate::sql;
 use crate::sweep::callback::{Callback, CallbackAddress, Forgotten};
 use crate::sweep::walk::Walk;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use countersign_protocol::{MessageId, UnixMillis};
 
-use crate::sql::EnlistedMessage;
+use crate::record::EnlistedMessage;
 
 /// A walk from old ids to new ones.
 ///

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use countersign_producer::{
-    ArmError, BeginError, CommitError, HeaderValue, Isolation, StoredMessages,
-};
+use countersign_producer::{ErrorKind, HeaderValue, Isolation, StoredMessages};
 use countersign_protocol::grpc::request_resend_response::Outcome;
 
 use crate::stage::{SOON, Stage, WAITING_CHECKS, insert, old_id, outcome, settings, thing};
@@ -64,10 +62,16 @@ async fn a_thousand_messages_go_in_one_transaction_and_no_more() {
     for id in [ids[0], ids[999]] {
         assert_eq!(stage.checks_of(id).await, 1);
     }
-    assert_eq!(stage.publisher.arm(thing("late")).unwrap_err(), ArmError::Closed);
-    let too_many = (0..1_001).map(|n| thing(&n.to_string())).collect();
-    assert_eq!(stage.publisher.arm_all(too_many).unwrap_err(), ArmError::Count(1_001));
-    assert_eq!(stage.publisher.arm_all(Vec::new()).unwrap_err(), ArmError::Count(0));
+    let late = stage.publisher.arm(thing("late")).unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::Closed);
+    assert_eq!(late.into_messages().len(), 1, "given back");
+    for count in [0, 1_001] {
+        let messages = (0..count).map(|n| thing(&n.to_string())).collect();
+        let error = stage.publisher.arm_all(messages).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().starts_with(&format!("{count} messages")), "{error}");
+        assert_eq!(error.into_messages().len(), count, "given back");
+    }
 }
 
 #[tokio::test]
@@ -81,9 +85,9 @@ async fn after_a_rollback_the_same_messages_are_begun_again() {
     // A swallowed error: Postgres would answer the COMMIT with a rollback that looks like success.
     let mut tx = armed.begin_at(&stage.pool, Isolation::Serializable).await.unwrap();
     insert(&mut tx, id, "").await.unwrap_err();
-    let CommitError::NotCommitted { armed, .. } = tx.commit().await.unwrap_err() else {
-        panic!("a failed transaction cannot be committed")
-    };
+    let error = tx.commit().await.unwrap_err();
+    assert_eq!((error.kind(), error.may_be_committed()), (ErrorKind::Database, false), "{error:?}");
+    let armed = error.into_armed().expect("a failed transaction cannot be committed");
     assert_eq!(stage.state(id).await, None);
 
     let mut tx = armed.held().await.unwrap().begin(&stage.pool).await.unwrap();
@@ -99,7 +103,8 @@ async fn an_id_is_committed_once() {
     let message = thing("a chair");
     stage.begin(message.clone(), "a chair").await.commit().await.unwrap().publish();
     let again = stage.publisher.arm(message.clone()).unwrap().begin(&stage.pool).await.unwrap_err();
-    assert!(matches!(again, BeginError::AlreadyCommitted(id) if id == message.id()), "{again:?}");
+    assert_eq!(again.kind(), ErrorKind::AlreadyCommitted, "{again:?}");
+    assert_eq!(again.message_id(), Some(message.id()));
 }
 
 #[tokio::test]
@@ -109,7 +114,7 @@ async fn an_armed_message_that_is_too_old_has_to_be_made_anew() {
     let stage = Stage::new(settings).await;
     let old = thing("a chair").with_id(old_id(Duration::from_secs(31)));
     let error = stage.publisher.arm(old).unwrap().begin(&stage.pool).await.unwrap_err();
-    assert!(matches!(error, BeginError::TooOld { .. }), "{error:?}");
+    assert_eq!(error.kind(), ErrorKind::TooOld, "{error:?}");
     assert!(error.to_string().contains("make a new message"), "{error}");
 }
 

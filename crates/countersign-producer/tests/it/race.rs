@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use countersign_producer::{BeginError, MessageId};
+use countersign_producer::{ErrorKind, MessageId};
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use futures_util::StreamExt as _;
 
@@ -13,7 +13,7 @@ async fn try_place(stage: &Stage, id: MessageId) {
     let armed = stage.publisher.arm(thing("a race").with_id(id)).unwrap().held().await.unwrap();
     let mut tx = match armed.begin(&stage.pool).await {
         Ok(tx) => tx,
-        Err(BeginError::Fenced(_)) => return,
+        Err(error) if error.kind() == ErrorKind::Fenced => return,
         Err(other) => panic!("{other:?}"),
     };
     insert(&mut tx, id, "a race").await.unwrap();

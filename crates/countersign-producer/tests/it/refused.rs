@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use countersign_producer::{ArmError, CommitError, NotArmedReason, Publisher};
+use countersign_producer::{ErrorKind, Publisher};
 use countersign_testbed::{Conduct, Proxy, eventually};
 
 use crate::stage::{QUEUE, SOON, Stage, insert, settings, thing};
@@ -18,10 +18,10 @@ async fn without_a_wait_queue_nothing_is_committed_and_the_error_says_what_to_do
     for part in ["no wait queue for tier 7s", "callback service", "COUNTERSIGN_CHECK_TIERS"] {
         assert!(error.to_string().contains(part), "{part:?} is missing in {error}");
     }
-    let CommitError::NotArmed(not_armed) = error else { panic!("{error:?}") };
-    assert!(matches!(not_armed.why, NotArmedReason::NoWaitQueue { .. }), "{not_armed:?}");
+    assert_eq!(error.kind(), ErrorKind::NoWaitQueue, "{error:?}");
+    assert!(error.is_retryable() && !error.may_be_committed());
     assert!(!stage.is_committed(id).await && stage.state(id).await.is_none());
-    let [given_back] = &not_armed.messages[..] else { panic!("the message comes back") };
+    let [given_back] = &error.into_messages()[..] else { panic!("the message comes back") };
     assert_eq!(given_back.id(), id);
 }
 
@@ -31,7 +31,9 @@ async fn a_broker_that_is_away_is_told_at_once() {
     let address = format!("amqp://guest:guest@127.0.0.1:{}", nobody.number());
     let publisher = Publisher::start(address.parse().unwrap(), settings());
     let error = publisher.arm(thing("a chair")).unwrap_err();
-    assert!(matches!(error, ArmError::Away { .. }), "{error:?}");
+    assert_eq!(error.kind(), ErrorKind::BrokerAway, "{error:?}");
+    assert!(error.is_retryable());
+    assert_eq!(error.into_messages().len(), 1, "the message comes back");
 }
 
 #[tokio::test]
@@ -52,8 +54,9 @@ async fn a_silent_broker_rolls_the_transaction_back_in_time() {
     let mut tx = publisher.arm(message).unwrap().begin(&stage.pool).await.unwrap();
     insert(&mut tx, id, "a chair").await.unwrap();
     let error = tokio::time::timeout(SOON, tx.commit()).await.unwrap().unwrap_err();
-    let CommitError::NotArmed(not_armed) = error else { panic!("{error:?}") };
-    assert_eq!(not_armed.why, NotArmedReason::Timeout(Duration::from_millis(300)));
+    assert_eq!(error.kind(), ErrorKind::NoAnswer, "{error:?}");
+    assert!(error.to_string().contains("within 300 ms"), "{error}");
+    assert_eq!(error.into_messages().len(), 1, "the message comes back");
     assert!(!stage.is_committed(id).await);
 }
 
@@ -64,7 +67,8 @@ async fn no_more_than_the_limit_is_armed_or_unconfirmed() {
     let stage = Stage::new(settings).await;
     let first = stage.publisher.arm(thing("1")).unwrap();
     let second = stage.publisher.arm(thing("2")).unwrap();
-    assert_eq!(stage.publisher.arm(thing("3")).unwrap_err(), ArmError::Overloaded);
+    let error = stage.publisher.arm(thing("3")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Overloaded);
     drop(first);
     second.held().await.unwrap().committed().publish();
     let third =

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use countersign_producer::{CommitError, MessageId};
+use countersign_producer::MessageId;
 use countersign_testbed::eventually;
 
 use crate::stage::{SOON, Stage, WAITING_CHECKS, insert, settings, thing};
@@ -61,10 +61,8 @@ async fn what_is_dropped_or_rolled_back_is_told_by_its_arming_and_nothing_else_i
     drop(tx.rollback().await);
     let (failed, mut tx) = begin("failed").await;
     insert(&mut tx, failed, "twice").await.unwrap_err();
-    let CommitError::NotCommitted { armed: given_back, .. } = tx.commit().await.unwrap_err() else {
-        panic!("a failed transaction cannot be committed")
-    };
-    drop(given_back);
+    let given_back = tx.commit().await.unwrap_err().into_armed();
+    drop(given_back.expect("a failed transaction cannot be committed"));
 
     // Rolled back once, and committed by the same arming.
     let (second_try, tx) = begin("second try").await;

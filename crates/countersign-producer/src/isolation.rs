@@ -1,0 +1,14 @@
+//! How far transactions may see each other's doings.
+
+/// The isolation level of a transaction
+/// (<https://www.postgresql.org/docs/current/transaction-iso.html>).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Isolation {
+    /// Each statement sees what is committed when it begins.
+    #[default]
+    ReadCommitted,
+    /// Every statement sees what was committed when the transaction began.
+    RepeatableRead,
+    /// As if one transaction ran after the other.
+    Serializable,
+}
