@@ -4,6 +4,7 @@ use countersign_testbed::{
     Broker, BrokerSettings, HEALED, Order, Postgres, PostgresSettings, eventually,
 };
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::storms::{keep_the_budget, resent_at};
 use crate::world::{ORDERS_QUEUE, World};
@@ -123,8 +124,25 @@ async fn a_sweep_that_asks_the_wrong_service_says_so_once_and_harms_nothing() {
     world.audit().await;
 }
 
+/// Waits as long as the healing goes on: it fails when for a whole [`HEALED`] not one more order is
+/// confirmed.
 async fn are_confirmed(world: &World, orders: &[Order]) {
-    let ids = orders.iter().map(|order| order.message_id.to_string()).collect();
-    let query = "SELECT message_id::text FROM confirmation WHERE consumer = 'logistics'";
-    world.callback_finds("every order is confirmed", query, &ids).await;
+    let ids: Vec<Uuid> = orders.iter().map(|order| order.message_id).collect();
+    let mut missing = orders.len();
+    while missing > 0 {
+        let what = format!("fewer than {missing} of {} orders are not confirmed", orders.len());
+        missing = eventually(&what, HEALED, async || {
+            let confirmed: i64 = sqlx::query_scalar(
+                "SELECT count(*) FROM confirmation
+                 WHERE consumer = 'logistics' AND message_id = ANY($1)",
+            )
+            .bind(&ids)
+            .fetch_one(&world.databases.callback)
+            .await
+            .unwrap();
+            let left = orders.len() - usize::try_from(confirmed).unwrap();
+            if left < missing { Ok(left) } else { Err(left) }
+        })
+        .await;
+    }
 }

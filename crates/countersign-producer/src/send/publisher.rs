@@ -30,7 +30,7 @@ pub struct Publisher {
 pub(crate) struct Inner {
     pub(crate) settings: ProducerSettings,
     pub(crate) budget: Budget,
-    /// Publishes whose verdict is awaited in the background.
+    /// Publishes whose outcome is awaited in the background.
     pub(crate) settling: TaskTracker,
     /// What was rolled back.
     pub(crate) notices: Notices,

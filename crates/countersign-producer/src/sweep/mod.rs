@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use countersign_protocol::UnixMillis;
 use countersign_protocol::envelope::MAX_ENTRIES;
+use countersign_retry::{Retry, Stopped};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::record::EnlistedMessage;
@@ -81,7 +82,6 @@ pub struct Sweeper {
     holder: Uuid,
     /// The walk that this process is on.
     walk: Option<Walk>,
-    complaint: Option<String>,
 }
 
 /// Why a walk ended before its end.
@@ -95,14 +95,12 @@ const PAGE: u16 = 1_000;
 /// How many checks the sweep has under way at most. They travel in one message; more at once would
 /// take the places of the upstream's own transactions among the publisher's `max_unconfirmed`.
 const REARMED_AT_ONCE: usize = 100;
-/// How long after its last sign of life another process goes on in a process's place. Longer than
-/// the longest pause after a failure, so that a process that is alive keeps its walk.
+/// How long after its last sign of life another process goes on in a process's place. Longer than a
+/// question that gets no answer and the pause after it, so that a process that is alive keeps its
+/// walk.
 const LEASE: Duration = Duration::from_secs(60);
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 const _: () = assert!(PAGE as usize <= MAX_ENTRIES, "a page is one question");
-const _: () = assert!(LONGEST_PAUSE.as_secs() < LEASE.as_secs(), "a lease outlives a pause");
 
 impl Sweeper {
     /// A sweeper over the database that `pool` leads to, which [`prepare`](crate::prepare) has
@@ -113,7 +111,7 @@ impl Sweeper {
     pub fn new(publisher: Publisher, pool: PgPool, settings: SweepSettings) -> Self {
         let callback = Callback::new(&settings.callback);
         let holder = Uuid::now_v7();
-        Self { publisher, pool, callback, settings, holder, walk: None, complaint: None }
+        Self { publisher, pool, callback, settings, holder, walk: None }
     }
 
     /// Sweeps until `shutdown`. A callback service, broker or database that is away is waited for.
@@ -121,24 +119,20 @@ impl Sweeper {
     /// # Cancel safety
     /// Better stopped by `shutdown`, between two steps; what is cut off is done again.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut failures: u32 = 0;
+        let mut retry = Retry::new("sweep for lost checks");
         loop {
-            let pause = match self.walk(&shutdown).await {
-                Ok(()) => {
-                    failures = 0;
-                    self.nothing_is_wrong();
-                    // The row in the database says when the next walk begins. A process that dies in
-                    // a walk is replaced, and an operator who sets the position is heard, in time.
-                    self.settings.every.min(LEASE)
-                }
+            match self.walk(&shutdown).await {
+                Ok(()) => retry.worked(),
                 Err(Halt::Stopped) => return,
-                Err(Halt::Trouble(why)) => {
-                    self.complain(why);
-                    failures = failures.saturating_add(1);
-                    FIRST_PAUSE.saturating_mul(1 << (failures - 1).min(10)).min(LONGEST_PAUSE)
-                }
-            };
-            if shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                Err(Halt::Trouble(why)) => match retry.wait(&why, &shutdown).await {
+                    Ok(()) => continue,
+                    Err(Stopped) => return,
+                },
+            }
+            // The row in the database says when the next walk begins. At the latest after this a
+            // process that died in a walk is replaced, and a position that an operator set is seen.
+            let pause = self.settings.every.min(LEASE);
+            if wait(pause, &shutdown).await.is_err() {
                 return;
             }
         }
@@ -249,20 +243,6 @@ impl Sweeper {
     fn newest(&self, now: UnixMillis) -> UnixMillis {
         let settings = &self.publisher.inner.settings;
         now.before(settings.tier.delay() + settings.longest_transaction + self.settings.slack)
-    }
-
-    /// Once for each thing that is wrong.
-    fn complain(&mut self, why: String) {
-        if self.complaint.as_ref() != Some(&why) {
-            warn!(why, "the sweep has to wait; trying again and again");
-            self.complaint = Some(why);
-        }
-    }
-
-    fn nothing_is_wrong(&mut self) {
-        if self.complaint.take().is_some() {
-            info!("the sweep goes on");
-        }
     }
 }
 
