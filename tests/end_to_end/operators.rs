@@ -32,7 +32,7 @@ impl Operator<'_> {
             .env("COUNTERSIGN_CALLBACK", world.callback.url())
             .env("COUNTERSIGN_UPSTREAM", world.orders.url())
             .env("COUNTERSIGN_AMQP_URL", world.vhost.url())
-            .env("COUNTERSIGN_MANAGEMENT_URL", world.vhost.management().url())
+            .env("COUNTERSIGN_MANAGEMENT_URL", world.vhost.management_url())
             .env("COUNTERSIGN_DATABASE_URL", [orders, logistics, callback].join(","))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

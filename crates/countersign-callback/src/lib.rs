@@ -35,10 +35,10 @@ mod horizon;
 
 mod log;
 
+pub use countersign_management::{InvalidManagementUrl, ManagementUrl};
 pub use heal::address::{InvalidUpstream, UpstreamAddress};
 pub use heal::calls::Timing;
 pub use rules::budget::Pacing;
 pub use rules::overdue::Policy;
 pub use service::{Error as ServiceError, Service};
 pub use settings::{Config, SETTINGS};
-pub use watch::management::{InvalidManagementUrl, ManagementUrl};

@@ -33,8 +33,7 @@ use crate::rules::budget::Pacing;
 use crate::settings::Config;
 use crate::upkeep;
 use crate::watch::consumers;
-use crate::watch::depths::{Depths, WantedDepths};
-use crate::watch::management::Management;
+use crate::watch::depths::{Depths, Held, WantedDepths};
 use crate::watch::markers::{MarkerNeed, Markers};
 
 /// The running service.
@@ -189,7 +188,7 @@ impl Service {
             ledger: ledger.clone(),
             shards: shards.clone(),
             connection: looking,
-            management: config.management.map(|url| Management::new(url, vhost)),
+            management: config.management.map(|url| Held::new(url, vhost)),
             wanted: wanted.clone(),
         };
         let stop = service.shutdown.clone();

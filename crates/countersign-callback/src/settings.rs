@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use countersign_amqp::Address;
+use countersign_management::ManagementUrl;
 use countersign_postgres::DatabaseUrl;
 use countersign_protocol::grpc::GetSettingsResponse;
 use countersign_protocol::{Tier, Token};
@@ -12,7 +13,6 @@ use crate::heal::address::UpstreamAddress;
 use crate::heal::calls::Timing;
 use crate::rules::budget::{MISSING_SHARE, Pacing};
 use crate::rules::overdue::Policy;
-use crate::watch::management::ManagementUrl;
 
 /// Which upstreams can be asked, and where.
 pub(crate) const UPSTREAMS: Setting = Setting {
@@ -65,7 +65,7 @@ pub(crate) const BACKLOG_PATIENCE: Setting = Setting {
 /// Where RabbitMQ says what consumers hold.
 pub(crate) const MANAGEMENT_URL: Setting = Setting {
     name: "COUNTERSIGN_MANAGEMENT_URL",
-    help: "RabbitMQ's management API, which alone says what consumers hold: http://user:password@host:15672. The user needs the tag monitoring. Without it, see COUNTERSIGN_BACKLOG_PATIENCE",
+    help: "RabbitMQ's management API, which alone says what consumers hold: http://user:password@host:15672, or https. The user needs the tag monitoring. Without it, see COUNTERSIGN_BACKLOG_PATIENCE",
     default: None,
     secret: true,
 };

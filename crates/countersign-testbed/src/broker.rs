@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use countersign_management::Management;
 use tokio::time::Instant;
 
-use crate::management::Management;
 use crate::process::{Launch, Process, Signal};
 use crate::{Folder, Port};
 
@@ -17,6 +17,8 @@ const START_WITHIN: Duration = Duration::from_secs(90);
 const STOP_WITHIN: Duration = Duration::from_secs(60);
 /// Ports can be taken between choosing and using them.
 const STARTS: usize = 4;
+/// A busy machine creates a vhost in seconds, not in milliseconds.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 const USER: &str = "testbed";
 /// Where it keeps what it must not lose.
 const DATA: &str = "data";
@@ -71,9 +73,13 @@ impl BrokerAddress {
     }
 
     /// A client of its management API.
+    ///
+    /// # Panics
+    /// If user or password have characters that a URL would have to encode.
     #[must_use]
     pub fn management(&self) -> Management {
-        Management::new(self.management_port, &self.user, &self.password)
+        let url = self.management_url().parse().expect("a private broker's address is one");
+        Management::new(url, ANSWER_WITHIN)
     }
 }
 

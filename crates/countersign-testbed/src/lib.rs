@@ -18,7 +18,6 @@
 // The servers, and a test's own corner of them.
 mod broker;
 mod database;
-mod management;
 mod postgres;
 mod queues;
 mod servers;
@@ -43,12 +42,12 @@ mod sweeper;
 
 pub use audit::{Audit, Books, Lost, Order, Overdue};
 pub use broker::{Broker, BrokerAddress, BrokerSettings};
+pub use countersign_management::{Management, Method};
 pub use database::Database;
 pub use deadlines::{HEALED, SOON, in_time, within};
 pub use eventually::{Look, counts, eventually};
 pub use folder::Folder;
 pub use ids::{id_at, id_of_age};
-pub use management::Management;
 pub use port::Port;
 pub use postgres::{Postgres, PostgresAddress, PostgresSettings};
 pub use process::{Launch, Process, Signal};

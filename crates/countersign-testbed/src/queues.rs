@@ -1,11 +1,10 @@
 //! What lies in a vhost's queues, as the management API has it.
 
 use anyhow::{Context as _, Result};
+use countersign_management::{Management, Method};
 use serde_json::Value;
-use ureq::http::Method;
 
 use crate::broker::BrokerAddress;
-use crate::management::Management;
 
 /// How many messages a queue holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,7 +70,7 @@ impl Queues {
     /// If the broker does not answer, refuses, or has no such queue.
     pub async fn purge(&self, name: &str) -> Result<()> {
         let path = ["queues", &self.vhost, name, "contents"];
-        let purged = self.management.call(Method::DELETE, &path, None::<Value>).await?;
+        let purged = self.management.call(Method::DELETE, &path, None).await?;
         purged.map(drop).with_context(|| format!("there is no queue {name}"))
     }
 }

@@ -5,11 +5,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use countersign_management::{Management, Method};
 use serde_json::{Map, Value, json};
-use ureq::http::Method;
 
 use crate::broker::BrokerAddress;
-use crate::management::Management;
 use crate::queues::{Depth, Queue, Queues};
 use crate::sweeper;
 
@@ -24,6 +23,7 @@ pub struct Vhost {
     url: String,
     queues: Queues,
     management: Management,
+    management_url: String,
 }
 
 /// A message as it lies in a queue.
@@ -80,6 +80,7 @@ impl Vhost {
             url: broker.url(&name),
             queues: Queues::new(broker, &name),
             management: broker.management(),
+            management_url: broker.management_url(),
             name,
         };
         vhost.make(broker).await?;
@@ -115,6 +116,12 @@ impl Vhost {
     #[must_use]
     pub fn management(&self) -> &Management {
         &self.management
+    }
+
+    /// The management API's address, with user and password.
+    #[must_use]
+    pub fn management_url(&self) -> &str {
+        &self.management_url
     }
 
     /// How many messages a queue held at some moment of the last [`Self::FIGURES_AGE`], ready or with
@@ -296,7 +303,7 @@ impl Vhost {
     }
 
     async fn call(&self, method: Method, path: &[&str], body: Option<Value>) -> Option<Value> {
-        self.answered(self.management.call(method, path, body).await)
+        self.answered(self.management.call(method, path, body).await.map_err(anyhow::Error::new))
     }
 
     fn answered<T>(&self, answer: Result<T>) -> T {
@@ -316,7 +323,7 @@ impl Drop for Vhost {
         let (management, name) = (self.management.clone(), self.name.clone());
         sweeper::later(async move {
             management
-                .call(Method::DELETE, &["vhosts", &name], None::<Value>)
+                .call(Method::DELETE, &["vhosts", &name], None)
                 .await
                 .map(drop)
                 .with_context(|| format!("vhost {name} could not be deleted"))

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use countersign_management::{Error as ManagementError, Management};
 use countersign_testbed::{
     Broker, BrokerSettings, Database, Depth, Postgres, PostgresSettings, Vhost, eventually,
 };
@@ -38,6 +39,28 @@ async fn what_is_published_is_counted_peeked_taken_and_purged() {
     assert_eq!(vhost.queues().await, ["letters"]);
     vhost.delete_queue("letters").await;
     assert_eq!(vhost.queues().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn the_management_client_tells_a_gone_queue_from_a_wrong_vhost_and_a_wrong_password() {
+    let vhost = countersign_testbed::vhost().await;
+    vhost.declare_queue("letters", json!({})).await;
+    vhost.publish("", "letters", json!({}), b"one").await;
+    let (management, name) = (vhost.management(), vhost.name());
+    eventually("the message is counted", SOON, || async {
+        management.messages(name, "letters").await.unwrap() == Some(1)
+    })
+    .await;
+    assert_eq!(management.messages(name, "gone").await.unwrap(), Some(0));
+
+    let error = management.messages("no-such-vhost", "letters").await.unwrap_err();
+    assert!(matches!(error, ManagementError::NoVhost { .. }), "{error}");
+
+    let (scheme, host) = vhost.management_url().split_once("://").unwrap();
+    let (_, host) = host.split_once('@').unwrap();
+    let url = format!("{scheme}://nobody:wrong@{host}").parse().unwrap();
+    let error = Management::new(url, SOON).messages(name, "letters").await.unwrap_err();
+    assert!(matches!(error, ManagementError::Refused { status: 401, .. }), "{error}");
 }
 
 #[tokio::test]

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use countersign_amqp::{Connection, NotCounted};
+use countersign_management::{Management, ManagementUrl};
 use countersign_retry::Retry;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::ledger::{Ledger, Reading};
-use crate::watch::management::Management;
 
 /// Who judges says here which queues it would like to know more about. A clone says it to the same
 /// [`Depths`].
@@ -31,8 +31,8 @@ pub(crate) struct Depths {
     /// What the queues are asked on. One of its own: the client takes the refusal of a queue that is
     /// gone for the end of the connection.
     pub(crate) connection: Connection,
-    /// Who knows what consumers hold, if there is somebody to ask.
-    pub(crate) management: Option<Management>,
+    /// The management API, which alone knows what consumers hold, if it may be asked.
+    pub(crate) management: Option<Held>,
     /// Which queues.
     pub(crate) wanted: WantedDepths,
 }
@@ -42,8 +42,32 @@ const FRESH: Duration = Duration::from_millis(900);
 
 const BETWEEN_READINGS: Duration = Duration::from_secs(1);
 
+/// The management API is not on any message's way: a queue that gets no figure now gets one with the
+/// next reading.
+const MANAGEMENT_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+
 /// How long the broker is waited for before a reading.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
+
+/// What consumers hold of one vhost's queues, by the management API.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    management: Management,
+    vhost: String,
+}
+
+impl Held {
+    pub(crate) fn new(url: ManagementUrl, vhost: &str) -> Self {
+        let management = Management::new(url, MANAGEMENT_ANSWERS_WITHIN);
+        Self { management, vhost: vhost.to_owned() }
+    }
+
+    /// How many messages a queue holds, ready or with a consumer. `None` if they have not been
+    /// counted yet.
+    async fn of(&self, queue: &str) -> Result<Option<u64>, String> {
+        self.management.messages(&self.vhost, queue).await.map_err(|why| why.to_string())
+    }
+}
 
 impl WantedDepths {
     /// These would be good to know.
@@ -145,7 +169,7 @@ impl Depths {
         // A queue that is gone holds nothing.
         let ready = self.connection.ready_messages(queue).await?.map_or(0, u64::from);
         let held = match &self.management {
-            Some(management) => management.held(queue).await,
+            Some(held) => held.of(queue).await,
             None => Ok(None),
         };
         Ok((ready, held))

@@ -5,5 +5,3 @@ pub(crate) mod markers;
 pub(crate) mod depths;
 
 pub(crate) mod consumers;
-
-pub(crate) mod management;

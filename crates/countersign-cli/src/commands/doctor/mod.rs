@@ -15,6 +15,7 @@ mod topology;
 
 use clap::Args;
 use countersign_amqp::Address as AmqpAddress;
+use countersign_management::ManagementUrl;
 use countersign_postgres::DatabaseUrl;
 use countersign_protocol::grpc::{
     CountOverdueRequest, GetSettingsRequest, GetSettingsResponse, ListConsumersRequest,
@@ -23,7 +24,6 @@ use countersign_protocol::grpc::{
 use countersign_protocol::topology::{CHECK, CONFIRM};
 
 use self::database::Database;
-use self::management::{Management, ManagementUrl};
 use self::report::Report;
 use self::topology::expected;
 use crate::connect::callback::Callback;
@@ -168,23 +168,23 @@ impl Doctor {
         settings: Option<&GetSettingsResponse>,
         report: &mut Report,
     ) -> anyhow::Result<()> {
-        let management = Management::new(url.clone());
-        let (broker, clock) = management.broker().await?;
+        let client = management::client(url);
+        let (broker, clock) = management::broker(&client).await?;
         report.clocks.extend(clock);
         report.findings.extend(broker::check(&broker));
         let vhost = self.amqp_url.as_ref().map_or("/", |address| address.vhost());
-        let queues = management.queues(vhost).await?;
+        let queues = management::queues(&client, vhost).await?;
         let mut expected = match settings {
             Some(settings) => expected::from_settings(settings),
             None => expected::from_keys(
-                &management.keys(vhost, CHECK).await?,
-                &management.keys(vhost, CONFIRM).await?,
+                &management::keys(&client, vhost, CHECK).await?,
+                &management::keys(&client, vhost, CONFIRM).await?,
             ),
         };
         for queue in &self.queue {
             expected = expected.and(expected::of_consumed(queue, &queues));
         }
-        let actual = management.exchanges(vhost, &expected, queues).await?;
+        let actual = management::exchanges(&client, vhost, &expected, queues).await?;
         report.looked_at.push(format!(
             "{} exchanges, {} queues and {} bindings of vhost {vhost} through {url}",
             expected.exchanges.len(),
