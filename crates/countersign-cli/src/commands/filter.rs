@@ -10,7 +10,7 @@ use crate::terminal::clock::{ms, written};
 /// A message matches if it matches every given flag.
 #[derive(Debug, Args)]
 pub(crate) struct Filter {
-    /// The message is in one of these states; see `countersign overdue --help`
+    /// The message is in one of these states, such as parked,conflict; `countersign overdue --help` lists all
     #[arg(long, value_delimiter = ',', value_name = "STATE")]
     state: Vec<String>,
     /// This upstream sent the message

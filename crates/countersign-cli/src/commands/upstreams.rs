@@ -17,13 +17,13 @@ pub(crate) struct Upstreams {
 
 /// Below the flags in `--help`.
 pub(crate) const HELP: &str = "\
-Circuit breaker:
+Breaker:
   closed     the callback service asks the upstream
-  open       the upstream did not answer: the callback service does not ask it for a while
+  open       circuit open: the upstream did not answer and is paused; no attempt is used meanwhile
   half_open  one call tries whether the upstream answers again
 
-Each replica of the callback service has its own circuit breakers: the answer shows those of the
-replica that gives it. Exit code 1 if a circuit breaker is open.
+Each replica of the callback service has a circuit breaker of its own for each upstream: the answer
+shows those of the replica that gives it. Exit code 1 if the circuit of an upstream is open.
 
 Examples:
   countersign upstreams

@@ -1,5 +1,4 @@
-//! The callback service's own account: overdue messages, consumers without progress, upstreams that it
-//! does not ask.
+//! The callback service's own account: overdue messages, consumers without progress, paused upstreams.
 
 use countersign_protocol::grpc::count_overdue_response::Group;
 use countersign_protocol::grpc::list_consumers_response::Consumer;
@@ -70,7 +69,7 @@ pub(crate) fn consumers(consumers: &[Consumer]) -> Vec<Finding> {
     stuck.collect()
 }
 
-/// Upstreams that the callback service does not ask, or asks for a few messages alone.
+/// Upstreams that are paused, or asked for canaries alone.
 pub(crate) fn upstreams(upstreams: &[Upstream]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for upstream in upstreams {
@@ -79,7 +78,7 @@ pub(crate) fn upstreams(upstreams: &[Upstream]) -> Vec<Finding> {
         if upstream.breaker == "open" {
             findings.push(error(
                 &subject,
-                format!("its circuit breaker is open: it does not answer at {address}, and the callback service does not ask it for a while; messages that wait: {}. {summary}", count(*due)),
+                format!("its circuit is open: it does not answer at {address} and is paused; messages that wait: {}. {summary}", count(*due)),
                 format!("is {name} running, and can the callback service reach {address}?"),
             ));
         }
@@ -146,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upstream_with_an_open_breaker_is_found() {
+    fn an_upstream_with_an_open_circuit_is_found() {
         let upstream = |breaker: &str, canaries_only| Upstream {
             upstream: "orders".to_owned(),
             breaker: breaker.to_owned(),
