@@ -1,5 +1,5 @@
-//! The upstream's side of Countersign: send a message with a transaction, and be asked again if
-//! nobody confirms it.
+//! The upstream's side of Countersign: send a message with a transaction, and be asked again if a
+//! consumer does not confirm it.
 //!
 //! ```no_run
 //! # use countersign_producer::{Message, Publisher};

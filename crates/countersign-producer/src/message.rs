@@ -87,7 +87,7 @@ impl Message {
         self
     }
 
-    /// Sets who has to confirm it, instead of the publisher's default. 1 to 16.
+    /// Sets the consumers that have to confirm it, instead of the publisher's default. 1 to 16.
     #[must_use]
     pub fn with_consumers(mut self, consumers: Vec<Name>) -> Self {
         self.set_consumers(consumers);

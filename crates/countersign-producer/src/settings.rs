@@ -9,14 +9,14 @@ use countersign_protocol::{Name, Tier, Token, Topology};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ProducerSettings {
-    /// Who sends. The callback service finds this upstream's address by it, in its
+    /// The upstream's name. The callback service finds the upstream's address by it, in its
     /// `COUNTERSIGN_UPSTREAMS`.
     pub upstream: Name,
     /// How long after arming a check comes due. Too short: checks come due before the consumer had
     /// a chance, and messages are sent twice. Too long: a lost message is noticed late. It has to be
     /// one of the callback service's `COUNTERSIGN_CHECK_TIERS`.
     pub tier: Tier,
-    /// Who has to confirm a message that does not say so itself. 1 to 16.
+    /// The consumers that have to confirm a message that names none itself. 1 to 16.
     pub consumers: Vec<Name>,
     /// The exchanges that messages go to; declared at the start of each connection.
     pub exchanges: Vec<(String, ExchangeKind)>,
@@ -45,8 +45,8 @@ pub struct ProducerSettings {
     /// [`StoredMessages`](crate::StoredMessages) can find it. It costs a round trip and a second copy
     /// of the data. Default: no.
     pub store_messages: bool,
-    /// What whoever calls `RequestResend` has to show. The callback service has to have the same in
-    /// its `COUNTERSIGN_TOKEN`. Default: nothing; anybody who can connect may ask.
+    /// The token that a caller of `RequestResend` has to show. The callback service has to have the
+    /// same in its `COUNTERSIGN_TOKEN`. Default: none; every client that can connect may ask.
     pub token: Option<Token>,
 }
 

@@ -30,21 +30,21 @@ const UPSTREAM_NAME: Setting = Setting {
 
 const CONSUMERS: Setting = Setting {
     name: "COUNTERSIGN_CONSUMERS",
-    help: "who has to confirm an order, comma-separated: 1 to 16 names, such as logistics,billing. An order is done when all of them have. One that does not exist: every order is parked in the end",
+    help: "the consumers that have to confirm an order, comma-separated: 1 to 16 names, such as logistics,billing. An order is done when all of them have confirmed it. With a consumer that does not exist, every order is parked in the end",
     default: Some("logistics"),
     secret: false,
 };
 
 const CALLBACK: Setting = Setting {
     name: "COUNTERSIGN_CALLBACK",
-    help: "the callback service, such as http://callback:50052: asked by the sweep, which finds and sends again what the broker lost together with its check. Empty: no sweep, and a broker that loses its disks loses messages",
+    help: "the callback service, such as http://callback:50052: asked by the sweep, which finds orders that the broker lost together with their checks and arms fresh checks for them; they are sent again one check delay later. Empty: no sweep, and a broker that loses its disks loses messages",
     default: Some(""),
     secret: false,
 };
 
 const SWEEP_EVERY: Setting = Setting {
     name: "COUNTERSIGN_SWEEP_EVERY",
-    help: "the pause between two walks of the sweep; each goes on where the last ended. An order is looked at when it is older than the check delay, the longest transaction and this (at most a minute) together. Too short: orders are announced again whose checks have just come due. Too long: what the broker lost is found late",
+    help: "the pause between two walks of the sweep; each goes on where the last ended. An order is looked at when it is older than the check delay, the longest transaction and this (at most a minute) together. Too short: orders get a second check whose first has just come due. Too long: the broker's losses are found late",
     default: Some("10m"),
     secret: false,
 };
@@ -71,12 +71,12 @@ pub struct Config {
     pub(crate) database: DatabaseUrl,
     pub(crate) check_delay: Tier,
     pub(crate) longest_transaction: Duration,
-    /// Who this is, to the callback service.
+    /// The name of this upstream, to the callback service.
     pub(crate) upstream: Name,
     pub(crate) consumers: Vec<Name>,
     /// How the sweep is done; `None` if there is none.
     pub(crate) sweep: Option<SweepSettings>,
-    /// What whoever asks for a resend has to show.
+    /// The token that a request for a resend has to show.
     pub(crate) token: Option<Token>,
 }
 

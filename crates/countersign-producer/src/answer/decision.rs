@@ -19,7 +19,7 @@ pub(crate) struct Policy {
 pub(crate) enum FirstLook {
     /// Ask the source; the row stands.
     AskSource,
-    /// Nobody may commit this id from now on; then ask the source.
+    /// No transaction may commit this id from now on; then ask the source.
     Fence,
     /// Nothing else has to be known.
     Answer(Answer),

@@ -39,6 +39,7 @@ pub(crate) struct Republished {
     pub(crate) published_at: UnixMillis,
 }
 
+/// Messages that share a turn are answered one after the other, so as many as this at once.
 const TURNS: u128 = 64;
 /// By hand, with nothing remembered: it was published at least once before.
 const AT_LEAST: u32 = 2;
@@ -49,7 +50,7 @@ impl Repeats {
         Self { memory: Mutex::default(), turns, capacity }
     }
 
-    /// Waits until nobody else republishes this message here.
+    /// Waits until no other request republishes this message here.
     pub(crate) async fn turn(&self, id: MessageId) -> tokio::sync::MutexGuard<'_, ()> {
         let index = usize::try_from(id.uuid().as_u128() % TURNS).unwrap_or(0);
         self.turns[index].lock().await

@@ -1,4 +1,4 @@
-//! `RequestResend`: the callback service, or a person, asks for a message to be sent again.
+//! `RequestResend`: the callback service, or an operator, asks for a message to be sent again.
 
 use std::fmt;
 use std::sync::Arc;

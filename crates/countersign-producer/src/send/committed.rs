@@ -20,9 +20,10 @@ pub struct Committed {
     pub(crate) batch: Batch,
 }
 
-/// After this many publishes of one message the rest is left to its check.
+/// After this many publishes of one message the rest is left to its check. The pauses between them
+/// are 11 s together.
 const MAX_TRIES: u32 = 8;
-/// So is what is not taken within this time.
+/// A message that the broker does not take within this time is left to its check, too.
 const MAX_TRYING: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);

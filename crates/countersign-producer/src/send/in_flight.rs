@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// What may be taken.
+/// What may be taken: messages, and kibibytes of them.
 #[derive(Debug)]
 pub(crate) struct Budget {
     messages: Arc<Semaphore>,

@@ -1,9 +1,9 @@
 //! Telling the callback service what was rolled back, so that it need not ask.
 //!
-//! It is worth a call and nothing more, so it never waits and never fails anybody: what cannot leave
-//! now is forgotten. What it must never do is speak of a transaction that committed. So it names an
-//! arming and not an id, is held back from the moment a `COMMIT` may be on its way, and is sent only
-//! if the id is not in `countersign.enlisted`: were somebody to send a `COMMIT` by hand, it would be.
+//! A notice is worth a call and nothing more, so it never waits and never fails a transaction: a
+//! notice that cannot leave now is forgotten. It must never speak of a transaction that committed. So
+//! it names an arming and not an id, is withheld from the moment a `COMMIT` may be on its way, and is
+//! sent only if the id is not in `countersign.enlisted`: after a `COMMIT` sent by hand, it is.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -22,7 +22,7 @@ use uuid::Uuid;
 use crate::message::Message;
 use crate::sql;
 
-/// So many notices may wait; more are forgotten.
+/// So many notices may wait, 240 kB of them; more are forgotten, and cost a call each.
 const WAITING: usize = 10_000;
 
 /// Where notices are handed over. A clone is the same one.

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use countersign_producer::{ErrorKind, HeaderValue, Isolation, StoredMessages};
 use countersign_protocol::grpc::request_resend_response::Outcome;
+use countersign_testbed::{SOON, id_of_age};
 
-use crate::stage::{SOON, Stage, WAITING_CHECKS, insert, old_id, outcome, settings, thing};
+use crate::stage::{Stage, WAITING_CHECKS, insert, outcome, settings, thing};
 
 #[tokio::test]
 async fn a_committed_message_has_its_check_and_is_published() {
@@ -112,7 +113,7 @@ async fn an_armed_message_that_is_too_old_has_to_be_made_anew() {
     let mut settings = settings();
     settings.armed_max_age = Duration::from_secs(30);
     let stage = Stage::new(settings).await;
-    let old = thing("a chair").with_id(old_id(Duration::from_secs(31)));
+    let old = thing("a chair").with_id(id_of_age(Duration::from_secs(31)));
     let error = stage.publisher.arm(old).unwrap().begin(&stage.pool).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooOld, "{error:?}");
     assert!(error.to_string().contains("make a new message"), "{error}");
@@ -152,7 +153,7 @@ async fn cancelled_anywhere_the_flow_leaves_no_transaction_open() {
         if tokio::time::timeout(limit, stage.place("perhaps")).await.is_err() {
             cancelled += 1;
         }
-        let id = old_id(Duration::ZERO);
+        let id = id_of_age(Duration::ZERO);
         insert(&mut stage.pool.acquire().await.unwrap(), id, "surely").await.unwrap();
     }
     assert!(cancelled > ROUNDS / 10, "only {cancelled} were cancelled");

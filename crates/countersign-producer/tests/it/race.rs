@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use countersign_producer::{ErrorKind, MessageId};
 use countersign_protocol::grpc::request_resend_response::Outcome;
+use countersign_testbed::id_of_age;
 use futures_util::StreamExt as _;
 
-use crate::stage::{Stage, insert, old_id, outcome, settings, thing};
+use crate::stage::{Stage, insert, outcome, settings, thing};
 
 /// Commits a thing, unless it is fenced.
 async fn try_place(stage: &Stage, id: MessageId) {
@@ -28,7 +29,7 @@ async fn never_committed_is_true_for_ever() {
     const RACES: usize = 200;
     let stage = Stage::new(settings()).await;
     let races = (0..RACES).map(|_| async {
-        let id = old_id(Duration::from_secs(60));
+        let id = id_of_age(Duration::from_secs(60));
         let asking = async {
             tokio::time::sleep(Duration::from_micros(fastrand::u64(..6_000))).await;
             outcome(&stage.ask(id, 0).await)

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use countersign_producer::{ErrorKind, Publisher};
-use countersign_testbed::{Conduct, Proxy, eventually};
+use countersign_testbed::{Conduct, Proxy, SOON, eventually};
 
-use crate::stage::{QUEUE, SOON, Stage, insert, settings, thing};
+use crate::stage::{QUEUE, Stage, insert, settings, thing};
 
 #[tokio::test]
 async fn without_a_wait_queue_nothing_is_committed_and_the_error_says_what_to_do() {

@@ -5,10 +5,11 @@ use std::time::Duration;
 use countersign_producer::{ErrorKind, Found, MessageId, MessageSource, SourceError, upstream};
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use countersign_protocol::grpc::upstream_client::UpstreamClient;
+use countersign_testbed::{SOON, id_of_age};
 use sqlx::PgConnection;
 use tonic::Code;
 
-use crate::stage::{QUEUE, SOON, Stage, Things, old_id, outcome, request, settings, thing};
+use crate::stage::{QUEUE, Stage, Things, outcome, request, settings, thing};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -65,7 +66,7 @@ async fn a_fresh_unknown_id_is_in_progress_and_not_fenced() {
 #[tokio::test]
 async fn an_old_unknown_id_is_never_committed_and_never_will_be() {
     let stage = Stage::new(settings()).await;
-    let late = thing("a chair").with_id(old_id(HOUR / 2));
+    let late = thing("a chair").with_id(id_of_age(HOUR / 2));
     let id = late.id();
     for _ in 0..2 {
         let answer = stage.ask(id, 2).await;
@@ -80,7 +81,7 @@ async fn an_old_unknown_id_is_never_committed_and_never_will_be() {
 async fn an_open_transaction_is_in_progress_and_its_end_decides() {
     let stage = Stage::new(settings()).await;
     for commits in [true, false] {
-        let message = thing("a chair").with_id(old_id(HOUR / 2));
+        let message = thing("a chair").with_id(id_of_age(HOUR / 2));
         let id = message.id();
         let tx = stage.begin(message, "a chair").await;
         let answer = stage.ask(id, 2).await;
@@ -110,7 +111,7 @@ async fn what_cannot_be_told_is_unknown_and_what_is_not_wanted_is_withdrawn() {
     let answer = stage.ask(id, 2).await;
     assert_eq!(outcome(&answer), Outcome::Unknown, "enlisted, not found: {answer:?}");
 
-    let answer = stage.ask(old_id(241 * HOUR), 2).await;
+    let answer = stage.ask(id_of_age(241 * HOUR), 2).await;
     assert_eq!(outcome(&answer), Outcome::Unknown, "older than records are kept: {answer:?}");
     assert!(answer.reason.contains("10 days"), "{answer:?}");
 

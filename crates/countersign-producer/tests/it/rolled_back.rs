@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use countersign_producer::MessageId;
-use countersign_testbed::eventually;
+use countersign_testbed::{SOON, eventually};
 
-use crate::stage::{SOON, Stage, WAITING_CHECKS, insert, settings, thing};
+use crate::stage::{Stage, WAITING_CHECKS, insert, settings, thing};
 
 const NOTICES: &str = "countersign.rolled_back";
 

@@ -11,13 +11,12 @@ use countersign_protocol::grpc::request_resend_response::Outcome;
 use countersign_protocol::grpc::upstream_client::UpstreamClient;
 use countersign_protocol::grpc::{RequestResendRequest, RequestResendResponse};
 use countersign_protocol::topology::ExchangeKind;
-use countersign_protocol::{Tier, Topology, UnixMillis};
-use countersign_testbed::{Database, Peeked, Vhost, database, eventually, vhost};
+use countersign_protocol::{Tier, Topology};
+use countersign_testbed::{Database, Peeked, SOON, Vhost, database, eventually, vhost};
 use sqlx::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-pub(crate) const SOON: Duration = Duration::from_secs(30);
 pub(crate) const WAITING_CHECKS: &str = "countersign.check.wait.5m";
 pub(crate) const QUEUE: &str = "things";
 
@@ -149,12 +148,6 @@ pub(crate) fn outcome(response: &RequestResendResponse) -> Outcome {
 
 pub(crate) fn thing(name: &str) -> Message {
     Message::json("things", "thing.made", "thing.made", &name).unwrap()
-}
-
-/// An id made so long ago.
-pub(crate) fn old_id(age: Duration) -> MessageId {
-    let now: UnixMillis = MessageId::generate().time();
-    MessageId::from_parts(now.before(age), std::array::from_fn(|_| fastrand::u8(..)))
 }
 
 pub(crate) async fn insert(

@@ -7,8 +7,9 @@ use std::time::Duration;
 use countersign_producer::{Found, MessageId, MessageSource, SourceError, upstream_without_store};
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use countersign_protocol::grpc::upstream_client::UpstreamClient;
+use countersign_testbed::id_of_age;
 
-use crate::stage::{Stage, old_id, outcome, request, settings, thing};
+use crate::stage::{Stage, outcome, request, settings, thing};
 
 #[derive(Clone, Default)]
 struct Shelf(Arc<Mutex<HashMap<MessageId, String>>>);
@@ -42,6 +43,6 @@ async fn the_age_of_what_is_not_found_decides() {
     assert_eq!(ask(id).await, Outcome::Republished);
     assert_eq!(stage.published(id).await.headers["countersign-attempt"], 2);
 
-    assert_eq!(ask(old_id(Duration::from_secs(120))).await, Outcome::NeverCommitted);
-    assert_eq!(ask(old_id(Duration::from_secs(31 * 24 * 3_600))).await, Outcome::Unknown);
+    assert_eq!(ask(id_of_age(Duration::from_secs(120))).await, Outcome::NeverCommitted);
+    assert_eq!(ask(id_of_age(Duration::from_secs(31 * 24 * 3_600))).await, Outcome::Unknown);
 }
