@@ -17,6 +17,10 @@ mod settings;
 
 mod service;
 
+mod workers;
+
+mod parts;
+
 mod intake;
 
 mod rules;

@@ -10,7 +10,7 @@ use tonic::service::Routes;
 
 const PROGRAM: Program = Program {
     name: "countersign-callback",
-    about: "Records confirms, looks up checks that come due, and asks upstreams to send again what nobody confirmed.\n\nExample:\n  COUNTERSIGN_AMQP_URL=amqp://guest:guest@localhost:5672/%2f \\\n  COUNTERSIGN_DATABASE_URL=postgres://postgres@localhost/callback \\\n  countersign-callback --upstreams orders=http://localhost:50051",
+    about: "Records confirms, looks up checks that come due, and asks upstreams to send again the messages that their consumers have not confirmed.\n\nExample:\n  COUNTERSIGN_AMQP_URL=amqp://guest:guest@localhost:5672/%2f \\\n  COUNTERSIGN_DATABASE_URL=postgres://postgres@localhost/callback \\\n  countersign-callback --upstreams orders=http://localhost:50051",
     settings: SETTINGS,
 };
 
@@ -24,16 +24,10 @@ async fn serve(config: Config, process: Process) -> anyhow::Result<()> {
         started => started.context("cannot start")?,
     };
     let routes = Routes::new(service.admin());
-    let ready = service.ready();
-    let says_ready = async {
-        ready.await;
-        process.ready().await;
-        std::future::pending().await
-    };
+    process.ready_when(service.ready());
     tokio::select! {
         served = process.serve_grpc(routes, &[DESCRIPTOR]) => served?,
         failed = service.failed() => return Err(failed.into()),
-        never = says_ready => return never,
     }
     service.finish().await?;
     Ok(())

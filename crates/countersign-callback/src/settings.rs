@@ -228,8 +228,8 @@ impl Config {
 }
 
 impl Config {
-    /// What others have to fit, over gRPC; the clock is for whoever answers to add.
-    pub(crate) fn told(&self) -> GetSettingsResponse {
+    /// The settings that upstreams and consumers have to fit, as the API shows them; the API adds its clock.
+    pub(crate) fn shown(&self) -> GetSettingsResponse {
         GetSettingsResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             check_tiers_ms: self.tiers.iter().map(|tier| ms(tier.delay())).collect(),

@@ -1,5 +1,5 @@
-//! What has to be done to the ledger from time to time: partitions made ahead and dropped, the clock
-//! read, rows pruned that were closed long ago.
+//! Upkeep of the ledger: makes partitions ahead and drops old ones, reads the database's clock, prunes
+//! rows that were closed long ago.
 
 use std::future::Future;
 use std::time::Duration;
@@ -8,23 +8,25 @@ use countersign_postgres::Partitions;
 use countersign_protocol::Window;
 use countersign_retry::{Retry, Stopped};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::horizon::{Horizons, Reading};
 use crate::ledger::Ledger;
+use crate::workers::Workers;
 
+/// Pruning is in no hurry, and the clock is only read again because clocks drift.
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(60);
 
 /// How many closed rows are deleted at once, so that no statement takes long.
 const PRUNED_AT_ONCE: u16 = 1_000;
 
-/// How long markers are known that no watermark rests on.
+/// How long markers are kept that no watermark rests on: longer than any shard lags behind, since a
+/// marker that comes back and is not known proves nothing.
 const MARKERS_KEPT: Duration = Duration::from_secs(60 * 60);
 
-/// Makes the partitions, waiting for the database as long as it takes, and keeps them from then on,
-/// in tasks of their own.
+/// Makes the partitions, waiting for the database as long as it takes, and starts the workers that keep
+/// them from then on.
 ///
 /// # Errors
 /// When the process has to stop first.
@@ -32,20 +34,19 @@ pub(crate) async fn start(
     ledger: &Ledger,
     retention: Duration,
     shutdown: &CancellationToken,
-    tasks: &mut JoinSet<&'static str>,
+    workers: &mut Workers,
 ) -> Result<Horizons, Stopped> {
     let [confirmation, consumer_report] = ledger.partitioned();
     let clock = until_it_works("read the database's clock", || ledger.now(), shutdown).await?;
     let (clock, read) = watch::channel(Reading::taken(clock));
     let partitions = [
-        keep(confirmation, ledger, shutdown, tasks).await?,
-        keep(consumer_report, ledger, shutdown, tasks).await?,
+        keep(confirmation, ledger, shutdown, workers).await?,
+        keep(consumer_report, ledger, shutdown, workers).await?,
     ];
-    keep(Ledger::rolled_back_partitions(), ledger, shutdown, tasks).await?;
-    let (ledger, shutdown) = (ledger.clone(), shutdown.clone());
-    tasks.spawn(async move {
-        shutdown.run_until_cancelled(rounds(ledger, clock)).await;
-        "upkeep"
+    keep(Ledger::rolled_back_partitions(), ledger, shutdown, workers).await?;
+    let ledger = ledger.clone();
+    workers.spawn("upkeep of the ledger", |stop| async move {
+        stop.run_until_cancelled(rounds(ledger, clock)).await;
     });
     Ok(Horizons::new(retention, read, partitions))
 }
@@ -65,20 +66,18 @@ async fn keep(
     partitions: Partitions,
     ledger: &Ledger,
     shutdown: &CancellationToken,
-    tasks: &mut JoinSet<&'static str>,
+    workers: &mut Workers,
 ) -> Result<watch::Receiver<Window>, Stopped> {
     let made = || partitions.maintain(ledger.pool());
     let window = until_it_works("make partitions", made, shutdown).await?;
     let (sender, receiver) = watch::channel(window);
-    let (pool, shutdown) = (ledger.pool().clone(), shutdown.clone());
-    tasks.spawn(async move {
-        partitions.keep(pool, shutdown, sender).await;
-        "partitions"
+    let pool = ledger.pool().clone();
+    workers.spawn("keeping partitions", |stop| async move {
+        partitions.keep(pool, stop, sender).await;
     });
     Ok(receiver)
 }
 
-/// Forever.
 async fn rounds(ledger: Ledger, clock: watch::Sender<Reading>) {
     loop {
         if let Err(error) = round(&ledger, &clock).await {
@@ -102,7 +101,7 @@ async fn round(ledger: &Ledger, clock: &watch::Sender<Reading>) -> Result<(), sq
         }
     }
     if pruned > 0 {
-        info!(rows = pruned, "pruned what was closed longer ago than the retention");
+        info!(rows = pruned, "pruned rows that were closed longer ago than the retention");
     }
     Ok(())
 }

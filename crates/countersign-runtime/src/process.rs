@@ -60,6 +60,17 @@ impl Process {
         info!(listen = %self.listen, "ready");
     }
 
+    /// Says in the health service that the process can do its work as soon as `ready` returns, unless
+    /// the process has to stop first. The wait goes on in a task of its own.
+    pub fn ready_when(&self, ready: impl Future<Output = ()> + Send + 'static) {
+        let process = self.clone();
+        tokio::spawn(async move {
+            if process.shutdown.run_until_cancelled(ready).await.is_some() {
+                process.ready().await;
+            }
+        });
+    }
+
     /// Says in the health service that the process cannot do its work now.
     pub async fn not_ready(&self) {
         self.health.set_service_status(WHOLE_SERVER, ServingStatus::NotServing).await;

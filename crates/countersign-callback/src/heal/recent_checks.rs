@@ -1,5 +1,5 @@
-//! What becomes of checks, counted: in memory while nothing is overdue, since a confirmed check
-//! writes nothing, and written down about once a second.
+//! What becomes of checks, counted for all replicas together. Counts stay in memory while nothing is
+//! overdue, since a confirmed check writes nothing, and go to the ledger about once a second.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,22 +12,24 @@ use crate::ledger::{Ledger, Tallies, merge};
 use crate::log;
 use crate::rules::budget::{Pacing, decide};
 
-/// How often counts are written down, and storms looked at.
+/// How often counts go to the ledger, and how late the end of a storm is noticed when no row is due
+/// any more. A storm is decided on over a minute, so a second is soon enough.
 const EACH: Duration = Duration::from_secs(1);
 
-/// Counts that are not written down yet. What dies with a process is not missed.
+/// Counts of this replica that the ledger does not have yet. A clone is the same. Counts that die with
+/// the process are not missed: they are a second of a minute's sample.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct NotWritten {
+pub(crate) struct RecentChecks {
     tallies: Arc<Mutex<Tallies>>,
 }
 
-impl NotWritten {
-    /// Some more.
+impl RecentChecks {
+    /// Counts some more.
     pub(crate) fn add(&self, more: Tallies) {
         merge(&mut self.lock(), more);
     }
 
-    /// All of them, to be written down.
+    /// All counts, to be written.
     #[must_use = "they are counted nowhere else"]
     pub(crate) fn take(&self) -> Tallies {
         std::mem::take(&mut *self.lock())
@@ -38,41 +40,48 @@ impl NotWritten {
     }
 }
 
-/// Writes counts down, and notices that a storm is over when nothing is left to ask for, until
-/// `shutdown`.
-pub(crate) async fn keep(
-    not_written: NotWritten,
-    ledger: Ledger,
-    pacing: Pacing,
-    shutdown: CancellationToken,
-) {
-    while shutdown.run_until_cancelled(tokio::time::sleep(EACH)).await.is_some() {
-        let tallies = not_written.take();
-        if let Err(error) = ledger.tally(&tallies).await {
-            // Whoever needs the database for more than counts says that it is away.
-            debug!(%error, "cannot write down what became of checks: trying again");
-            not_written.add(tallies);
-            continue;
-        }
-        if let Err(error) = look_at_storms(&ledger, &pacing).await {
-            debug!(%error, "cannot look whether a storm is over: trying again");
-        }
-    }
+/// Keeps the ledger's counts up to date.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    /// The counts of this replica.
+    pub(crate) recent_checks: RecentChecks,
+    /// Where the counts of all replicas are added up.
+    pub(crate) ledger: Ledger,
+    /// What a storm is.
+    pub(crate) pacing: Pacing,
 }
 
-async fn look_at_storms(ledger: &Ledger, pacing: &Pacing) -> Result<(), sqlx::Error> {
-    let storms: Vec<Name> = ledger.storms().await?;
-    if storms.is_empty() {
-        return Ok(());
+impl Keeper {
+    /// Writes counts, and ends storms in which no row is due any more, until `shutdown`.
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        while shutdown.run_until_cancelled(tokio::time::sleep(EACH)).await.is_some() {
+            let tallies = self.recent_checks.take();
+            if let Err(error) = self.ledger.tally(&tallies).await {
+                // A database that is away is a warning of the workers that cannot go on without it.
+                debug!(%error, "cannot write what became of checks: trying again");
+                self.recent_checks.add(tallies);
+                continue;
+            }
+            if let Err(error) = self.end_storms().await {
+                debug!(%error, "cannot look whether a storm is over: trying again");
+            }
+        }
     }
-    let mut changes = Vec::new();
-    ledger
-        .repace(&storms, pacing, |upstream, pace, scene| {
-            let decision = decide(pace, scene, pacing);
-            changes.extend(decision.change.map(|change| (upstream.clone(), change)));
-            decision.pace
-        })
-        .await?;
-    changes.iter().for_each(|(upstream, change)| log::storm(upstream, *change));
-    Ok(())
+
+    async fn end_storms(&self) -> Result<(), sqlx::Error> {
+        let storms: Vec<Name> = self.ledger.storms().await?;
+        if storms.is_empty() {
+            return Ok(());
+        }
+        let mut changes = Vec::new();
+        self.ledger
+            .repace(&storms, &self.pacing, |upstream, pace, scene| {
+                let decision = decide(pace, scene, &self.pacing);
+                changes.extend(decision.change.map(|change| (upstream.clone(), change)));
+                decision.pace
+            })
+            .await?;
+        changes.iter().for_each(|(upstream, change)| log::storm(upstream, *change));
+        Ok(())
+    }
 }

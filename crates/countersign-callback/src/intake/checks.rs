@@ -1,4 +1,4 @@
-//! Checks that have come due: looked up, and noted as overdue if somebody has not confirmed.
+//! Checks that have come due: looked up, and noted as overdue if a consumer has not confirmed.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use countersign_protocol::{ArmingId, Check, Name, UnixMillis, Unreadable, Window
 use tokio::sync::Notify;
 use tracing::{debug, info};
 
-use crate::heal::recent_checks::NotWritten;
-use crate::intake::{Kind, Read};
+use crate::heal::recent_checks::RecentChecks;
+use crate::intake::{Read, Recorder};
 use crate::ledger::{Armed, Due, Late, Ledger, Tallies, merge};
 use crate::rules::budget::Tally;
 use crate::rules::overdue::{Key, list};
@@ -16,21 +16,21 @@ use crate::rules::overdue::{Key, list};
 /// Looks checks up.
 #[derive(Clone, Debug)]
 pub(crate) struct Checks {
-    /// Where.
+    /// Where confirms are looked up and overdue messages noted.
     pub(crate) ledger: Ledger,
-    /// Whom to wake when there is something to judge.
+    /// Starts a round.
     pub(crate) wake: Arc<Notify>,
-    /// How many came due.
-    pub(crate) not_written: NotWritten,
+    /// Counts the checks that came due.
+    pub(crate) recent_checks: RecentChecks,
 }
 
-impl Kind for Checks {
-    type Entry = Checked;
+impl Recorder for Checks {
+    type Entry = DueCheck;
 
-    fn read(_: Option<&str>, body: &[u8], window: Window) -> Result<Read<Checked>, Unreadable> {
+    fn read(_: Option<&str>, body: &[u8], window: Window) -> Result<Read<DueCheck>, Unreadable> {
         let (Check { header, entries }, refused) = Check::read(body, window)?;
         let CheckHeader { upstream, armed_at } = header;
-        let entry = |message: CheckedMessage| Checked {
+        let entry = |message: CheckedMessage| DueCheck {
             armed_at,
             arming: message.arming,
             due: Due {
@@ -41,7 +41,7 @@ impl Kind for Checks {
         Ok(Read { refused, entries: entries.into_iter().map(entry).collect() })
     }
 
-    fn print(entry: &Checked) -> Vec<u8> {
+    fn print(entry: &DueCheck) -> Vec<u8> {
         let header =
             CheckHeader { upstream: entry.due.key.upstream.clone(), armed_at: entry.armed_at };
         let message = CheckedMessage {
@@ -52,30 +52,33 @@ impl Kind for Checks {
         Check::new(header, vec![message]).encode()
     }
 
-    fn stored() {
+    fn crash_point() {
         fail::fail_point!("callback.looked_up", |_| std::process::abort());
     }
 
-    /// A message that everybody has confirmed needs nothing more: nothing is written. Nor does one
-    /// whose upstream says that this very arming of it was rolled back.
+    /// For a message that all its consumers have confirmed nothing is written, nor for one whose
+    /// upstream says that this very arming of it was rolled back.
     ///
-    /// A message that is noted already is left alone, whatever its state. An open one is being taken
-    /// care of, and this is the check of a resend, which its own delay watches too. A closed one
-    /// stays closed: its upstream gave its last word, or it has been confirmed.
-    async fn store(&self, entries: &[Checked]) -> Result<(), sqlx::Error> {
+    /// A row that is there already stays as it is, whatever its state. An open row is being healed, and
+    /// this is the check of a resend, which the row's own delay watches too. A closed row stays closed:
+    /// its upstream gave its last word, or the consumers have confirmed.
+    ///
+    /// The checks that came due are counted in the statement that notes the overdue ones: a round that
+    /// sees the rows must also see of how many checks they are, or it takes a few for a storm.
+    async fn record(&self, entries: &[DueCheck]) -> Result<(), sqlx::Error> {
         let unconfirmed = self.ledger.unconfirmed(entries.iter().map(|entry| &entry.due)).await?;
         let looked_up = count(entries);
         if unconfirmed.is_empty() {
-            self.not_written.add(looked_up);
+            self.recent_checks.add(looked_up);
             return Ok(());
         }
         let missing = |due: &Due| -> Vec<Name> {
             let missing = unconfirmed.get(&due.key.message_id).into_iter().flatten();
             missing.filter(|name| due.consumers.contains(name)).cloned().collect()
         };
-        let late: Vec<(&Checked, Vec<Name>)> = entries
+        let late: Vec<(&DueCheck, Vec<Name>)> = entries
             .iter()
-            .map(|checked| (checked, missing(&checked.due)))
+            .map(|check| (check, missing(&check.due)))
             .filter(|(_, missing)| !missing.is_empty())
             .collect();
         let armed: Vec<Armed> = late.iter().filter_map(|(c, missing)| c.armed(missing)).collect();
@@ -86,28 +89,28 @@ impl Kind for Checks {
                 "checks came due whose transactions were rolled back: settled"
             );
         }
-        let is_settled = |checked: &Checked, missing: &[Name]| {
-            checked.armed(missing).is_some_and(|armed| settled.contains(&armed))
+        let is_settled = |check: &DueCheck, missing: &[Name]| {
+            check.armed(missing).is_some_and(|armed| settled.contains(&armed))
         };
         let late: Vec<Late> = late
             .into_iter()
-            .filter(|(checked, missing)| !is_settled(checked, missing))
-            .map(|(checked, missing)| {
+            .filter(|(check, missing)| !is_settled(check, missing))
+            .map(|(check, missing)| {
                 let reason = format!("not confirmed by {} when its check came due", list(&missing));
-                Late { due: checked.due.clone(), armed_at: checked.armed_at, reason }
+                Late { due: check.due.clone(), armed_at: check.armed_at, reason }
             })
             .collect();
         if late.is_empty() {
-            self.not_written.add(looked_up);
+            self.recent_checks.add(looked_up);
             return Ok(());
         }
-        let before = self.not_written.take();
+        let before = self.recent_checks.take();
         let mut tallies = before.clone();
         merge(&mut tallies, looked_up);
         let noted = match self.ledger.note_overdue(&late, &tallies).await {
             Ok(noted) => noted,
             Err(error) => {
-                self.not_written.add(before);
+                self.recent_checks.add(before);
                 return Err(error);
             }
         };
@@ -124,9 +127,9 @@ impl Kind for Checks {
 }
 
 /// How many checks of each upstream came due.
-fn count(entries: &[Checked]) -> Tallies {
+fn count(entries: &[DueCheck]) -> Tallies {
     let mut tallies = Tallies::new();
-    for Checked { due, .. } in entries {
+    for DueCheck { due, .. } in entries {
         match tallies.get_mut(&due.key.upstream) {
             Some(tally) => tally.looked_up += 1,
             None => {
@@ -140,21 +143,21 @@ fn count(entries: &[Checked]) -> Tallies {
 
 /// A message whose check came due, as its check said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Checked {
-    /// What the ledger is asked about.
+pub(crate) struct DueCheck {
+    /// The message, and the consumers that have to confirm it.
     pub(crate) due: Due,
     /// When the check was armed, on the upstream's clock.
     pub(crate) armed_at: UnixMillis,
-    /// Which arming of the message it is of, if it says.
+    /// The arming of the message that the check is of, if it says.
     pub(crate) arming: Option<ArmingId>,
 }
 
-impl Checked {
-    /// What a rolled-back notice would have to name to settle it. A message that somebody has
-    /// confirmed was sent: nothing but confirms settles that.
+impl DueCheck {
+    /// What a rolled-back notice has to name to settle the check. A message that a consumer has
+    /// confirmed was sent: only confirms settle its check.
     fn armed(&self, missing: &[Name]) -> Option<Armed> {
-        let nobody_confirmed = missing.len() == self.due.consumers.len();
-        let arming = self.arming.filter(|_| nobody_confirmed)?;
+        let unconfirmed_by_all = missing.len() == self.due.consumers.len();
+        let arming = self.arming.filter(|_| unconfirmed_by_all)?;
         Some(Armed { key: self.due.key.clone(), arming })
     }
 }

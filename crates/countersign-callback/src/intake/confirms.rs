@@ -1,7 +1,7 @@
-//! Confirms: what consumers say, recorded.
+//! Confirms: what consumers say of messages, recorded; and the markers that come through their shards.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::btree_map::Entry as Place;
 
 use countersign_protocol::confirm::{ConfirmHeader, ConfirmedMessage};
 use countersign_protocol::{
@@ -9,7 +9,7 @@ use countersign_protocol::{
 };
 use tracing::{debug, warn};
 
-use crate::intake::{Kind, Read};
+use crate::intake::{Read, Recorder};
 use crate::ledger::{Confirmation, Ledger, Reached};
 use crate::log;
 use crate::rules::overdue::{Report, Transition, Word};
@@ -18,36 +18,36 @@ use crate::rules::verdict;
 /// Records confirms.
 #[derive(Clone, Debug)]
 pub(crate) struct Confirms {
-    /// Where.
+    /// Where confirms are recorded.
     pub(crate) ledger: Ledger,
-    /// Of which shard.
+    /// The shard that they come through.
     pub(crate) shard: u16,
 }
 
 /// What comes through a confirm shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Item {
-    /// A consumer's word.
-    Heard(Heard),
-    /// Our own mark: what came before it has been recorded when it is.
+pub(crate) enum Entry {
+    /// What a consumer says of a message.
+    Confirm {
+        /// The consumer.
+        consumer: Name,
+        /// The message, and what became of it.
+        message: ConfirmedMessage,
+    },
+    /// A marker of this service: when it is noted, all that came before it is recorded.
     Marker(Marker),
 }
 
-/// An entry of a confirm, with whose word it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Heard {
-    /// Whose word it is.
-    pub(crate) consumer: Name,
-    /// What it says.
-    pub(crate) message: ConfirmedMessage,
-}
+impl Recorder for Confirms {
+    type Entry = Entry;
 
-impl Kind for Confirms {
-    type Entry = Item;
-
-    fn read(kind: Option<&str>, body: &[u8], window: Window) -> Result<Read<Item>, Unreadable> {
-        if kind == Some(marker::KIND) {
-            let entries = vec![Item::Marker(Marker::read(body)?)];
+    fn read(
+        message_type: Option<&str>,
+        body: &[u8],
+        window: Window,
+    ) -> Result<Read<Entry>, Unreadable> {
+        if message_type == Some(marker::KIND) {
+            let entries = vec![Entry::Marker(Marker::read(body)?)];
             return Ok(Read { entries, refused: Vec::new() });
         }
         let (Confirm { header: ConfirmHeader { consumer }, entries }, refused) =
@@ -56,45 +56,45 @@ impl Kind for Confirms {
             refused,
             entries: entries
                 .into_iter()
-                .map(|message| Item::Heard(Heard { consumer: consumer.clone(), message }))
+                .map(|message| Entry::Confirm { consumer: consumer.clone(), message })
                 .collect(),
         })
     }
 
-    fn print(item: &Item) -> Vec<u8> {
-        match item {
-            Item::Heard(Heard { consumer, message }) => {
+    fn print(entry: &Entry) -> Vec<u8> {
+        match entry {
+            Entry::Confirm { consumer, message } => {
                 let header = ConfirmHeader { consumer: consumer.clone() };
                 Confirm::new(header, vec![message.clone()]).encode()
             }
-            Item::Marker(marker) => marker.encode(),
+            Entry::Marker(marker) => marker.encode(),
         }
     }
 
-    fn stored() {
+    fn crash_point() {
         fail::fail_point!("callback.recorded", |_| std::process::abort());
     }
 
-    /// First what was said is recorded, then the overdue rows that it concerns are looked for: after
-    /// the commit, so that of a confirm and a check at the same moment one sees the other.
-    /// Mostly there are none, and that was two statements. If the process dies between them, the
-    /// messages come again, and the rows are looked for then.
+    /// The batch is recorded first, and only then the overdue rows that it concerns are looked for: after
+    /// the commit, so that of a confirm and a check at the same moment one sees the other. Mostly there
+    /// are no such rows, and two statements were enough. If the process dies between them, the broker
+    /// delivers the batch again, and the rows are looked for then.
     ///
-    /// Markers come last: everything before them is committed by then.
-    async fn store(&self, items: &[Item]) -> Result<(), sqlx::Error> {
-        let said = Said::by(items);
-        self.ledger.confirm(&said.confirmations).await?;
-        self.ledger.report(&said.reports).await?;
-        self.ledger.progressed(&said.reached()).await?;
-        self.resolve(&said).await?;
-        self.note_returned(&said.markers).await
+    /// Markers come last: all that came before them is committed by then.
+    async fn record(&self, entries: &[Entry]) -> Result<(), sqlx::Error> {
+        let batch = Batch::of(entries);
+        self.ledger.confirm(&batch.confirmations).await?;
+        self.ledger.report(&batch.reports).await?;
+        self.ledger.progressed(&batch.reached()).await?;
+        self.resolve(&batch).await?;
+        self.note_returned(&batch.markers).await
     }
 }
 
 impl Confirms {
-    /// Closes or parks the overdue rows that what was said concerns.
-    async fn resolve(&self, said: &Said) -> Result<(), sqlx::Error> {
-        let concerned = self.ledger.concerned(&said.decisive).await?;
+    /// Closes or parks the overdue rows that the batch concerns.
+    async fn resolve(&self, batch: &Batch) -> Result<(), sqlx::Error> {
+        let concerned = self.ledger.concerned(&batch.decisive).await?;
         if concerned.is_empty() {
             return Ok(());
         }
@@ -109,7 +109,8 @@ impl Confirms {
         Ok(())
     }
 
-    /// A marker that nobody sent through this shard proves nothing about it.
+    /// Notes the markers that came back. A marker that no replica sent through this shard proves nothing
+    /// about the shard.
     async fn note_returned(&self, markers: &[Marker]) -> Result<(), sqlx::Error> {
         let (ours, strange): (Vec<Marker>, Vec<Marker>) =
             markers.iter().partition(|marker| marker.shard == self.shard);
@@ -129,36 +130,36 @@ impl Confirms {
     }
 }
 
-/// A batch, sorted out.
+/// What came in one batch, by what is done with it.
 #[derive(Debug, Default)]
-struct Said {
+struct Batch {
     confirmations: Vec<Confirmation>,
     reports: BTreeMap<(MessageId, Name), Report>,
-    /// The messages that somebody has confirmed or rejected: an overdue row may change.
+    /// The messages that a consumer has confirmed or rejected: an overdue row may change.
     decisive: Vec<MessageId>,
     markers: Vec<Marker>,
     /// The newest publish by consumer, upstream and queue.
     furthest: BTreeMap<(Name, Name, String), Option<UnixMillis>>,
 }
 
-impl Said {
-    fn by(items: &[Item]) -> Self {
-        let mut said = Self::default();
-        said.confirmations.reserve(items.len());
-        said.decisive.reserve(items.len());
-        for item in items {
-            let Heard { consumer, message } = match item {
-                Item::Heard(heard) => heard,
-                Item::Marker(marker) => {
-                    said.markers.push(*marker);
+impl Batch {
+    fn of(entries: &[Entry]) -> Self {
+        let mut batch = Self::default();
+        batch.confirmations.reserve(entries.len());
+        batch.decisive.reserve(entries.len());
+        for entry in entries {
+            let (consumer, message) = match entry {
+                Entry::Confirm { consumer, message } => (consumer, message),
+                Entry::Marker(marker) => {
+                    batch.markers.push(*marker);
                     continue;
                 }
             };
-            said.note_reached(consumer, message);
+            batch.note_reached(consumer, message);
             let word = match &message.outcome {
                 Outcome::Processed => {
-                    said.decisive.push(message.id);
-                    said.confirmations.push(Confirmation {
+                    batch.decisive.push(message.id);
+                    batch.confirmations.push(Confirmation {
                         message_id: message.id,
                         consumer: consumer.clone(),
                         attempt: message.attempt,
@@ -166,17 +167,17 @@ impl Said {
                     continue;
                 }
                 Outcome::Rejected { reason } => {
-                    said.decisive.push(message.id);
+                    batch.decisive.push(message.id);
                     (Word::Rejected, reason)
                 }
                 Outcome::Retrying { until, reason } => (Word::Retrying { until: *until }, reason),
             };
-            said.report(message.id, consumer, word);
+            batch.report(message.id, consumer, word);
         }
-        said
+        batch
     }
 
-    /// Whatever became of it: the consumer has had it in hand.
+    /// Notes that the consumer has had the message in hand, whatever became of it.
     fn note_reached(&mut self, consumer: &Name, message: &ConfirmedMessage) {
         let (Some(upstream), Some(queue)) = (&message.upstream, &message.queue) else { return };
         let key = (consumer.clone(), upstream.clone(), queue.clone());
@@ -194,17 +195,17 @@ impl Said {
         self.furthest.iter().map(reached).collect()
     }
 
-    /// The first rejection stands; otherwise the last word does.
+    /// Keeps one report for each message and consumer: the first rejection, or else the last report.
     fn report(&mut self, id: MessageId, consumer: &Name, (word, reason): (Word, &String)) {
         let report = Report { consumer: consumer.clone(), word, reason: reason.clone() };
         match self.reports.entry((id, consumer.clone())) {
-            Entry::Vacant(place) => {
+            Place::Vacant(place) => {
                 place.insert(report);
             }
-            Entry::Occupied(mut place) if place.get().word != Word::Rejected => {
+            Place::Occupied(mut place) if place.get().word != Word::Rejected => {
                 place.insert(report);
             }
-            Entry::Occupied(_) => {}
+            Place::Occupied(_) => {}
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What confirms and checks have in common: messages taken in merged batches, each acked when all of
-//! it is stored or in quarantine.
+//! From the broker into the ledger: messages are taken in merged batches, and each is acked when all of
+//! it is recorded or in quarantine.
 
 pub(crate) mod confirms;
 
@@ -21,26 +21,26 @@ use crate::horizon::Horizons;
 use crate::intake::quarantine::{Quarantine, Quarantined};
 use crate::{ledger, upkeep};
 
-/// How many entries one statement takes, roughly: a message is not taken apart. More make no
-/// difference to Postgres, and a longer wait for everybody else.
+/// How many entries one statement records, roughly: a message is not taken apart. More make a statement
+/// no cheaper for each entry, and the messages behind it wait longer.
 const MERGED_ENTRIES: usize = 5_000;
 
 /// How many deliveries this process holds of each queue. Enough that messages of a single entry are
 /// merged well, and little enough that full ones (150 kB each) fit into memory.
 pub(crate) const PREFETCH: u16 = 100;
 
-/// One kind of envelope, and what is done with its entries.
-pub(crate) trait Kind: Send + Sync + 'static {
-    /// What one envelope holds several of.
+/// Reads one kind of envelope and records its entries.
+pub(crate) trait Recorder: Send + Sync + 'static {
+    /// What an envelope has 1 to 1,000 of.
     type Entry: Send + Sync;
 
-    /// Reads an envelope, whose property `type` is given: its entries in their order, and those that
-    /// cannot be taken.
+    /// Reads an envelope: its entries in their order, and those that cannot be taken. `message_type` is
+    /// the AMQP property `type` of the message.
     ///
     /// # Errors
     /// When nothing in it can be read.
     fn read(
-        kind: Option<&str>,
+        message_type: Option<&str>,
         body: &[u8],
         window: Window,
     ) -> Result<Read<Self::Entry>, Unreadable>;
@@ -48,56 +48,55 @@ pub(crate) trait Kind: Send + Sync + 'static {
     /// An envelope with only this entry, for the quarantine.
     fn print(entry: &Self::Entry) -> Vec<u8>;
 
-    /// Stores the entries. They may have been stored before, in part or all of them. Entries are
-    /// stored in the order in which they came, or together: when one is, all before it have been.
-    fn store(
+    /// Records the entries, of which some or all may have been recorded before. Entries are recorded in
+    /// the order in which they came, or together: when one is, all before it have been.
+    fn record(
         &self,
         entries: &[Self::Entry],
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// The crash point between storing and acking.
-    fn stored();
+    /// The crash point between recording and acking.
+    fn crash_point();
 }
 
 /// What was read from an envelope.
 #[derive(Debug)]
 pub(crate) struct Read<E> {
-    /// What can be taken.
+    /// The entries that can be taken.
     pub(crate) entries: Vec<E>,
-    /// What cannot: an envelope with only that entry, and the reason.
+    /// The entries that cannot, each in an envelope of its own, and why not.
     pub(crate) refused: Vec<Refused>,
 }
 
 /// Takes in the messages of one queue.
 #[derive(Debug)]
-pub(crate) struct Intake<K> {
-    /// What they are.
-    pub(crate) kind: K,
-    /// Where they come from.
+pub(crate) struct Intake<R> {
+    /// Reads and records them.
+    pub(crate) recorder: R,
+    /// The queue, for the log and the quarantine.
     pub(crate) queue: String,
-    /// Where those go that cannot be taken.
+    /// Takes what cannot be read or recorded.
     pub(crate) quarantine: Quarantine,
-    /// Which ids can be taken.
+    /// Says which ids can be taken.
     pub(crate) horizons: Horizons,
-    /// Where they are stored.
+    /// Where partitions may be missing.
     pub(crate) ledger: ledger::Ledger,
-    /// When to stop.
-    pub(crate) shutdown: CancellationToken,
 }
 
-impl<K: Kind> Intake<K> {
+impl<R: Recorder> Intake<R> {
     /// Takes in messages until `shutdown`, then finishes the batch in hand.
     ///
-    /// The consumer is not cancelled first: the next one of a shard would go on at once, before what
-    /// this one still holds (reproduced). The channel is closed when the batch is done, and what is
-    /// not acked then goes to the next consumer in its old order.
-    pub(crate) async fn run(self, mut consumer: Consumer) {
+    /// The consumer is not cancelled first: the broker would start the next consumer of a shard at once,
+    /// before the deliveries that this one still holds (reproduced on RabbitMQ 3.10.8). The channel is
+    /// closed when the batch is done, and the broker gives the deliveries that are not acked to the next
+    /// consumer in their old order.
+    pub(crate) async fn run(self, mut consumer: Consumer, shutdown: CancellationToken) {
         let acks = consumer.acks();
         let most = usize::from(PREFETCH);
         loop {
-            let batch = self.shutdown.run_until_cancelled(consumer.next_batch(most)).await;
+            let batch = shutdown.run_until_cancelled(consumer.next_batch(most)).await;
             let Some(batch) = batch.filter(|batch| !batch.is_empty()) else { break };
-            if self.take_in(batch, &acks).await == Err(Stopped) {
+            if self.take_in(batch, &acks, &shutdown).await == Err(Stopped) {
                 info!(queue = self.queue, "stopping with deliveries in hand: they go back");
                 break;
             }
@@ -105,16 +104,21 @@ impl<K: Kind> Intake<K> {
         consumer.close().await;
     }
 
-    async fn take_in(&self, batch: Vec<Delivery>, acks: &Acks) -> Result<(), Stopped> {
+    async fn take_in(
+        &self,
+        batch: Vec<Delivery>,
+        acks: &Acks,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Stopped> {
         let mut deliveries = batch.into_iter();
         loop {
             let merged = self.merge(&mut deliveries);
             if merged.tags.is_empty() {
                 return Ok(());
             }
-            self.quarantine.keep(&merged.refused, &self.shutdown).await?;
-            self.store(&merged.entries).await?;
-            K::stored();
+            self.quarantine.keep(&merged.refused, shutdown).await?;
+            self.record(&merged.entries, shutdown).await?;
+            R::crash_point();
             for tag in merged.tags {
                 acks.ack(tag);
             }
@@ -122,7 +126,7 @@ impl<K: Kind> Intake<K> {
     }
 
     /// Reads deliveries until there are enough entries for one statement.
-    fn merge(&self, deliveries: &mut impl Iterator<Item = Delivery>) -> Merged<K::Entry> {
+    fn merge(&self, deliveries: &mut impl Iterator<Item = Delivery>) -> Merged<R::Entry> {
         let window = self.horizons.now();
         let mut merged = Merged { entries: Vec::new(), refused: Vec::new(), tags: Vec::new() };
         while merged.entries.len() < MERGED_ENTRIES
@@ -136,8 +140,8 @@ impl<K: Kind> Intake<K> {
                 source: self.queue.clone(),
                 app_id: app_id.clone(),
             };
-            let kind = delivery.properties.kind.as_deref();
-            match K::read(kind, &delivery.body, window) {
+            let message_type = delivery.properties.kind.as_deref();
+            match R::read(message_type, &delivery.body, window) {
                 Ok(read) => {
                     merged.entries.extend(read.entries);
                     merged.refused.extend(read.refused.into_iter().map(
@@ -151,22 +155,28 @@ impl<K: Kind> Intake<K> {
         merged
     }
 
-    /// Stores all entries, but for those that the database refuses: these go to quarantine.
+    /// Records all entries, but for those that the database refuses: these go to quarantine.
     ///
-    /// While the database is away, what is in hand is held. Requeueing it would only make it come
+    /// While the database is away, the deliveries in hand are held. A requeued delivery would only come
     /// back at once, and RabbitMQ 4.0 to 4.2 count that towards dropping the message.
-    async fn store(&self, entries: &[K::Entry]) -> Result<(), Stopped> {
+    async fn record(
+        &self,
+        entries: &[R::Entry],
+        shutdown: &CancellationToken,
+    ) -> Result<(), Stopped> {
         let mut ranges = vec![entries];
         while let Some(entries) = ranges.pop() {
-            let Err(refused) = self.store_or_be_refused(entries).await? else { continue };
+            let Err(refused) = self.record_or_be_refused(entries, shutdown).await? else {
+                continue;
+            };
             if let [culprit] = entries {
                 let thing = Quarantined {
-                    body: K::print(culprit).into(),
+                    body: R::print(culprit).into(),
                     reason: format!("the database refuses it: {refused}"),
                     source: self.queue.clone(),
                     app_id: None,
                 };
-                self.quarantine.keep(&[thing], &self.shutdown).await?;
+                self.quarantine.keep(&[thing], shutdown).await?;
             } else {
                 debug!(%refused, entries = entries.len(), "the database refuses a batch: halving it");
                 let (first, second) = entries.split_at(entries.len() / 2);
@@ -176,18 +186,19 @@ impl<K: Kind> Intake<K> {
         Ok(())
     }
 
-    /// Stores the entries as soon as there is a database that does, or returns why it never will.
-    async fn store_or_be_refused(
+    /// Records the entries as soon as there is a database that does, or returns why it never will.
+    async fn record_or_be_refused(
         &self,
-        entries: &[K::Entry],
+        entries: &[R::Entry],
+        shutdown: &CancellationToken,
     ) -> Result<Result<(), sqlx::Error>, Stopped> {
         if entries.is_empty() {
             return Ok(Ok(()));
         }
-        let mut retry = Retry::new("store what was said");
+        let mut retry = Retry::new("record what came through a queue");
         let mut made_partitions = false;
         loop {
-            let error = match self.kind.store(entries).await {
+            let error = match self.recorder.record(entries).await {
                 Ok(()) => {
                     retry.worked();
                     return Ok(Ok(()));
@@ -195,13 +206,13 @@ impl<K: Kind> Intake<K> {
                 Err(error) => error,
             };
             if trouble(&error) == Trouble::Data {
-                // Every id within the window should have a partition: see to that first.
+                // An id within the window is no mistake of its sender: its partition has to be made.
                 if made_partitions || !ledger::lacks_partition(&error) {
                     return Ok(Err(error));
                 }
                 made_partitions = upkeep::make_partitions(&self.ledger).await;
             }
-            retry.wait(&error, &self.shutdown).await?;
+            retry.wait(&error, shutdown).await?;
         }
     }
 }

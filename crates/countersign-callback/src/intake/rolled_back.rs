@@ -8,18 +8,18 @@ use countersign_protocol::rolled_back::{RolledBackHeader, RolledBackMessage};
 use countersign_protocol::window::MAX_AHEAD;
 use countersign_protocol::{RolledBack, Unreadable, Window};
 
-use crate::intake::{Kind, Read};
+use crate::intake::{Read, Recorder};
 use crate::ledger::{Armed, KEPT, Ledger};
 use crate::rules::overdue::Key;
 
 /// Records notices.
 #[derive(Clone, Debug)]
 pub(crate) struct Notices {
-    /// Where.
+    /// Where notices are recorded.
     pub(crate) ledger: Ledger,
 }
 
-impl Kind for Notices {
+impl Recorder for Notices {
     type Entry = Armed;
 
     fn read(_: Option<&str>, body: &[u8], window: Window) -> Result<Read<Armed>, Unreadable> {
@@ -47,11 +47,11 @@ impl Kind for Notices {
         RolledBack::new(header, vec![message]).encode()
     }
 
-    fn stored() {
+    fn crash_point() {
         fail::fail_point!("callback.rollback_recorded", |_| std::process::abort());
     }
 
-    async fn store(&self, entries: &[Armed]) -> Result<(), sqlx::Error> {
+    async fn record(&self, entries: &[Armed]) -> Result<(), sqlx::Error> {
         self.ledger.record_rolled_back(entries).await
     }
 }
