@@ -18,7 +18,7 @@ const CHECK_DELAY: Duration = Duration::from_secs(2);
 async fn world() -> World {
     let mut world = World::new().await;
     world.orders.set("COUNTERSIGN_CHECK_DELAY", "2s");
-    world.callback.set("COUNTERSIGN_CHECK_TIERS", "2s").set("COUNTERSIGN_BACKLOG_PATIENCE", "30s");
+    world.callback.set("COUNTERSIGN_CHECK_TIERS", "2s").set("COUNTERSIGN_BACKLOG_GRACE", "30s");
     world.start().await;
     world
 }
@@ -224,7 +224,7 @@ async fn clocks_differ(seconds: i64) {
     world
         .callback
         .set("COUNTERSIGN_CHECK_TIERS", "2s")
-        .set("COUNTERSIGN_BACKLOG_PATIENCE", "30s")
+        .set("COUNTERSIGN_BACKLOG_GRACE", "30s")
         .set("COUNTERSIGN_UPSTREAMS", upstreams);
     world.start().await;
     bookings.start().unwrap();

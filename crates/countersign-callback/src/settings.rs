@@ -1,5 +1,6 @@
-//! The service's settings.
+//! The service's settings: what each means, and how it is read.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use countersign_amqp::Address;
@@ -14,113 +15,90 @@ use crate::heal::calls::Timing;
 use crate::rules::budget::{MISSING_SHARE, Pacing};
 use crate::rules::overdue::Policy;
 
-/// Which upstreams can be asked, and where.
-pub(crate) const UPSTREAMS: Setting = Setting {
-    name: "COUNTERSIGN_UPSTREAMS",
-    help: "where upstreams are asked to send again: NAME=http://HOST:PORT (or https), comma-separated, such as orders=http://orders:50051. Overdue messages of an upstream that is not listed wait for its address, and are parked in the end",
-    default: Some(""),
-    secret: false,
-};
+/// Declares settings, and the list of them that `--help` shows, in one place.
+macro_rules! settings {
+    ($($constant:ident $(($secret:ident))? = $name:literal, default $default:expr, $help:expr;)*) => {
+        $(const $constant: Setting = Setting {
+            name: $name,
+            help: $help,
+            default: $default,
+            secret: settings!(@secret $($secret)?),
+        };)*
 
-/// How many resends a message gets.
-pub(crate) const MAX_RESENDS: Setting = Setting {
-    name: "COUNTERSIGN_MAX_RESENDS",
-    help: "the most resends of one message; unconfirmed after that, it is parked. 0: every overdue message is parked at once. Too high: a message that cannot be processed burdens its consumer for longer before a person sees it",
-    default: Some("3"),
-    secret: false,
-};
+        /// Every setting of the service, in the order of `--help`.
+        pub const SETTINGS: &[Setting] = &[
+            AMQP_URL,
+            DATABASE_URL,
+            listen("127.0.0.1:50052"),
+            $($constant,)*
+            TOKEN,
+            TOKEN_FILE,
+        ];
+    };
+    (@secret) => { false };
+    (@secret secret) => { true };
+}
 
-/// How long a resend may take to be confirmed.
-pub(crate) const RESEND_DELAY: Setting = Setting {
-    name: "COUNTERSIGN_RESEND_DELAY",
-    help: "how long after a resend its confirm is waited for; doubles with each further one, up to 1h. Too low: a slow consumer gets the same message several times",
-    default: Some("30s"),
-    secret: false,
-};
+settings! {
+    UPSTREAMS = "COUNTERSIGN_UPSTREAMS", default Some(""),
+        "where the service asks each upstream to send again: NAME=http://HOST:PORT (or https), \
+         comma-separated, such as orders=http://orders:50051. The overdue messages of an upstream \
+         that is not listed wait for its address, and are parked in the end";
 
-/// After how long it is given up, whatever happens.
-pub(crate) const PARK_AFTER: Setting = Setting {
-    name: "COUNTERSIGN_PARK_AFTER",
-    help: "a message still unresolved this long after its check came due is parked, whatever is the matter. Longer than an upstream may be down",
-    default: Some("24h"),
-    secret: false,
-};
+    MAX_RESENDS = "COUNTERSIGN_MAX_RESENDS", default Some("3"),
+        "the most resends of one message; a message that is unconfirmed after them is parked. \
+         0: every overdue message is parked at once. \
+         Too high: a message that its consumer cannot process burdens the consumer for longer \
+         before an operator sees it";
 
-/// How many resends a second an upstream is asked for.
-pub(crate) const RESEND_RATE: Setting = Setting {
-    name: "COUNTERSIGN_RESEND_RATE",
-    help: "how many resends a second each upstream is asked for at most, by all replicas together, 1 to 100000. Too low: a large loss is healed slowly. Too high: resends crowd out what consumers have to do anyway",
-    default: Some("100"),
-    secret: false,
-};
+    RESEND_DELAY = "COUNTERSIGN_RESEND_DELAY", default Some("30s"),
+        "how long after a resend the service waits for its confirm; doubles with each further \
+         resend, up to 1h. Too low: a slow consumer gets the same message several times";
 
-/// How long a message is left alone when nobody can tell whether it lies before its consumer.
-pub(crate) const BACKLOG_PATIENCE: Setting = Setting {
-    name: "COUNTERSIGN_BACKLOG_PATIENCE",
-    help: "how long a message is left alone when nobody can tell whether it still lies before its consumer: the consumer was never heard of, or its queue has nothing ready and COUNTERSIGN_MANAGEMENT_URL is not set. Too low: a consumer that hangs with messages in hand gets them once more. Too high: what was lost heals that much later",
-    default: Some("10s"),
-    secret: false,
-};
+    RESEND_RATE = "COUNTERSIGN_RESEND_RATE", default Some("100"),
+        "how many resends a second all replicas together ask of one upstream at most, 1 to 100000. \
+         Too low: a large loss heals slowly. \
+         Too high: resends crowd out the messages that consumers have to process anyway";
 
-/// Where RabbitMQ says what consumers hold.
-pub(crate) const MANAGEMENT_URL: Setting = Setting {
-    name: "COUNTERSIGN_MANAGEMENT_URL",
-    help: "RabbitMQ's management API, which alone says what consumers hold: http://user:password@host:15672, or https. The user needs the tag monitoring. Without it, see COUNTERSIGN_BACKLOG_PATIENCE",
-    default: None,
-    secret: true,
-};
+    PARK_AFTER = "COUNTERSIGN_PARK_AFTER", default Some("24h"),
+        "how long after its check came due a message is parked that is still unresolved, whatever \
+         the reason. Longer than an upstream may be down";
 
-/// How late the management API is.
-pub(crate) const MANAGEMENT_LAG: Setting = Setting {
-    name: "COUNTERSIGN_MANAGEMENT_LAG",
-    help: "how old the management API's figures may be: twice the broker's collect_statistics_interval (5s unless set) and some more. Too low: a message may be sent again that its consumer has in hand. Too high: what was lost heals that much later",
-    default: Some("12s"),
-    secret: false,
-};
+    BACKLOG_GRACE = "COUNTERSIGN_BACKLOG_GRACE", default Some("10s"),
+        "how long the service waits before it sends a message again when it cannot tell whether the \
+         message still lies before its consumer: the consumer has never confirmed anything, or its \
+         queue has nothing ready and COUNTERSIGN_MANAGEMENT_URL, which would tell what the consumer \
+         holds, is not set. \
+         Too low: a consumer that hangs with messages in hand gets them once more. \
+         Too high: a message that is lost heals that much later";
 
-/// Which check delays there are.
-pub(crate) const CHECK_TIERS: Setting = Setting {
-    name: "COUNTERSIGN_CHECK_TIERS",
-    help: "the check delays that upstreams can choose from, comma-separated: a wait queue is kept for each",
-    default: Some("5s,30s,5m"),
-    secret: false,
-};
+    MANAGEMENT_URL (secret) = "COUNTERSIGN_MANAGEMENT_URL", default None,
+        "RabbitMQ's management API, the only one that tells what consumers hold: \
+         http://user:password@host:15672, or https. The user needs the tag monitoring. \
+         Without it, see COUNTERSIGN_BACKLOG_GRACE";
 
-/// How many queues confirms are spread over.
-pub(crate) const CONFIRM_SHARDS: Setting = Setting {
-    name: "COUNTERSIGN_CONFIRM_SHARDS",
-    help: "how many queues confirms are spread over, 1 to 64. Each is read by one replica at a time: more only help when one replica cannot keep up. Consumers choose theirs by key; any key works",
-    default: Some("1"),
-    secret: false,
-};
+    MANAGEMENT_LAG = "COUNTERSIGN_MANAGEMENT_LAG", default Some("12s"),
+        "how old the figures of RabbitMQ's management API may be when the service reads them: twice \
+         the broker's collect_statistics_interval (5s unless the broker is configured otherwise) and \
+         some more. \
+         Too low: a message that its consumer has in hand may be sent again. \
+         Too high: a message that is lost heals that much later";
 
-/// How long what consumers said is known.
-pub(crate) const RETENTION: Setting = Setting {
-    name: "COUNTERSIGN_RETENTION",
-    help: "how long confirms are known, from 2d. Messages older than this are refused. Longer than PARK_AFTER, and than any message may be under way",
-    default: Some("30d"),
-    secret: false,
-};
+    CHECK_TIERS = "COUNTERSIGN_CHECK_TIERS", default Some("5s,30s,5m"),
+        "the check delays that an upstream can choose from, comma-separated durations: how long \
+         after a message its check comes due. The broker keeps a wait queue for each. \
+         Too low: checks come due before their confirms, and each costs a row in the ledger. \
+         Too high: a lost message heals that much later";
 
-/// Every setting of the service.
-pub const SETTINGS: &[Setting] = &[
-    AMQP_URL,
-    DATABASE_URL,
-    listen("127.0.0.1:50052"),
-    UPSTREAMS,
-    MAX_RESENDS,
-    RESEND_DELAY,
-    RESEND_RATE,
-    PARK_AFTER,
-    BACKLOG_PATIENCE,
-    MANAGEMENT_URL,
-    MANAGEMENT_LAG,
-    CHECK_TIERS,
-    CONFIRM_SHARDS,
-    RETENTION,
-    TOKEN,
-    TOKEN_FILE,
-];
+    CONFIRM_SHARDS = "COUNTERSIGN_CONFIRM_SHARDS", default Some("1"),
+        "how many queues confirms are spread over, 1 to 64. One replica at a time reads a queue: \
+         more queues only help when one replica cannot keep up. Consumers choose theirs by key; \
+         any key works";
+
+    RETENTION = "COUNTERSIGN_RETENTION", default Some("30d"),
+        "how long the ledger keeps confirms, from 2d. The service refuses messages that are older. \
+         Longer than COUNTERSIGN_PARK_AFTER, and than any message may be under way";
+}
 
 /// The settings, read.
 #[derive(Clone, Debug)]
@@ -129,34 +107,36 @@ pub struct Config {
     pub amqp: Address,
     /// Where the ledger is.
     pub database: DatabaseUrl,
-    /// Where the upstreams are.
+    /// Where each upstream is called.
     pub upstreams: Vec<UpstreamAddress>,
-    /// What is done about overdue messages.
+    /// When a message is sent again, deferred and parked.
     pub policy: Policy,
     /// How fast upstreams are asked.
     pub pacing: Pacing,
-    /// How long asking takes at most. Not a setting.
+    /// How long a call and its lease take at most. Not a setting.
     pub timing: Timing,
-    /// Where RabbitMQ says what consumers hold, if it may be asked.
+    /// RabbitMQ's management API, if the service may ask it.
     pub management: Option<ManagementUrl>,
-    /// Which check delays there are.
+    /// The check delays that upstreams can choose from.
     pub tiers: Vec<Tier>,
     /// How many queues confirms are spread over.
     pub confirm_shards: u16,
-    /// How long what consumers said is known.
+    /// How long confirms and reports are kept.
     pub retention: Duration,
-    /// What calls that change something have to show, and what upstreams are shown.
+    /// The token that calls which change something have to show, and that upstreams are shown.
     pub token: Option<Token>,
 }
 
-/// Shorter, and today's partition would be the only one.
+/// With a shorter retention today's partition would be the only one, and yesterday's confirms be gone at
+/// midnight.
 const SHORTEST_RETENTION: Duration = Duration::from_secs(2 * 24 * 60 * 60);
-const MOST_SHARDS: u16 = 64;
-/// As fast as a broker takes them.
-const HIGHEST_RATE: u32 = 100_000;
+/// Each shard costs a queue, a consumer and a database connection of every replica.
+const SHARDS: RangeInclusive<u16> = 1..=64;
+/// No broker takes more, and the budget of a quarter of a second fits into the ledger's counts.
+const RATES: RangeInclusive<u32> = 1..=100_000;
 
 impl Config {
-    /// Reads the settings; what is wrong with them is recorded there.
+    /// Reads the settings. `None` if one of them is wrong; every mistake is recorded in `settings`.
     pub fn read(settings: &mut Settings) -> Option<Self> {
         let amqp = settings.read(AMQP_URL.name);
         let database = settings.read(DATABASE_URL.name);
@@ -165,7 +145,7 @@ impl Config {
         let resend_delay = settings.duration(RESEND_DELAY.name);
         let resend_rate = settings.read(RESEND_RATE.name);
         let park_after = settings.duration(PARK_AFTER.name);
-        let backlog_patience = settings.duration(BACKLOG_PATIENCE.name);
+        let backlog_grace = settings.duration(BACKLOG_GRACE.name);
         let management =
             settings.is_set(MANAGEMENT_URL.name).then(|| settings.read(MANAGEMENT_URL.name));
         let management_lag = settings.duration(MANAGEMENT_LAG.name);
@@ -179,11 +159,11 @@ impl Config {
         if tiers.as_ref().is_some_and(Vec::is_empty) {
             settings.mistake(CHECK_TIERS.name, "at least one check delay is needed");
         }
-        if confirm_shards.is_some_and(|shards| !(1..=MOST_SHARDS).contains(&shards)) {
-            settings.mistake(CONFIRM_SHARDS.name, format!("use 1 to {MOST_SHARDS}"));
+        if confirm_shards.is_some_and(|shards| !SHARDS.contains(&shards)) {
+            settings.mistake(CONFIRM_SHARDS.name, format!("use 1 to {}", SHARDS.end()));
         }
-        if resend_rate.is_some_and(|rate| !(1..=HIGHEST_RATE).contains(&rate)) {
-            settings.mistake(RESEND_RATE.name, format!("use 1 to {HIGHEST_RATE}"));
+        if resend_rate.is_some_and(|rate| !RATES.contains(&rate)) {
+            settings.mistake(RESEND_RATE.name, format!("use 1 to {}", RATES.end()));
         }
         if resend_delay == Some(Duration::ZERO) {
             settings.mistake(RESEND_DELAY.name, "a resend needs time to be confirmed");
@@ -213,7 +193,7 @@ impl Config {
                 max_resends: max_resends?,
                 resend_delay: resend_delay?,
                 park_after: park_after?,
-                backlog_patience: backlog_patience?,
+                backlog_grace: backlog_grace?,
                 management_lag: management_lag?,
             },
             pacing: Pacing { per_second: resend_rate?, missing_share: MISSING_SHARE },

@@ -14,7 +14,7 @@ pub(crate) const CHECK_DELAY_S: u64 = 5;
 const CHECK_DELAY: &str = "5s";
 const RESEND_DELAY: &str = "2s";
 /// Shorter than anybody would set it, so that one sees it happen.
-const BACKLOG_PATIENCE: &str = "2s";
+const BACKLOG_GRACE: &str = "2s";
 /// The broker's figures are counted anew all the time.
 const MANAGEMENT_LAG: &str = "2s";
 /// After so long an order that a killed process left behind is known never to commit.
@@ -70,7 +70,7 @@ impl Stage {
                 ("COUNTERSIGN_UPSTREAMS", &upstreams),
                 ("COUNTERSIGN_CHECK_TIERS", CHECK_DELAY),
                 ("COUNTERSIGN_RESEND_DELAY", RESEND_DELAY),
-                ("COUNTERSIGN_BACKLOG_PATIENCE", BACKLOG_PATIENCE),
+                ("COUNTERSIGN_BACKLOG_GRACE", BACKLOG_GRACE),
                 ("COUNTERSIGN_MANAGEMENT_URL", &broker.address().management_url()),
                 ("COUNTERSIGN_MANAGEMENT_LAG", MANAGEMENT_LAG),
             ],

@@ -116,7 +116,7 @@ impl World {
             .set("COUNTERSIGN_UPSTREAMS", format!("orders={}", orders.url()))
             .set("COUNTERSIGN_CHECK_TIERS", "1s,5s")
             .set("COUNTERSIGN_RESEND_DELAY", "1s")
-            .set("COUNTERSIGN_BACKLOG_PATIENCE", "2s")
+            .set("COUNTERSIGN_BACKLOG_GRACE", "2s")
             .set("COUNTERSIGN_MANAGEMENT_URL", broker.management_url())
             .set("COUNTERSIGN_MANAGEMENT_LAG", format!("{}ms", Vhost::FIGURES_AGE.as_millis()));
         Self { orders, logistics, callback, vhost, databases, folder }

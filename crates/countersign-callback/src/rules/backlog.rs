@@ -86,7 +86,7 @@ impl Whereabouts {
         policy: &Policy,
         now: UnixMillis,
     ) -> Standing {
-        let judged_at = overdue.missing_after.after(policy.backlog_patience);
+        let judged_at = overdue.missing_after.after(policy.backlog_grace);
         let queues = self.queues(consumer, overdue);
         let by_queue = queues.iter().map(|queue| self.in_queue(queue, overdue, policy));
         // It may have come through any of them.
@@ -135,7 +135,7 @@ impl Whereabouts {
         if passed(queue, overdue) {
             return Standing::Missing;
         }
-        let unclear = overdue.missing_after.after(policy.backlog_patience);
+        let unclear = overdue.missing_after.after(policy.backlog_grace);
         let Some(depth) = self.depths.get(queue.queue) else { return Standing::Unclear(unclear) };
         let recorded = |at: &UnixMillis| self.watermark.is_some_and(|mark| mark > *at);
         let found_empty = (depth.ready == 0 && depth.held == Some(0)).then_some(depth.read_at);

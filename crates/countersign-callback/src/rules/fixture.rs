@@ -15,7 +15,7 @@ pub(crate) const POLICY: Policy = Policy {
     max_resends: 3,
     resend_delay: Duration::from_secs(30),
     park_after: Duration::from_secs(1_000),
-    backlog_patience: Duration::from_secs(10),
+    backlog_grace: Duration::from_secs(10),
     management_lag: Duration::from_secs(12),
 };
 

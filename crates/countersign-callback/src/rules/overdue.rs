@@ -19,7 +19,7 @@ pub struct Policy {
     /// A message that is still open this long after its check came due is parked.
     pub park_after: Duration,
     /// How long a message is left alone when nobody can tell whether it lies before its consumer.
-    pub backlog_patience: Duration,
+    pub backlog_grace: Duration,
     /// How old the management API's figures may be.
     pub management_lag: Duration,
 }

@@ -153,7 +153,7 @@ impl Depths {
         match (&problem, *failing) {
             (Some(why), false) => warn!(
                 why,
-                "cannot find out what lies in a queue: messages that may lie there are asked for after COUNTERSIGN_BACKLOG_PATIENCE"
+                "cannot find out what lies in a queue: messages that may lie there are asked for after COUNTERSIGN_BACKLOG_GRACE"
             ),
             (None, true) => info!("can find out again what lies in queues"),
             _ => {}

@@ -17,7 +17,7 @@ const QUEUE: &str = "logistics.orders";
 /// A service that leaves alone for long what nobody can tell about, and asks the management API if
 /// it may.
 async fn patient(upstream: &Upstream, asks_management: bool) -> Stage {
-    let mut stage = Stage::empty(&["backlog-patience=60s"]).await;
+    let mut stage = Stage::empty(&["backlog-grace=60s"]).await;
     stage.upstream(upstream);
     if asks_management {
         let servers = countersign_testbed::Servers::shared().await.unwrap();
@@ -127,7 +127,7 @@ async fn what_a_consumer_holds_is_seen_only_by_the_management_api() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_was_never_seen_is_left_alone_for_a_while() {
     let upstream = Upstream::always(say(Outcome::Republished)).await;
-    let stage = Stage::new(&upstream, &["backlog-patience=3s"]).await;
+    let stage = Stage::new(&upstream, &["backlog-grace=3s"]).await;
     let id = due(&stage).await;
     is_deferred(&stage, id, "consumer_never_seen").await;
     assert_eq!(upstream.asked().len(), 0);
@@ -139,7 +139,7 @@ async fn upstreams_whose_clocks_differ_by_ten_minutes_share_a_consumer() {
     const BEHIND: i64 = 600_000;
     let orders = Upstream::always(say(Outcome::Republished)).await;
     let billing = Upstream::always(say(Outcome::Republished)).await;
-    let mut stage = Stage::empty(&["backlog-patience=60s"]).await;
+    let mut stage = Stage::empty(&["backlog-grace=60s"]).await;
     stage.set(&format!("upstreams=orders={},billing={}", orders.url(), billing.url()));
     stage.vhost.declare_queue(QUEUE, json!({})).await;
     stage.start().await;

@@ -110,7 +110,7 @@ impl Stage {
             ("COUNTERSIGN_AMQP_URL".to_owned(), self.vhost.url().to_owned()),
             ("COUNTERSIGN_DATABASE_URL".to_owned(), self.database.url().to_owned()),
             // The consumers of most tests have never been heard of.
-            ("COUNTERSIGN_BACKLOG_PATIENCE".to_owned(), "1ms".to_owned()),
+            ("COUNTERSIGN_BACKLOG_GRACE".to_owned(), "1ms".to_owned()),
             // Fewer partitions to make.
             ("COUNTERSIGN_RETENTION".to_owned(), "2d".to_owned()),
         ];
