@@ -13,7 +13,7 @@ use crate::heal::upstreams::Upstreams;
 use crate::ledger::{Ledger, Tallies};
 use crate::log;
 
-use crate::rules::budget::Pacing;
+use crate::rules::budget::{Pacing, confirmed_canaries};
 use crate::rules::overdue::{Key, Overdue, Policy, Recorded, Transition};
 use crate::rules::states::Lease;
 use crate::rules::upstream_answer::{self, Answer};
@@ -96,6 +96,7 @@ impl Answers {
         let transitions: Vec<Transition> = taken.rows.iter().filter_map(after_answer).collect();
         let (tallies, unused) = count(answered);
         taken.heard(&tallies, &unused, &self.pacing).await?;
+        taken.add_canaries(&confirmed_canaries(&transitions)).await?;
         taken.write(&transitions).await?;
         transitions.iter().for_each(log::transition);
         for upstream in unused.keys() {

@@ -18,7 +18,7 @@ use crate::ledger::{Ledger, Taken};
 use crate::log;
 
 use crate::rules::backlog::Whereabouts;
-use crate::rules::budget::{self, Pacing, Scene};
+use crate::rules::budget::{self, Pacing, Scene, confirmed_canaries};
 use crate::rules::cause::Cause;
 use crate::rules::gate::Pause;
 use crate::rules::overdue::{Key, Overdue, Policy, Transition, list};
@@ -207,6 +207,7 @@ impl Rounds {
         let storms = self.pace(&mut taken, &mut asks).await?;
         let (asked, askings): (Vec<_>, Vec<_>) = asks.into_iter().unzip();
         transitions.extend(askings);
+        taken.add_canaries(&confirmed_canaries(&transitions)).await?;
         taken.write(&transitions).await?;
         transitions.iter().for_each(log::transition);
         storms.iter().for_each(|(upstream, change)| log::storm(upstream, *change));

@@ -12,6 +12,7 @@ use tracing::{debug, warn};
 use crate::intake::{Read, Recorder};
 use crate::ledger::{Confirmation, Ledger, Reached};
 use crate::log;
+use crate::rules::budget::confirmed_canaries;
 use crate::rules::overdue::{Report, Transition, Word};
 use crate::rules::verdict;
 
@@ -98,12 +99,13 @@ impl Confirms {
         if concerned.is_empty() {
             return Ok(());
         }
-        let Some(taken) = self.ledger.take(&concerned).await? else { return Ok(()) };
+        let Some(mut taken) = self.ledger.take(&concerned).await? else { return Ok(()) };
         let transitions: Vec<Transition> = taken
             .rows
             .iter()
             .filter_map(|(overdue, recorded)| verdict::after_confirm(overdue, recorded))
             .collect();
+        taken.add_canaries(&confirmed_canaries(&transitions)).await?;
         taken.write(&transitions).await?;
         transitions.iter().for_each(log::transition);
         Ok(())

@@ -157,6 +157,41 @@ impl Taken {
         store(&mut self.transaction, paces).await
     }
 
+    /// Lets each upstream have more canaries under way, if it has any, with what
+    /// [`write`](Self::write) writes.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(crate) async fn add_canaries(
+        &mut self,
+        confirmed: &BTreeMap<Name, u32>,
+    ) -> Result<(), sqlx::Error> {
+        if confirmed.is_empty() {
+            return Ok(());
+        }
+        let upstreams: Vec<&str> = confirmed.keys().map(Name::as_str).collect();
+        let more: Vec<i32> = confirmed.values().map(|count| stored_count(*count)).collect();
+        // The rows are locked by name in a step of their own: an UPDATE alone locks in any order, and
+        // two replicas would wait for each other.
+        sqlx::query(
+            "-- add_canaries
+             WITH locked AS MATERIALIZED (
+                 SELECT upstream FROM upstream_pace
+                 WHERE canaries IS NOT NULL AND upstream = ANY($1)
+                 ORDER BY upstream FOR UPDATE
+             )
+             UPDATE upstream_pace AS pace SET canaries = pace.canaries + confirmed.more
+             FROM locked JOIN UNNEST($1::text[], $2::integer[]) AS confirmed (upstream, more)
+                 USING (upstream)
+             WHERE pace.upstream = locked.upstream",
+        )
+        .bind(upstreams)
+        .bind(more)
+        .execute(&mut *self.transaction)
+        .await?;
+        Ok(())
+    }
+
     /// What upstreams answered, with what [`write`](Self::write) writes: adds it to what is known,
     /// and gives a token back for each call that no resend came of.
     ///

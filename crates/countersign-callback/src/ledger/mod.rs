@@ -400,8 +400,7 @@ impl Taken {
         Ok(Some(Self { transaction, rows, now }))
     }
 
-    /// Writes the changes with their history, and gives the locks back. A confirmed resend is a
-    /// canary that came back: its upstream may have one more of them under way.
+    /// Writes the changes with their history, and gives the locks back.
     ///
     /// # Errors
     /// When nothing was written, or nobody knows whether it was: the connection was lost during the
@@ -483,19 +482,6 @@ async fn write(
                AND job_item.upstream = change.upstream
                AND job_item.state = 'begun'
                AND change.to_state NOT IN ('waiting', 'asking')
-         ), canary AS (
-             SELECT upstream, count(*)::integer AS confirmed FROM change
-             WHERE from_state IN ('waiting', 'asking') AND to_state = 'confirmed' AND resends >= 1
-             GROUP BY upstream
-         ), pace AS MATERIALIZED (
-             SELECT upstream FROM upstream_pace
-             WHERE canaries IS NOT NULL AND upstream IN (SELECT upstream FROM canary)
-             ORDER BY upstream
-             FOR UPDATE
-         ), more_canaries AS (
-             UPDATE upstream_pace SET canaries = canaries + canary.confirmed
-             FROM pace JOIN canary USING (upstream)
-             WHERE upstream_pace.upstream = pace.upstream
          )
          INSERT INTO overdue_event
              (message_id, upstream, from_state, to_state, cause, reason, resends)

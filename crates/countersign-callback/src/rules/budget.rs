@@ -13,7 +13,13 @@
 //! one of a transaction that was rolled back. So it is estimated: the share of unconfirmed checks
 //! among all that came due lately, times the share of those answers that said "it was missing".
 
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use countersign_protocol::Name;
+
+use crate::rules::overdue::Transition;
+use crate::rules::states::{State, StateName};
 
 /// What an upstream may be asked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -168,6 +174,21 @@ impl Pacing {
     }
 }
 
+/// How many more resends of each upstream may be unconfirmed at once while only canaries are asked for:
+/// each resend that these transitions find confirmed, of a row that was not parked, lets one more be
+/// asked for.
+#[must_use]
+pub(crate) fn confirmed_canaries(transitions: &[Transition]) -> BTreeMap<Name, u32> {
+    let mut confirmed = BTreeMap::new();
+    for Transition { key, from, to, resends, .. } in transitions {
+        let was_open = matches!(from, StateName::Waiting | StateName::Asking);
+        if was_open && *to == State::Confirmed && *resends >= 1 {
+            *confirmed.entry(key.upstream.clone()).or_default() += 1;
+        }
+    }
+    confirmed
+}
+
 /// Decides what an upstream may be asked for.
 #[must_use]
 pub(crate) fn decide(stored: Pace, scene: &Scene, pacing: &Pacing) -> Decision {
@@ -289,6 +310,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::rules::fixture;
 
     const PACING: Pacing = Pacing { per_second: 100, missing_share: MISSING_SHARE };
     /// So much time between decisions that the budget does not matter.
@@ -374,6 +396,22 @@ mod tests {
             let is_storm = matches!(weather, Weather::Storm { .. });
             assert_eq!(decision.change.is_some(), was_storm != is_storm, "{what}");
         }
+    }
+
+    #[test]
+    fn each_confirmed_resend_of_an_open_row_lets_one_more_canary_be_asked_for() {
+        let open = |resends, from| Transition { resends, ..fixture::overdue(from).settled() };
+        let parked = Transition { to: State::Parked, ..open(1, StateName::Waiting) };
+        let transitions = [
+            open(1, StateName::Waiting),
+            open(2, StateName::Asking),
+            open(0, StateName::Waiting),
+            open(1, StateName::Parked),
+            parked,
+        ];
+        let upstream = transitions[0].key.upstream.clone();
+        assert_eq!(confirmed_canaries(&transitions), [(upstream, 2)].into());
+        assert_eq!(confirmed_canaries(&transitions[2..]), BTreeMap::new());
     }
 
     #[test]
