@@ -1,6 +1,8 @@
 //! Orders that two have to confirm: logistics, and `billing`, which is played here with the SDK.
 
-use countersign_consumer::{ConsumerSettings, Delivery, ExchangeKind, Failure, Handler, Running};
+use countersign_consumer::{
+    Consumer, ConsumerSettings, Delivery, ExchangeKind, Failure, Handler, Running,
+};
 use countersign_testbed::{Database, HEALED, Order, Servers, eventually};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
@@ -48,9 +50,8 @@ impl Billing {
             .bound_to("orders", ExchangeKind::Topic, "order.placed");
         settings.concurrency = 2;
         let (address, pool) = (self.broker.parse().unwrap(), self.pool.clone());
-        let shutdown = Default::default();
-        let running = countersign_consumer::start(address, settings, pool, Bill, shutdown);
-        self.running = Some(running.await.unwrap());
+        let billing = Consumer::new(address, settings).with_inbox(pool).handler(Bill);
+        self.running = Some(billing.start(Default::default()).await.unwrap());
     }
 
     /// What it has in hand goes back to its queue.

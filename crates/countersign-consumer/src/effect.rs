@@ -7,7 +7,7 @@ use std::time::Duration;
 use countersign_postgres::{Trouble, trouble};
 use futures_util::FutureExt;
 
-use crate::decision::Ended;
+use crate::after_try::TryEnd;
 use crate::delivery::Delivery;
 use crate::failure::Failure;
 use crate::handler::{BatchHandler, Handler};
@@ -19,58 +19,58 @@ pub(crate) trait Effect: Send + Sync + 'static {
     ///
     /// # Cancel safety
     /// As if the process had died there.
-    fn attempt(&self, group: &mut [Delivery]) -> impl Future<Output = Ended> + Send;
+    fn attempt(&self, group: &mut [Delivery]) -> impl Future<Output = TryEnd> + Send;
 }
 
-/// In one transaction with the inbox's rows: claim, handler, commit.
-pub(crate) struct WithInbox<H> {
+/// Claims, handles and commits in one transaction with the inbox's rows.
+pub(crate) struct Once<H> {
     pub(crate) handler: H,
     pub(crate) inbox: Inbox,
     pub(crate) handler_timeout: Option<Duration>,
 }
 
-/// Nobody knows what has taken effect before.
-pub(crate) struct WithoutInbox<H> {
+/// Runs the handler on every delivery: without an inbox, the consumer does not know which took effect before.
+pub(crate) struct AtLeastOnce<H> {
     pub(crate) handler: H,
     pub(crate) handler_timeout: Option<Duration>,
 }
 
-impl<H: BatchHandler> Effect for WithInbox<H> {
-    async fn attempt(&self, group: &mut [Delivery]) -> Ended {
+impl<H: BatchHandler> Effect for Once<H> {
+    async fn attempt(&self, group: &mut [Delivery]) -> TryEnd {
         let (mut transaction, count) = match self.inbox.claim(group).await {
             Ok(Claim::Won { transaction, count }) => (transaction, count),
-            Ok(Claim::AllDuplicates) => return Ended::Duplicate,
-            Err(why) => return Ended::DatabaseAway(why),
+            Ok(Claim::AllDuplicates) => return TryEnd::Duplicate,
+            Err(why) => return TryEnd::DatabaseAway(why),
         };
         let claimed = &group[..count];
         let handling = async { self.handler.handle_batch(&mut transaction, claimed).await };
         let ended = match guarded(self.handler_timeout, handling).await {
             Ok(()) => return committed(inbox::commit(transaction).await),
-            Err(ended @ Ended::TimedOut(_)) => {
-                // In the middle of a statement, perhaps: it is rolled back behind that, not waited for.
+            Err(ended @ TryEnd::TimedOut(_)) => {
+                // The transaction may be in the middle of a statement: it is rolled back behind that, not waited for.
                 drop(transaction);
-                return self.inbox.answers().await.map_or_else(Ended::DatabaseAway, |()| ended);
+                return self.inbox.answers().await.map_or_else(TryEnd::DatabaseAway, |()| ended);
             }
             Err(ended) => ended,
         };
         match (inbox::roll_back(transaction).await, ended) {
-            (Ok(()), ended) | (Err(_), ended @ Ended::Failed(Failure::Reject(_))) => ended,
-            // The connection died under the handler: what it complains of is most likely that. It
-            // counts as an interruption, lest a message that kills connections is tried for ever.
-            (Err(why), _) => Ended::Failed(Failure::Interrupted(why)),
+            (Ok(()), ended) | (Err(_), ended @ TryEnd::Failed(Failure::Reject(_))) => ended,
+            // The connection died under the handler, and the handler's error is most likely about that. It
+            // counts as an interruption, or a message that kills connections would be tried for ever.
+            (Err(why), _) => TryEnd::Failed(Failure::Interrupted(why)),
         }
     }
 }
 
-impl<H: Handler<()>> Effect for WithoutInbox<H> {
-    async fn attempt(&self, group: &mut [Delivery]) -> Ended {
+impl<H: Handler<()>> Effect for AtLeastOnce<H> {
+    async fn attempt(&self, group: &mut [Delivery]) -> TryEnd {
         for delivery in group {
             let handling = async { self.handler.handle(&mut (), delivery).await };
             if let Err(ended) = guarded(self.handler_timeout, handling).await {
                 return ended;
             }
         }
-        Ended::Committed
+        TryEnd::Committed
     }
 }
 
@@ -78,38 +78,38 @@ impl<H: Handler<()>> Effect for WithoutInbox<H> {
 async fn guarded(
     limit: Option<Duration>,
     handling: impl Future<Output = Result<(), Failure>>,
-) -> Result<(), Ended> {
-    // The handler is shared by tasks anyway, and its transaction is rolled back: nothing that a
-    // panic left half done is seen by anybody.
+) -> Result<(), TryEnd> {
+    // The handler is shared by tasks anyway, and its transaction is rolled back: no reader sees what a panic
+    // left half done.
     let handling = AssertUnwindSafe(handling).catch_unwind();
     let result = match limit {
         None => handling.await,
         Some(limit) => {
-            tokio::time::timeout(limit, handling).await.map_err(|_| Ended::TimedOut(limit))?
+            tokio::time::timeout(limit, handling).await.map_err(|_| TryEnd::TimedOut(limit))?
         }
     };
     match result {
-        Ok(handled) => handled.map_err(Ended::Failed),
-        Err(panic) => Err(Ended::Panicked(said(&*panic))),
+        Ok(handled) => handled.map_err(TryEnd::Failed),
+        Err(panic) => Err(TryEnd::Panicked(said(&*panic))),
     }
 }
 
-fn committed(result: Result<(), Uncommitted>) -> Ended {
+fn committed(result: Result<(), Uncommitted>) -> TryEnd {
     match result {
         Ok(()) => {
             fail::fail_point!("consumer.committed", |_| std::process::abort());
-            Ended::Committed
+            TryEnd::Committed
         }
-        Err(Uncommitted::Unknown(why)) => Ended::DatabaseAway(why),
+        Err(Uncommitted::Unknown(why)) => TryEnd::DatabaseAway(why),
         Err(Uncommitted::EndedEarly) => {
             let why = "the handler ended the transaction itself: COMMIT and ROLLBACK are not its business";
-            Ended::NotCommitted(Failure::Interrupted(why.to_owned()))
+            TryEnd::NotCommitted(Failure::Interrupted(why.to_owned()))
         }
         Err(Uncommitted::Refused(e)) => {
             let why = format!("the database would not commit: {e}");
             match trouble(&e) {
-                Trouble::Again => Ended::NotCommitted(Failure::Interrupted(why)),
-                Trouble::Data | Trouble::Other => Ended::NotCommitted(Failure::Retry(why)),
+                Trouble::Again => TryEnd::NotCommitted(Failure::Interrupted(why)),
+                Trouble::Data | Trouble::Other => TryEnd::NotCommitted(Failure::Retry(why)),
             }
         }
     }

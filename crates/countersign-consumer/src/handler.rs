@@ -1,4 +1,4 @@
-//! What a consumer does with its messages: the part that the user writes.
+//! The handler: the part of a consumer that its user writes.
 
 use sqlx::PgConnection;
 
@@ -9,7 +9,7 @@ use crate::failure::Failure;
 ///
 /// `Store` is what its work is done on: a transaction on the Postgres database that the inbox is in,
 /// or `()` for a consumer that keeps its data elsewhere (see
-/// [`start_without_inbox`](crate::start_without_inbox)).
+/// [`Consumer::without_inbox`](crate::Consumer::without_inbox)).
 ///
 /// ```
 /// # use countersign_consumer::{Delivery, Failure, Handler};

@@ -7,21 +7,27 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use countersign_postgres::{
-    CommitError, Partitions, Transaction, is_duplicate_key, sdk_migrator, sqlstate,
+    CommitError, Partitions, Transaction, is_duplicate_key, migrate, sdk_migrator, sqlstate,
 };
-use countersign_protocol::Name;
+use countersign_protocol::{Name, Window};
+use countersign_retry::Retry;
 use sqlx::PgPool;
-use sqlx::migrate::Migrator;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::delivery::Delivery;
+use crate::error::Error;
+use crate::settings::ConsumerSettings;
 
-/// `no_active_sql_transaction`
+/// `no_active_sql_transaction`: a COMMIT found no transaction, because the handler has ended it.
 const NO_TRANSACTION: &str = "25P01";
 
 const TABLE: &str = "countersign.inbox";
 
-/// How long a claim waits for another delivery of the same message whose transaction is open.
+/// How long a claim waits for another delivery of the same message whose transaction is open. Longer than a
+/// usual handler, so that the claim mostly sees the end of that transaction; then the worker tries again.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the database may take to answer a claim, a commit or a rollback. It bounds the wait for
@@ -56,23 +62,36 @@ pub(crate) enum Uncommitted {
     Refused(sqlx::Error),
     /// The handler ended the transaction itself; the next claim tells which way.
     EndedEarly,
-    /// Nobody knows; the next claim tells.
+    /// The database did not say; the next claim tells.
     Unknown(String),
 }
 
 impl Inbox {
-    pub(crate) fn new(pool: PgPool, consumer: Name) -> Self {
-        Self { pool, consumer }
-    }
-
-    /// The inbox's tables.
-    pub(crate) fn migrator() -> Migrator {
+    /// Brings the inbox into the database, and keeps its partitions until `abandon`. Says which ids have a
+    /// place in it, from now on.
+    ///
+    /// # Errors
+    /// When the database refuses the inbox's tables. A database that is away is waited for.
+    pub(crate) async fn prepare(
+        pool: PgPool,
+        settings: &ConsumerSettings,
+        abandon: &CancellationToken,
+    ) -> Result<(Self, watch::Receiver<Window>), Error> {
+        let connections = pool.options().get_max_connections();
+        if usize::try_from(connections).is_ok_and(|n| n < settings.concurrency) {
+            warn!(
+                connections,
+                concurrency = settings.concurrency,
+                "fewer database connections than handlers: some handlers wait for others"
+            );
+        }
         let migrations = sqlx::migrate!("../../migrations/consumer");
-        sdk_migrator(migrations, "countersign._consumer_migrations")
-    }
-
-    pub(crate) fn partitions(retention: Duration) -> Partitions {
-        Partitions::new(TABLE, retention)
+        let migrator = sdk_migrator(migrations, "countersign._consumer_migrations");
+        migrate(&pool, &migrator).await.map_err(|e| Error::Inbox(e.into()))?;
+        let partitions = Partitions::new(TABLE, settings.retention);
+        let (sender, window) = watch::channel(first_window(&partitions, &pool).await);
+        tokio::spawn(partitions.keep(pool.clone(), abandon.clone(), sender));
+        Ok((Self { pool, consumer: settings.name.clone() }, window))
     }
 
     /// Opens a transaction and claims the group's messages in it. Those that are claimed come
@@ -136,15 +155,15 @@ RETURNING message_id";
         }
         self.count_duplicates(&mut transaction, &group[count..]).await?;
         if count == 0 {
-            // Were the commit's fate unknown, they are claimed again, and perhaps counted twice.
+            // If the commit's fate is unknown, the messages are claimed again, and perhaps counted twice.
             return transaction.commit().await.map(|()| Claim::AllDuplicates).map_err(cause);
         }
         sqlx::query("SET LOCAL lock_timeout TO DEFAULT").execute(&mut *transaction).await?;
         Ok(Claim::Won { transaction, count })
     }
 
-    /// In the inbox, so that it outlives the process and anybody can sum it up. The violated key
-    /// has ended the claim's transaction; this is one of its own, committed before the confirm.
+    /// Counts a duplicate in the inbox, where the count outlives the process and a query can sum it up. The
+    /// violated key has ended the claim's transaction, so the count has its own, committed before the confirm.
     async fn count_duplicate(&self, delivery: &Delivery) -> Result<(), sqlx::Error> {
         const COUNT: &str = "\
 -- count_duplicate
@@ -154,8 +173,8 @@ WHERE message_id = $1 AND consumer = $2";
         count.execute(&self.pool).await.map(drop)
     }
 
-    /// In the transaction of the others' effects. The rows are locked in the order of their keys,
-    /// as claims take them.
+    /// Counts duplicates in the transaction of the other messages' effects. The rows are locked in the order of
+    /// their keys, as claims take them: two batches cannot deadlock.
     async fn count_duplicates(
         &self,
         transaction: &mut Transaction,
@@ -196,6 +215,20 @@ WHERE inbox.message_id = counted.message_id AND inbox.consumer = $2
     }
 }
 
+/// Makes the first partitions, however long the database is away.
+async fn first_window(partitions: &Partitions, pool: &PgPool) -> Window {
+    let mut retry = Retry::new("make the inbox's partitions");
+    loop {
+        match partitions.maintain(pool).await {
+            Ok(window) => {
+                retry.worked();
+                return window;
+            }
+            Err(error) => tokio::time::sleep(retry.failed(&error)).await,
+        }
+    }
+}
+
 /// Commits effect and inbox rows together.
 pub(crate) async fn commit(transaction: Transaction) -> Result<(), Uncommitted> {
     match in_time("commit", transaction.commit()).await.map_err(Uncommitted::Unknown)? {
@@ -210,8 +243,7 @@ pub(crate) async fn commit(transaction: Transaction) -> Result<(), Uncommitted> 
     }
 }
 
-/// Takes everything back. An error says that the database is away, and then nothing was committed
-/// either.
+/// Rolls everything back. An error says that the database is away, and then nothing was committed either.
 pub(crate) async fn roll_back(transaction: Transaction) -> Result<(), String> {
     in_time("roll back", transaction.rollback())
         .await?

@@ -2,11 +2,11 @@
 //!
 //! A [`Handler`] does its work on a transaction that also holds the message's row in the inbox,
 //! table `countersign.inbox`. The order is: the transaction **commits**, the confirm is **in the
-//! broker**, the delivery is **acked**. Whatever dies in between, the message comes back; the inbox
-//! then knows it, nothing is run, and it is confirmed again.
+//! broker**, the delivery is **acked**. Whatever dies in between, the broker delivers the message again; the
+//! inbox then knows it, no handler runs, and the consumer confirms again.
 //!
 //! ```no_run
-//! # use countersign_consumer::{ConsumerSettings, Delivery, ExchangeKind, Failure, Handler};
+//! # use countersign_consumer::{Consumer, ConsumerSettings, Delivery, ExchangeKind, Failure, Handler};
 //! # use sqlx::PgConnection;
 //! #[derive(serde::Deserialize)]
 //! struct OrderPlaced {
@@ -31,54 +31,48 @@
 //! let settings = ConsumerSettings::new("logistics".parse()?, "logistics.orders")
 //!     .bound_to("orders", ExchangeKind::Topic, "order.placed");
 //! let address = "amqp://guest:guest@localhost:5672/%2f".parse()?;
-//! countersign_consumer::run(address, settings, pool, Ship, shutdown).await?;
+//! Consumer::new(address, settings).with_inbox(pool).handler(Ship).run(shutdown).await?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! A downstream that is idempotent by itself can do [without an inbox](start_without_inbox), and
+//! A downstream that is idempotent by itself can do [without an inbox](Consumer::without_inbox), and
 //! without Postgres.
 
-mod run;
-
+// What the user sets up: the consumer step by step, its settings and its handler, and how a handler
+// fails.
+mod consumer;
+mod delivery;
+mod error;
+mod failure;
+mod handler;
 mod settings;
 
-mod handler;
-
-mod delivery;
-
-mod failure;
-
+// A consumer at work: from its connections to a worker that tries each delivery, and what follows from
+// how a try ended.
+mod after_try;
+mod bounds;
+mod launch;
+mod running;
+mod task_retry;
+mod unfit;
 mod worker;
 
+// The effect: the handler in one transaction with the inbox's rows. All SQL is in `inbox`.
 mod effect;
-
 mod inbox;
 
-mod decision;
-
+// How a delivery ends: its copy stands in its queue, the broker has its confirm, and it is acked, in that
+// order.
 mod ending;
-
-mod copies;
-
-mod confirms;
-
-mod patience;
-
-mod backoff;
-
-mod complaints;
 
 mod clock;
 
-mod error;
-
+pub use consumer::{Consumer, Ready, Undecided, WithInbox, WithoutInbox};
 pub use countersign_protocol::topology::ExchangeKind;
 pub use delivery::Delivery;
 pub use error::Error;
 pub use failure::Failure;
 pub use handler::{BatchHandler, Handler};
-pub use run::{
-    Running, run, run_batches, run_without_inbox, start, start_batches, start_without_inbox,
-};
+pub use running::Running;
 pub use settings::{Binding, ConsumerSettings};

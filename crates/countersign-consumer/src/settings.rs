@@ -1,19 +1,19 @@
-//! What a consumer is told: its name, its queue, and how hard it works.
+//! The settings of a consumer: its name, its queue, and how hard it works.
 
 use std::time::Duration;
 
 use countersign_protocol::topology::{ExchangeKind, Topology};
 use countersign_protocol::{Name, window};
 
-use crate::decision::Policy;
+use crate::after_try::RetryPolicy;
 use crate::error::Error;
 
-/// What a consumer is told. Begin with [`ConsumerSettings::new`] and change what has to be changed.
+/// The settings of a consumer. Begin with [`ConsumerSettings::new`] and change what has to be changed.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ConsumerSettings {
-    /// Who confirms. Checks list consumers by this name, and the inbox is kept by it: a consumer
-    /// that is renamed forgets what it has processed.
+    /// The consumer's name. Checks list consumers by it, and the inbox keeps messages by it: a consumer
+    /// that is renamed forgets which messages it has processed.
     pub name: Name,
     /// The queue that is consumed. It is declared with `<queue>.dead` and the delay queues.
     pub queue: String,
@@ -27,15 +27,15 @@ pub struct ConsumerSettings {
     /// Default (`None`) 10 for each handler, or two batches, up to 2,000.
     pub prefetch: Option<u16>,
     /// How many messages a [`BatchHandler`](crate::BatchHandler) gets at most in one transaction.
-    /// What is there is taken at once: a batch never waits to be full. Default 100.
+    /// A batch takes the messages that are there and never waits to be full. Default 100.
     pub max_batch: usize,
     /// How long a message waits after its first failure, after its second, and so on; when it fails
     /// after the last, it ends in `<queue>.dead`. Each needs a queue of its own; from 1 ms to 24 h.
     /// Default 1 s and 10 s: three attempts in all.
     pub retry_delays: Vec<Duration>,
-    /// How long a handler may take, a batch as a whole. After that it is dropped where it waits, its transaction rolled
-    /// back, and the message tried again later. Keep it below the broker's `consumer_timeout` (30
-    /// min). Default `None`: as long as it likes.
+    /// How long a handler may take, a batch as a whole. After that the handler is dropped where it waits, its
+    /// transaction is rolled back, and the message is tried again later. Keep it below the broker's
+    /// `consumer_timeout` (30 min). Default `None`: as long as it likes.
     pub handler_timeout: Option<Duration>,
     /// How long the inbox remembers. A message whose id is older is not processed. It must be more
     /// than the longest time that a message can be resent or lie in a queue. Default 30 days.
@@ -43,15 +43,15 @@ pub struct ConsumerSettings {
     /// Over how many shards confirms are spread. The callback service says how many there are; one
     /// that it does not have is no loss. Default 1.
     pub confirm_shards: u16,
-    /// How long a blocked broker may keep confirms back before messages are acked without them
-    ///: a consumer that cannot
-    /// ack keeps a memory alarm alive. The confirms follow later;
-    /// one that is lost costs a resend. Default 10 s.
-    pub blocked_patience: Duration,
-    /// How many confirms may wait for the broker. Each takes about 500 bytes. Default 10,000.
+    /// How long a blocked broker may keep confirms back before the consumer acks messages without them: a
+    /// consumer that cannot ack keeps a memory alarm alive. The confirms follow later; a confirm that is lost
+    /// costs a resend. Too low costs resends at every short alarm, too high holds the queues still. Default 10 s.
+    pub blocked_grace: Duration,
+    /// How many confirms may wait for the broker. Each takes about 500 bytes; too low makes deliveries wait for
+    /// confirms while the broker is away. Default 10,000.
     pub max_unconfirmed: usize,
     /// How long after the shutdown signal running handlers may take to finish, and confirms and
-    /// acks to leave. What is left then is rolled back and delivered again. Default 7 s.
+    /// acks to leave. Then the rest is rolled back and delivered again. Default 7 s.
     pub drain: Duration,
 }
 
@@ -84,7 +84,7 @@ impl ConsumerSettings {
             handler_timeout: None,
             retention: Duration::from_secs(30 * 24 * 60 * 60),
             confirm_shards: 1,
-            blocked_patience: Duration::from_secs(10),
+            blocked_grace: Duration::from_secs(10),
             max_unconfirmed: 10_000,
             drain: Duration::from_secs(7),
         }
@@ -98,7 +98,7 @@ impl ConsumerSettings {
         self
     }
 
-    /// What is wrong with them, all at once.
+    /// Every mistake in the settings at once.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let mut mistakes = Vec::new();
         let mut demand = |right: bool, mistake: &str| {
@@ -141,11 +141,11 @@ impl ConsumerSettings {
         self.prefetch.unwrap_or_else(usual)
     }
 
-    pub(crate) fn policy(&self) -> Policy {
-        Policy { retry_delays: self.retry_delays.clone() }
+    pub(crate) fn retry_policy(&self) -> RetryPolicy {
+        RetryPolicy { retry_delays: self.retry_delays.clone() }
     }
 
-    /// What has to stand in the broker for consuming.
+    /// The queues, exchanges and bindings that the consumer declares.
     pub(crate) fn topology(&self) -> Topology {
         let mut topology = Topology::consumed(&self.queue, &self.retry_delays);
         for Binding { exchange, kind, key } in &self.bindings {

@@ -1,32 +1,35 @@
 //! From a delivery to a committed effect, or to the reason why there is none.
 
 use countersign_protocol::{MessageId, Window};
+use countersign_retry::LogLimit;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::backoff::Backoff;
+use crate::after_try::{Next, RetryPolicy, TryEnd, after_try};
 use crate::clock;
-use crate::complaints::Complaints;
-use crate::decision::{Ended, Next, Policy, admit, next};
 use crate::delivery::{Delivery, Raw};
 use crate::effect::Effect;
 use crate::ending::{Ending, Endings};
+use crate::task_retry::TaskRetry;
+use crate::unfit::admit;
 
 /// Tries deliveries until it is clear what becomes of them.
 pub(crate) struct Worker<E> {
     pub(crate) effect: E,
     /// Which ids can take effect.
     pub(crate) window: watch::Receiver<Window>,
-    pub(crate) policy: Policy,
+    pub(crate) policy: RetryPolicy,
     pub(crate) queue: String,
     pub(crate) endings: Endings,
-    /// About what keeps it from working at all.
-    pub(crate) complaints: Complaints,
+    /// For the lines about what keeps the handlers from working at all.
+    pub(crate) log_limit: LogLimit,
     /// Where endings run, so that the handler's slot is free meanwhile.
     pub(crate) tasks: TaskTracker,
-    /// Cancelled when what is still running has to be left behind.
+    /// Cancelled when the consumer takes no more deliveries.
+    pub(crate) stopping: CancellationToken,
+    /// Cancelled when handlers and endings that still run have to be left behind.
     pub(crate) abandon: CancellationToken,
 }
 
@@ -47,17 +50,17 @@ impl<E: Effect> Worker<E> {
 
     /// Tries a group in one transaction. What is returned has to be done one by one.
     async fn together(&self, mut group: Vec<Delivery>) -> Vec<Delivery> {
-        let mut backoff = Backoff::new();
+        let mut retry = TaskRetry::new(&self.log_limit);
         loop {
             match self.effect.attempt(&mut group).await {
-                Ended::Committed | Ended::Duplicate => {
+                TryEnd::Committed | TryEnd::Duplicate => {
                     for delivery in group {
                         self.processed(delivery);
                     }
                     return Vec::new();
                 }
-                Ended::DatabaseAway(why) => {
-                    if !self.pause(&mut backoff, &group[0], &why).await {
+                TryEnd::DatabaseAway(why) => {
+                    if !self.pause(&mut retry, &group[0], &why).await {
                         return Vec::new();
                     }
                     group = group.into_iter().filter_map(|d| self.fit(d.into_raw())).collect();
@@ -65,8 +68,8 @@ impl<E: Effect> Worker<E> {
                         return group;
                     }
                 }
-                ended => {
-                    info!(messages = group.len(), ?ended, "a batch failed: one by one now");
+                end => {
+                    info!(messages = group.len(), ?end, "a batch failed: one by one now");
                     return group;
                 }
             }
@@ -75,18 +78,18 @@ impl<E: Effect> Worker<E> {
 
     /// Tries a delivery until it is clear what becomes of it.
     async fn alone(&self, mut delivery: Delivery) {
-        let mut backoff = Backoff::new();
+        let mut retry = TaskRetry::new(&self.log_limit);
         let mut interrupted = 0;
         loop {
-            let ended = self.effect.attempt(std::slice::from_mut(&mut delivery)).await;
-            match next(ended, delivery.failures(), interrupted, &self.policy) {
+            let end = self.effect.attempt(std::slice::from_mut(&mut delivery)).await;
+            match after_try(end, delivery.failures(), interrupted, &self.policy) {
                 Next::Confirm => return self.processed(delivery),
                 Next::Again { why, interruptions } => {
                     interrupted = interruptions;
-                    if !self.pause(&mut backoff, &delivery, &why).await {
+                    if !self.pause(&mut retry, &delivery, &why).await {
                         return;
                     }
-                    // It may have become too old meanwhile.
+                    // The id may have become too old during the pause.
                     let Some(still_fit) = self.fit(delivery.into_raw()) else { return };
                     delivery = still_fit;
                 }
@@ -115,14 +118,14 @@ impl<E: Effect> Worker<E> {
         }
     }
 
-    /// Waits a little while the delivery is held; `false` when the consumer stops meanwhile.
-    async fn pause(&self, backoff: &mut Backoff, delivery: &Delivery, why: &str) -> bool {
-        if backoff.is_worth_a_line() && self.complaints.are_due() {
+    /// Holds the delivery for a pause; `false` when the consumer stops meanwhile.
+    async fn pause(&self, retry: &mut TaskRetry<'_>, delivery: &Delivery, why: &str) -> bool {
+        if retry.is_news(&why) {
             warn!(message_id = %delivery.id(), why, "cannot work now: holding the message");
         }
         tokio::select! {
-            () = backoff.pause() => true,
-            () = self.endings.stopping.cancelled() => false,
+            () = retry.pause() => true,
+            () = self.stopping.cancelled() => false,
         }
     }
 
@@ -132,7 +135,10 @@ impl<E: Effect> Worker<E> {
 
     fn dead(&self, id: Option<MessageId>, raw: Raw, reason: &str) {
         let message_id = raw.message_id();
-        warn!(message_id, reason, "rejected: a person finds it in {}.dead", self.queue);
+        warn!(
+            message_id,
+            reason, "rejected: the message stands in {}.dead for an operator", self.queue
+        );
         self.end(Ending::dead(id, raw, &self.queue, clock::now(), reason));
     }
 

@@ -1,4 +1,4 @@
-//! What logistics is told.
+//! The settings of logistics.
 
 use countersign_amqp::Address;
 use countersign_postgres::DatabaseUrl;
@@ -7,7 +7,7 @@ use countersign_runtime::{AMQP_URL, DATABASE_URL, Setting, Settings, listen};
 /// Every setting of logistics.
 pub(crate) const SETTINGS: &[Setting] = &[AMQP_URL, DATABASE_URL, listen("127.0.0.1:50053")];
 
-/// What logistics is told.
+/// The settings of logistics, read.
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) broker: Address,

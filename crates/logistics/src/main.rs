@@ -7,7 +7,7 @@ mod shipments;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use countersign_consumer::{ConsumerSettings, ExchangeKind, Running};
+use countersign_consumer::{Consumer, ConsumerSettings, ExchangeKind, Running};
 use countersign_postgres::{PoolSettings, connect, migrate};
 use countersign_runtime::{Process, Program};
 use tonic::service::Routes;
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
 async fn serve(config: Config, process: Process) -> anyhow::Result<()> {
     let work = async {
         let shutdown = process.shutdown.clone();
-        // `None`: it has to stop while it still waits for its servers, with nothing in hand.
+        // `None`: logistics has to stop while it still waits for its servers, and holds no delivery.
         if let Some(consumer) = shutdown.run_until_cancelled(start(config, &process)).await {
             let consumer = consumer?;
             process.ready().await;
@@ -35,7 +35,7 @@ async fn serve(config: Config, process: Process) -> anyhow::Result<()> {
         }
         anyhow::Ok(())
     };
-    // Health and reflection are all that it serves.
+    // Logistics serves health and reflection alone.
     tokio::try_join!(work, process.serve_grpc(Routes::default(), &[]))?;
     Ok(())
 }
@@ -48,10 +48,10 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<Running> {
     );
     settings.drain = process.drain.mul_f32(0.9);
     let mut connections = PoolSettings::new(process.name);
-    // One for each handler, and some for what the inbox needs besides.
+    // One for each handler, and two for the inbox's partitions and its count of duplicates.
     connections.max_connections = u32::try_from(settings.concurrency)? + 2;
     let pool = connect(&config.database, connections).await;
     migrate(&pool, &shipments::migrator()).await.context("cannot migrate the shipments")?;
-    let shutdown = process.shutdown.clone();
-    Ok(countersign_consumer::start(config.broker, settings, pool, Ship, shutdown).await?)
+    let consumer = Consumer::new(config.broker, settings).with_inbox(pool).handler(Ship);
+    Ok(consumer.start(process.shutdown.clone()).await?)
 }

@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
-use countersign_consumer::{
-    ConsumerSettings, Delivery, ExchangeKind, Failure, Handler, run_without_inbox,
-};
+use countersign_consumer::{Consumer, ConsumerSettings, Delivery, ExchangeKind, Failure, Handler};
 use countersign_producer::{
     ErrorKind, Found, Message, MessageId, MessageSource, ProducerSettings, Publisher, SourceError,
     upstream_without_store,
@@ -89,7 +87,8 @@ pub(super) async fn consume(arguments: &ConsumerArguments, count: &Count) -> Res
     settings.prefetch = Some(arguments.prefetch);
     // Ends with the process: there is nothing to drain when everything is recorded.
     let never = CancellationToken::new();
-    run_without_inbox(arguments.amqp_url.clone(), settings, Counting(count.clone()), never).await?;
+    let consumer = Consumer::new(arguments.amqp_url.clone(), settings).without_inbox();
+    consumer.handler(Counting(count.clone())).run(never).await?;
     Ok(())
 }
 

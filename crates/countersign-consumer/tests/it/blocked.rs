@@ -15,7 +15,7 @@ fn impatient() -> ConsumerSettings {
     let mut settings = settings();
     settings.concurrency = 5;
     settings.prefetch = Some(10);
-    settings.blocked_patience = Duration::from_millis(500);
+    settings.blocked_grace = Duration::from_millis(500);
     settings
 }
 

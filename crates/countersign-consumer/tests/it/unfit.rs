@@ -6,7 +6,7 @@ use countersign_protocol::{MessageId, UnixMillis};
 use countersign_testbed::eventually;
 use serde_json::{Value, json};
 
-use crate::world::{DEAD, EXCHANGE, KEY, QUEUE, SOON, World, id_of, settings};
+use crate::world::{DEAD, EXCHANGE, KEY, QUEUE, SOON, World, id_at, settings};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -39,8 +39,8 @@ async fn a_message_older_than_the_inbox_remembers_is_not_processed() {
     settings.retention = DAY;
     let consumer = world.consumer_with(settings).await;
     let now = MessageId::generate().time();
-    let old = id_of(now.before(3 * DAY));
-    let remembered = id_of(now.before(DAY / 2));
+    let old = id_at(now.before(3 * DAY));
+    let remembered = id_at(now.before(DAY / 2));
     world.publish(old, "insert").await;
     world.publish(remembered, "insert").await;
     let entries = world.confirmed(old, &["rejected"]).await;
@@ -57,9 +57,9 @@ async fn a_message_from_the_future_is_dead_and_rejected() {
     let world = World::new().await;
     let consumer = world.consumer().await;
     let now = MessageId::generate().time();
-    let near = id_of(now.after(DAY));
-    let far = id_of(now.after(7 * DAY));
-    let farthest = id_of(UnixMillis::MAX_IN_ID);
+    let near = id_at(now.after(DAY));
+    let far = id_at(now.after(7 * DAY));
+    let farthest = id_at(UnixMillis::MAX_IN_ID);
     for id in [near, far, farthest] {
         world.publish(id, "insert").await;
     }

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use countersign_consumer::{Delivery, Failure, Handler, Running, start_without_inbox};
+use countersign_consumer::{Consumer, Delivery, Failure, Handler, Running};
 use countersign_protocol::{MessageId, UnixMillis};
 use countersign_testbed::Depth;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{CONFIRMS, DEAD, QUEUE, World, id_of, in_time, settings};
+use crate::world::{CONFIRMS, DEAD, QUEUE, World, id_at, in_time, settings};
 
 /// A handler that remembers what it was run with, and then does what the message's body says.
 #[derive(Clone, Default)]
@@ -45,7 +45,8 @@ async fn consumer(world: &World) -> (Runs, CancellationToken, Running) {
 async fn consumer_with(world: &World, runs: Runs) -> (Runs, CancellationToken, Running) {
     let shutdown = CancellationToken::new();
     let address = world.vhost.url().parse().unwrap();
-    let started = start_without_inbox(address, settings(), runs.clone(), shutdown.clone());
+    let consumer = Consumer::new(address, settings()).without_inbox().handler(runs.clone());
+    let started = consumer.start(shutdown.clone());
     let running = in_time("the consumer", started).await.unwrap();
     world.see_confirms().await;
     (runs, shutdown, running)
@@ -74,7 +75,7 @@ async fn without_an_inbox_a_message_of_any_age_is_handled() {
     let world = World::new().await;
     let consumer = consumer(&world).await;
     for ms in [1, UnixMillis::MAX_IN_ID.ms()] {
-        let id = id_of(UnixMillis::from_ms(ms));
+        let id = id_at(UnixMillis::from_ms(ms));
         world.publish(id, "take it").await;
         world.confirmed(id, &["processed"]).await;
         assert_eq!(consumer.0.of(id), 1);

@@ -3,18 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use countersign_consumer::{ConsumerSettings, ExchangeKind, Running, start, start_batches};
-use countersign_protocol::{MessageId, UnixMillis};
+use countersign_consumer::{Consumer as Setup, ConsumerSettings, ExchangeKind, Running};
+use countersign_protocol::MessageId;
 use countersign_testbed::{Database, Depth, Vhost, eventually};
+pub(crate) use countersign_testbed::{SOON, id_at, in_time};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tokio_util::sync::CancellationToken;
 
 use crate::effects::Effects;
-
-/// How long anything may take that should happen at once.
-pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 pub(crate) const QUEUE: &str = "work";
 pub(crate) const DEAD: &str = "work.dead";
@@ -87,8 +85,8 @@ impl World {
     pub(crate) async fn consumer_with(&self, settings: ConsumerSettings) -> Consumer {
         let (effects, shutdown) = (Effects::default(), CancellationToken::new());
         let address = self.vhost.url().parse().unwrap();
-        let started =
-            start(address, settings, self.pool.clone(), effects.clone(), shutdown.clone());
+        let consumer = Setup::new(address, settings).with_inbox(self.pool.clone());
+        let started = consumer.handler(effects.clone()).start(shutdown.clone());
         let running = in_time("the consumer", started).await.unwrap();
         self.see_confirms().await;
         Consumer { effects, shutdown, running }
@@ -97,8 +95,8 @@ impl World {
     pub(crate) async fn batch_consumer(&self, settings: ConsumerSettings) -> Consumer {
         let (effects, shutdown) = (Effects::default(), CancellationToken::new());
         let address = self.vhost.url().parse().unwrap();
-        let started =
-            start_batches(address, settings, self.pool.clone(), effects.clone(), shutdown.clone());
+        let consumer = Setup::new(address, settings).with_inbox(self.pool.clone());
+        let started = consumer.batch_handler(effects.clone()).start(shutdown.clone());
         let running = in_time("the consumer", started).await.unwrap();
         self.see_confirms().await;
         Consumer { effects, shutdown, running }
@@ -300,15 +298,4 @@ pub(crate) fn pool(url: &str) -> PgPool {
         .acquire_timeout(Duration::from_secs(20))
         .connect_lazy(url)
         .unwrap()
-}
-
-pub(crate) fn id_of(at: UnixMillis) -> MessageId {
-    MessageId::from_parts(at, fastrand::u128(..).to_be_bytes()[..10].try_into().unwrap())
-}
-
-pub(crate) async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(SOON, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("waited {SOON:?} for {what}"),
-    }
 }

@@ -1,45 +1,45 @@
 //! How a delivery ends: its copy is placed if it needs one, it is confirmed, it is acked, in that
 //! order. No handler's slot is held meanwhile.
 
-use std::sync::Arc;
+pub(crate) mod copies;
+
+pub(crate) mod confirms;
+
+pub(crate) mod blocked_broker;
+
 use std::time::Duration;
 
-use countersign_amqp::{Acks, DeliveryTag, Outgoing, Publisher};
+use countersign_amqp::{Acks, DeliveryTag, Outgoing};
 use countersign_protocol::confirm::ConfirmedMessage;
 use countersign_protocol::{MessageId, Outcome, UnixMillis};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::complaints::Complaints;
-use crate::confirms::{Confirms, Sent};
-use crate::copies;
 use crate::delivery::{Delivery, Raw};
+use crate::ending::confirms::{Confirms, Sent};
+use crate::ending::copies::Copies;
 
-/// What is left to do for a delivery once its transaction is over. Its body is gone, unless a copy
-/// is still to be placed.
+/// What is left to do for a delivery once its transaction is over. The delivery's body is freed by then,
+/// unless a copy of it is still to be placed.
 #[derive(Debug)]
 pub(crate) struct Ending {
     copy: Option<Outgoing>,
-    /// `None` for a message without an id: there is nothing to confirm.
+    /// `None` for a message without an id: the callback service knows messages by their ids.
     confirm: Option<ConfirmedMessage>,
     tag: DeliveryTag,
     _place: Option<OwnedSemaphorePermit>,
 }
 
-/// What endings need.
+/// What brings deliveries to their end. A clone is the same one.
 #[derive(Clone, Debug)]
 pub(crate) struct Endings {
-    pub(crate) copying: Publisher,
+    pub(crate) copies: Copies,
     pub(crate) confirms: Confirms,
     pub(crate) acks: Acks,
-    /// About copies that cannot be placed.
-    pub(crate) complaints: Arc<Complaints>,
-    pub(crate) stopping: CancellationToken,
 }
 
 impl Ending {
-    /// It took effect, now or before.
+    /// The message took effect, now or before.
     pub(crate) fn processed(delivery: Delivery, queue: &str, now: UnixMillis) -> Self {
         let id = delivery.id();
         let raw = delivery.into_raw();
@@ -47,7 +47,7 @@ impl Ending {
         Self { copy: None, confirm: Some(confirm), tag: raw.tag(), _place: raw.place }
     }
 
-    /// It failed for the `failures`th time, and comes back after `delay`.
+    /// The handler failed for the `failures`th time, and the message comes back after `delay`.
     pub(crate) fn retry(
         delivery: Delivery,
         queue: &str,
@@ -65,7 +65,7 @@ impl Ending {
         Self { copy, confirm, tag, _place: place }
     }
 
-    /// It will never be processed.
+    /// This consumer will never process the message.
     pub(crate) fn dead(
         id: Option<MessageId>,
         mut raw: Raw,
@@ -80,14 +80,14 @@ impl Ending {
         Self { copy, confirm, tag, _place: place }
     }
 
-    /// Brings the delivery to its end. Where that has to be given up it stays without an ack, and
-    /// the broker delivers the message again.
+    /// Brings the delivery to its end. A delivery whose end has to be given up gets no ack, and the broker
+    /// delivers the message again.
     ///
     /// # Cancel safety
     /// As if the process had died there: the message is delivered again.
     pub(crate) async fn play(self, endings: Endings) {
         if let Some(copy) = self.copy
-            && !copies::place(&endings, copy).await
+            && !endings.copies.place(copy).await
         {
             debug!("a message could not be moved on: it is left to its next delivery");
             return;

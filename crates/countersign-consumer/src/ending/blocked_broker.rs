@@ -1,4 +1,4 @@
-//! How long a blocked broker has kept confirms back, and whether that is long enough.
+//! A broker that takes no confirms, and whether it has for too long.
 
 use std::time::Duration;
 
@@ -8,39 +8,38 @@ use tracing::{info, warn};
 
 use crate::clock;
 
-/// Says whether to ack without waiting for the broker to have the confirm.
+/// Says whether a consumer acks without waiting until the broker has the confirm.
 ///
-/// Under a memory alarm the broker still delivers, but takes no confirm. If deliveries were held
-/// until their confirm is out, nothing would drain, and the alarm would stay.
+/// Under a memory alarm the broker still delivers, but takes no confirm. If the consumer held each delivery
+/// until its confirm is out, no queue would drain, and the alarm would stay.
 #[derive(Clone, Debug)]
-pub(crate) struct Patience {
-    lost: watch::Receiver<bool>,
+pub(crate) struct BlockedBroker {
+    too_long: watch::Receiver<bool>,
 }
 
-impl Patience {
-    /// Patience that is lost when `link` has been blocked for `limit`, and regained when it is not
-    /// blocked any more; and the task that watches over it.
+impl BlockedBroker {
+    /// The state of a broker that may block `link` for `grace`; and the task that watches the link.
     pub(crate) fn new(
         link: watch::Receiver<LinkState>,
-        limit: Duration,
+        grace: Duration,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let (sender, lost) = watch::channel(false);
+        let (sender, too_long) = watch::channel(false);
         let watching = async move {
-            // It ends with the connection.
-            let _ = watch_link(link, limit, &sender).await;
+            // The watching ends with the connection.
+            let _ = watch_link(link, grace, &sender).await;
         };
-        (Self { lost }, watching)
+        (Self { too_long }, watching)
     }
 
-    pub(crate) fn is_lost(&self) -> bool {
-        *self.lost.borrow()
+    pub(crate) fn is_too_long(&self) -> bool {
+        *self.too_long.borrow()
     }
 
-    /// Waits until it is lost.
-    pub(crate) async fn lost(&self) {
-        let mut lost = self.lost.clone();
-        if lost.wait_for(|lost| *lost).await.is_err() {
-            // Nobody watches any more, so it stays as it is.
+    /// Waits until the broker has blocked the link for too long.
+    pub(crate) async fn too_long(&self) {
+        let mut too_long = self.too_long.clone();
+        if too_long.wait_for(|too_long| *too_long).await.is_err() {
+            // The watching task has ended with the connection, so the state stays as it is.
             std::future::pending::<()>().await;
         }
     }
@@ -48,8 +47,8 @@ impl Patience {
 
 async fn watch_link(
     mut link: watch::Receiver<LinkState>,
-    limit: Duration,
-    lost: &watch::Sender<bool>,
+    grace: Duration,
+    too_long: &watch::Sender<bool>,
 ) -> Result<(), watch::error::RecvError> {
     let blocked = |state: &LinkState| matches!(state, LinkState::Blocked { .. });
     loop {
@@ -59,15 +58,15 @@ async fn watch_link(
                 unblocked?;
                 continue;
             }
-            () = tokio::time::sleep(limit) => {}
+            () = tokio::time::sleep(grace) => {}
         }
         warn!(
-            blocked_ms = clock::ms(limit),
+            blocked_ms = clock::ms(grace),
             "the broker takes no confirms: acking without them, so that its queues can drain"
         );
-        lost.send_replace(true);
+        too_long.send_replace(true);
         link.wait_for(|state| !blocked(state)).await?;
-        lost.send_replace(false);
+        too_long.send_replace(false);
         info!("the broker takes confirms again");
     }
 }
@@ -76,7 +75,7 @@ async fn watch_link(
 mod tests {
     use super::*;
 
-    const LIMIT: Duration = Duration::from_secs(10);
+    const GRACE: Duration = Duration::from_secs(10);
 
     fn blocked() -> LinkState {
         LinkState::Blocked { why: "low on memory".to_owned() }
@@ -88,48 +87,48 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_lost_after_the_limit_and_regained_when_the_broker_takes_messages_again() {
+    async fn the_broker_blocks_for_too_long_after_the_grace_until_it_takes_messages_again() {
         let (link, state) = watch::channel(LinkState::Up);
-        let (patience, watching) = Patience::new(state, LIMIT);
+        let (broker, watching) = BlockedBroker::new(state, GRACE);
         tokio::spawn(watching);
         link.send_replace(blocked());
         settle().await;
-        tokio::time::advance(LIMIT - Duration::from_millis(100)).await;
+        tokio::time::advance(GRACE - Duration::from_millis(100)).await;
         settle().await;
-        assert!(!patience.is_lost());
+        assert!(!broker.is_too_long());
         tokio::time::advance(Duration::from_millis(200)).await;
-        patience.lost().await;
-        assert!(patience.is_lost());
+        broker.too_long().await;
+        assert!(broker.is_too_long());
         link.send_replace(LinkState::Up);
         settle().await;
-        assert!(!patience.is_lost());
+        assert!(!broker.is_too_long());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_short_block_starts_the_count_anew() {
         let (link, state) = watch::channel(LinkState::Up);
-        let (patience, watching) = Patience::new(state, LIMIT);
+        let (broker, watching) = BlockedBroker::new(state, GRACE);
         tokio::spawn(watching);
         for _ in 0..3 {
             link.send_replace(blocked());
             settle().await;
-            tokio::time::advance(LIMIT * 2 / 3).await;
+            tokio::time::advance(GRACE * 2 / 3).await;
             settle().await;
             link.send_replace(LinkState::Up);
             settle().await;
         }
-        assert!(!patience.is_lost());
+        assert!(!broker.is_too_long());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_is_away_is_no_alarm() {
         let (link, state) = watch::channel(LinkState::Up);
-        let (patience, watching) = Patience::new(state, LIMIT);
+        let (broker, watching) = BlockedBroker::new(state, GRACE);
         tokio::spawn(watching);
         link.send_replace(LinkState::Connecting { why: "refused".to_owned() });
         settle().await;
-        tokio::time::advance(LIMIT * 10).await;
+        tokio::time::advance(GRACE * 10).await;
         settle().await;
-        assert!(!patience.is_lost());
+        assert!(!broker.is_too_long());
     }
 }

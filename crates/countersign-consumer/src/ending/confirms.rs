@@ -1,4 +1,4 @@
-//! Saying to the callback service what became of messages.
+//! Confirms: the consumer tells the callback service what became of messages.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -10,19 +10,19 @@ use countersign_amqp::{
 use countersign_protocol::confirm::{ConfirmHeader, ConfirmedMessage};
 use countersign_protocol::envelope::MAX_ENTRIES;
 use countersign_protocol::{Confirm, Name, topology};
+use countersign_retry::LogLimit;
 use tracing::warn;
 
-use crate::backoff::Backoff;
-use crate::complaints::Complaints;
-use crate::patience::Patience;
+use crate::ending::blocked_broker::BlockedBroker;
 use crate::settings::ConsumerSettings;
+use crate::task_retry::{TaskRetry, shared_limit};
 
 /// Sends confirms, many in one message.
 #[derive(Clone, Debug)]
 pub(crate) struct Confirms {
     batcher: Batcher<ConfirmedMessage>,
-    patience: Patience,
-    complaints: Arc<Complaints>,
+    blocked: BlockedBroker,
+    log_limit: Arc<LogLimit>,
 }
 
 /// Whether the delivery may be acked now.
@@ -30,7 +30,7 @@ pub(crate) struct Confirms {
 pub(crate) enum Sent {
     /// The broker has the confirm, or has blocked for so long that the ack must not wait for it.
     MayAck,
-    /// Nobody knows whether the broker has it: let the message be delivered again.
+    /// The broker may not have the confirm: the message has to be delivered again.
     GivenUp,
 }
 
@@ -38,7 +38,7 @@ impl Confirms {
     pub(crate) fn start(
         publisher: Publisher,
         settings: &ConsumerSettings,
-        patience: Patience,
+        blocked: BlockedBroker,
     ) -> Self {
         let batching = BatcherSettings {
             max_entries: MAX_ENTRIES,
@@ -51,48 +51,48 @@ impl Confirms {
             let shard = next_shard.fetch_add(1, Ordering::Relaxed) % shards;
             pack(consumer.clone(), shard, entries)
         });
-        Self { batcher, patience, complaints: Arc::default() }
+        Self { batcher, blocked, log_limit: Arc::new(shared_limit()) }
     }
 
-    /// Confirms a message: waits until the broker has the confirm, or must not be waited for.
+    /// Confirms a message: waits until the broker has the confirm, or has blocked for too long.
     ///
     /// # Cancel safety
-    /// A confirm that was handed over is sent all the same.
+    /// The batcher sends a confirm that it has taken all the same.
     pub(crate) async fn confirm(&self, entry: ConfirmedMessage) -> Sent {
-        let mut backoff = Backoff::new();
+        let mut retry = TaskRetry::new(&self.log_limit);
         loop {
             match self.batcher.submit(entry.clone()) {
                 Ok(pending) => {
                     return tokio::select! {
                         biased;
-                        verdict = pending => match verdict {
+                        outcome = pending => match outcome {
                             PublishOutcome::Routed => Sent::MayAck,
                             _ => Sent::GivenUp,
                         },
-                        () = self.patience.lost() => Sent::MayAck,
+                        () = self.blocked.too_long() => Sent::MayAck,
                     };
                 }
                 Err(NotTaken::Closed) => return Sent::GivenUp,
-                Err(why) if self.patience.is_lost() => {
-                    if self.complaints.are_due() {
+                Err(why) if self.blocked.is_too_long() => {
+                    if self.log_limit.admits(&why.to_string()) {
                         warn!(message_id = %entry.id, %why, "confirms are left out: their checks will ask for the messages again");
                     }
                     return Sent::MayAck;
                 }
                 Err(why) => {
-                    if backoff.is_worth_a_line() && self.complaints.are_due() {
+                    if retry.is_news(&why) {
                         warn!(message_id = %entry.id, %why, "a confirm has to wait");
                     }
                     tokio::select! {
-                        () = backoff.pause() => {}
-                        () = self.patience.lost() => {}
+                        () = retry.pause() => {}
+                        () = self.blocked.too_long() => {}
                     }
                 }
             }
         }
     }
 
-    /// Sends what was handed over, within the deadline.
+    /// Sends the confirms that were handed over, within the deadline.
     pub(crate) async fn close(&self, deadline: Duration) {
         self.batcher.close(deadline).await;
     }
