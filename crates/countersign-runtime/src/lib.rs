@@ -6,6 +6,8 @@ mod setting;
 
 mod settings;
 
+mod settings_table;
+
 mod program;
 
 mod logs;
@@ -20,3 +22,4 @@ pub use setting::{
     AMQP_URL, DATABASE_URL, DRAIN, LOG, LOG_FORMAT, Setting, TOKEN, TOKEN_FILE, listen,
 };
 pub use settings::Settings;
+pub use settings_table::settings_table;

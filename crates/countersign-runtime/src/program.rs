@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 
 use crate::setting::{DRAIN, LOG, LOG_FORMAT, Setting};
 use crate::settings::Settings;
+use crate::settings_table::{known, settings_table};
 use crate::{health, logs, process::Process};
 
 /// What a program is called and which settings it reads.
@@ -35,14 +36,14 @@ const EXIT_USAGE: u8 = 64;
 /// program at once.
 ///
 /// The exit code is 0 after a clean stop and 1 after an error or a missed deadline. With the
-/// subcommand `healthcheck` it only asks the running program for its health.
+/// subcommand `healthcheck` it only asks the running program for its health; with `settings` it only
+/// prints [`settings_table`].
 pub fn run<C>(
     program: Program,
     read: impl FnOnce(&mut Settings) -> Option<C>,
     serve: impl AsyncFnOnce(C, Process) -> anyhow::Result<()>,
 ) -> ExitCode {
-    let known: Vec<Setting> =
-        program.settings.iter().copied().chain([LOG, LOG_FORMAT, DRAIN]).collect();
+    let known = known(program.settings);
     let flags = match command(&program, &known).try_get_matches() {
         Ok(flags) => flags,
         Err(asked) => {
@@ -52,6 +53,9 @@ pub fn run<C>(
             return ExitCode::from(code);
         }
     };
+    if flags.subcommand_name() == Some(SETTINGS) {
+        return print_settings(program.settings);
+    }
     let mut settings = Settings::from_pairs(&known, given(&known, &flags));
     if flags.subcommand_name() == Some(HEALTHCHECK) {
         return health_of_running(&mut settings);
@@ -99,6 +103,8 @@ pub fn run<C>(
 
 const LISTEN: &str = "COUNTERSIGN_LISTEN";
 const HEALTHCHECK: &str = "healthcheck";
+/// Hidden: it is for the page that lists the settings, and `--help` tells an operator the same.
+const SETTINGS: &str = "settings";
 
 /// Drives `work` to its end, or to the drain deadline after a signal.
 async fn supervise(
@@ -170,6 +176,7 @@ fn command(program: &Program, known: &[Setting]) -> Command {
             Command::new(HEALTHCHECK)
                 .about("Asks the program running at COUNTERSIGN_LISTEN for its health: exit code 0 if it serves"),
         )
+        .subcommand(Command::new(SETTINGS).about("Prints the settings as Markdown").hide(true))
 }
 
 fn given(known: &[Setting], flags: &ArgMatches) -> Vec<(String, String)> {
@@ -195,6 +202,12 @@ fn report(program: &Program, mistakes: &[String]) {
         eprintln!("  {mistake}");
     }
     eprintln!("Each is a variable in the environment or a flag; see {} --help.", program.name);
+}
+
+#[expect(clippy::print_stdout, reason = "a subcommand for a person or a script")]
+fn print_settings(own: &[Setting]) -> ExitCode {
+    print!("{}", settings_table(own));
+    ExitCode::SUCCESS
 }
 
 #[expect(

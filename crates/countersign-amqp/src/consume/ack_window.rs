@@ -164,15 +164,15 @@ mod tests {
     #[test]
     fn the_broker_hears_of_exactly_what_was_acked_in_any_order() {
         for seed in 0..200 {
-            let mut random = TinyRandom(seed);
+            let mut random = fastrand::Rng::with_seed(seed);
             let (mut broker, mut window) = (Broker::default(), AckWindow::default());
             let mut held = BTreeSet::new();
             for _ in 0..100 {
                 let before = broker.delivered;
-                broker.deliver(random.below(8));
+                broker.deliver(random.u64(..8));
                 held.extend(before + 1..=broker.delivered);
-                for _ in 0..random.below(10) {
-                    let at = random.below(held.len() as u64 + 1);
+                for _ in 0..random.u64(..10) {
+                    let at = random.u64(..=held.len() as u64);
                     if let Some(&number) = held.iter().nth(usize::try_from(at).unwrap()) {
                         held.remove(&number);
                         window.give(number);
@@ -184,19 +184,6 @@ mod tests {
                 assert_eq!(broker.held, held, "seed {seed}");
                 assert!(window.beyond.len() <= held.len());
             }
-        }
-    }
-
-    /// A generator that needs no dependency and repeats itself (Numerical Recipes' constants).
-    struct TinyRandom(u64);
-
-    impl TinyRandom {
-        fn below(&mut self, bound: u64) -> u64 {
-            self.0 = self
-                .0
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            (self.0 >> 33) % bound
         }
     }
 }
