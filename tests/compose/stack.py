@@ -177,7 +177,7 @@ def expect(condition, otherwise):
 
 
 def free_ports(count):
-    """Ports nobody listens on, from below the range that outgoing connections take theirs from."""
+    """Ports without a listener, from below the range that outgoing connections take theirs from."""
     ports = []
     candidate = 20_000 + os.getpid() % 10_000
     while len(ports) < count:

@@ -1,5 +1,5 @@
-//! What is only late is not asked for: the callback service or a consumer was away, hangs or is slow.
-//! What is lost meanwhile is asked for all the same.
+//! The callback service does not ask for a message that is only late: itself or a consumer was away,
+//! hangs or is slow. It asks for a message that is lost meanwhile all the same.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use crate::world::{GRACE, ORDERS_QUEUE, World, channel, ends};
 
 const CHECK_DELAY: Duration = Duration::from_secs(2);
 
-/// Checks come due after 2 s, and a consumer that nobody knows about is left alone for long: what is
-/// asked for here is asked for because it is known to be missing.
+/// Checks come due after 2 s, and a consumer that was never heard of is left alone for long: a
+/// message that is asked for here is asked for because it is known to be missing.
 async fn world() -> World {
     let mut world = World::new().await;
     world.orders.set("COUNTERSIGN_CHECK_DELAY", "2s");

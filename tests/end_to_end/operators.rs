@@ -108,7 +108,7 @@ async fn a_doctor_finds_nothing_on_a_fresh_stack_and_then_what_is_done_to_it() {
     })
     .await;
 
-    // Somebody's housekeeping.
+    // An administrator's housekeeping.
     let broad = json!({ "message-ttl": 500, "overflow": "drop-head" });
     world.vhost.set_policy("housekeeping", ".*", broad).await;
     let wait = "error queue countersign.check.wait.1s: the policy housekeeping sets";
@@ -127,7 +127,7 @@ async fn a_doctor_finds_nothing_on_a_fresh_stack_and_then_what_is_done_to_it() {
     world.vhost.clear_policy("housekeeping").await;
     operator.finds(&[]).await;
 
-    // Somebody's slip of the hand.
+    // An administrator's slip of the hand.
     world.vhost.unbind("countersign.check", "countersign.check.wait.5s", "5s").await;
     operator
         .finds(&["error binding of countersign.check.wait.5s to countersign.check: it is missing"])

@@ -20,7 +20,7 @@ async fn destroyed(world: &mut World, destroyed: usize) {
     world.logistics.kill();
     world.place_many(destroyed).await;
     let placed = u64::try_from(destroyed).unwrap();
-    // Published, though nobody waited for it.
+    // Published, though no caller waited for it.
     world.holds(ORDERS_QUEUE, placed).await;
     world.destroy(ORDERS_QUEUE).await;
     world.orders.kill();
@@ -239,7 +239,7 @@ async fn when_a_third_of_the_orders_is_rolled_back_nothing_is_held_back_or_parke
 #[tokio::test]
 async fn a_killed_and_a_frozen_replica_ask_for_nothing_beyond_their_lease_and_lose_nothing() {
     const ORDERS: usize = 100;
-    /// Of the callback service: how long nobody else asks.
+    /// Of the callback service: how long no other replica asks.
     const LEASE: f64 = 20.0;
     let mut world = World::new().await;
     let orders = world.orders.url().trim_start_matches("http://").parse().unwrap();
@@ -284,7 +284,7 @@ async fn a_killed_and_a_frozen_replica_ask_for_nothing_beyond_their_lease_and_lo
     .fetch_all(&world.databases.callback)
     .await
     .unwrap();
-    assert_eq!(too_soon, [], "asked for again although somebody else held the lease");
+    assert_eq!(too_soon, [], "asked for again although another replica held the lease");
     // What the upstream was really asked for: each attempt of each message once.
     let mut seen = BTreeSet::new();
     for line in world.orders.log().lines().filter(|line| line.contains("asked to send again")) {
@@ -302,9 +302,9 @@ async fn a_killed_and_a_frozen_replica_ask_for_nothing_beyond_their_lease_and_lo
     world.audit().await;
 }
 
-/// Returns when somebody holds a lease.
+/// Returns when a replica holds a lease.
 async fn is_asking(world: &World) {
-    eventually("somebody asks", HEALED, async || {
+    eventually("a replica asks", HEALED, async || {
         count(world, "SELECT count(*) FROM overdue WHERE state = 'asking'").await > 0
     })
     .await;

@@ -85,7 +85,7 @@ def everything(args):
     yield from to(Target(args.exchange, args.key), business())
     yield from to(Target("", args.queue), business())
     yield from to(Target("", args.retry_queue), business())
-    # Nobody reads these: what is published there stays as it is.
+    # No consumer reads these: what is published there stays as it is.
     yield from to(Target("", f"{args.queue}.dead"), all_expected(business(), "dead"))
     yield from to(Target("countersign.quarantine", ""), all_expected(check(), "direct"))
     yield from to(Target("", "countersign.quarantine"), all_expected(confirm(), "direct"))
@@ -258,7 +258,7 @@ def business_messages(big_mib):
 
 
 def with_odd_properties(pieces):
-    """The pieces, and a sample of them again with properties that nobody expects."""
+    """The pieces, and a sample of them again with properties that no reader expects."""
     pieces = list(pieces)
     yield from pieces
     for garbage in pieces:

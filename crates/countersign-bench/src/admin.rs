@@ -31,7 +31,7 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 /// Rows made by one statement.
 const AT_ONCE: u64 = 250_000;
 
-/// What was seen.
+/// The result: how long each question took.
 #[derive(Debug, Serialize)]
 struct Outcome {
     confirmations: u64,

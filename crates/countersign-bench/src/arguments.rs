@@ -103,7 +103,7 @@ pub(crate) struct AdminArguments {
     pub(crate) json: bool,
 }
 
-/// How hard everybody works; the same in every scheme.
+/// How hard producer, consumer and service work; the same in every scheme.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Load {
     /// How many callers publish at once, each one message after the other.

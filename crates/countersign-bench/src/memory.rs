@@ -14,7 +14,7 @@ use crate::run::{Ground, Run};
 use crate::scheme::Scheme;
 use crate::usage::Usage;
 
-/// What was seen.
+/// The result: how much memory each process needed.
 #[derive(Debug, Serialize)]
 struct Outcome {
     waiting: u64,

@@ -14,7 +14,7 @@ use crate::arguments::Load;
 use crate::role::BODY_BYTES;
 use crate::run::Finish;
 use crate::scheme::Scheme;
-use crate::usage::Usage;
+use crate::usage::{SERVICE, Usage};
 
 /// What one run measured.
 #[derive(Clone, Debug, Serialize)]
@@ -173,9 +173,6 @@ impl Comparison {
         spread.map_or_else(String::new, |spread| format!("{:.0}", spread.median))
     }
 }
-
-/// How the tables call what records: the callback service, or what the textbook scheme has for it.
-pub(crate) const SERVICE: &str = "callback";
 
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,4 +1,4 @@
-//! One scheme, once: its processes, on queues and a database that nobody has used before.
+//! One scheme, once: its processes, on fresh queues and a fresh database.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -16,10 +16,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::arguments::Load;
 use crate::child::{RoleProcess, callback_program};
-use crate::report::SERVICE;
 use crate::role::UPSTREAM;
 use crate::scheme::Scheme;
-use crate::usage::Usage;
+use crate::usage::{SERVICE, Usage};
 
 /// A broker and a database server of our own, and what else all runs share.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! What is compared.
+//! The schemes that are compared.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use clap::ValueEnum;
 /// A way to bring messages from a producer to a consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Scheme {
-    /// Published with a publisher confirm, consumed, acked: nobody ever knows that it was processed.
+    /// Published with a publisher confirm, consumed, acked: the upstream never learns that it was processed.
     Unprotected,
     /// Armed, published, consumed, confirmed, recorded.
     Countersign,

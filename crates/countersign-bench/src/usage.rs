@@ -3,6 +3,9 @@
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
+/// How the tables name the process that records: the callback service, or the textbook scheme's ledger.
+pub(crate) const SERVICE: &str = "callback";
+
 /// What one of our processes has used since it started.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Usage {

@@ -23,7 +23,7 @@ const QUEUE_WITHIN: Duration = Duration::from_secs(20);
 /// No queue is purged that holds more: what is destroyed is read first, to be counted.
 const MANAGEABLE: u64 = 500;
 
-/// What was destroyed.
+/// The messages and confirms that the harm destroyed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Destroyed {
     /// Messages purged before they had taken effect.
@@ -183,7 +183,7 @@ fn message_id(message: &Delivery) -> Result<Uuid> {
     id.parse().with_context(|| format!("{id} is not a message's id"))
 }
 
-/// Read leniently, as anybody could who knows only the wire contract.
+/// The demo reads leniently, as any program can that knows only the wire contract.
 fn confirmed_ids(confirm: &Delivery) -> Result<Vec<Uuid>> {
     #[derive(Deserialize)]
     struct Envelope {

@@ -1,5 +1,4 @@
-//! How many orders may be placed by now, and how many are: where those who harm and those who place
-//! meet.
+//! How many orders may be placed by now, and how many are: here the director and the callers meet.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

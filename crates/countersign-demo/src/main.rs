@@ -6,22 +6,22 @@
 
 mod arguments;
 
-// What runs.
+// The servers and the three services.
 mod service;
 mod stage;
 
-// Those who place orders, and those who do harm meanwhile.
+// Callers place orders; the director does harm meanwhile.
 mod director;
 mod flow;
 mod placer;
 mod schedule;
 
-// What is seen of it from outside.
+// Databases and queues, looked at from outside.
 mod databases;
 mod queues;
 mod settling;
 
-// What people and programs are told.
+// The lines, the table and the JSON.
 mod report;
 mod story;
 
@@ -61,7 +61,7 @@ async fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(asked) => {
             let code = if asked.use_stderr() { EXIT_USAGE } else { 0 };
-            // Standard output may be closed: there is nobody left to tell.
+            // Standard output may be closed: then no reader is left.
             let _ = asked.print();
             return ExitCode::from(code);
         }
@@ -178,7 +178,7 @@ fn complain(error: &anyhow::Error) {
     eprintln!("demo: {error:#}");
 }
 
-/// Somebody asks the program to end.
+/// Ctrl-C, or SIGTERM.
 #[derive(Debug)]
 struct Stop {
     interrupt: Signal,

@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 use crate::flow::{Flow, Gate};
 use crate::service::Service;
 
-/// So many callers at a time.
+/// Callers at a time: enough that a killed service leaves some in the midst of their call.
 const CALLERS: usize = 64;
 /// After so long without an answer a caller gives up.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const STUCK_AFTER: Duration = Duration::from_secs(40);
 /// What the timer's grain and busy moments may be made up for.
 const CATCH_UP: Duration = Duration::from_millis(20);
-/// What is ordered.
+/// Goods to order.
 const GOODS: [&str; 8] =
     ["teapot", "kite", "lamp", "bicycle", "cello", "globe", "compass", "telescope"];
 
@@ -126,7 +126,7 @@ impl Pace {
         if self.next > now && !gate.rush {
             return Turn::At(self.next);
         }
-        // What was held up is not made up for.
+        // Orders that were held up are not made up for.
         let earliest = now.checked_sub(CATCH_UP).unwrap_or(now);
         self.next = self.next.max(earliest) + self.gap;
         Turn::Now

@@ -59,8 +59,8 @@ impl Queues {
         }
     }
 
-    /// What waits in a queue nobody else consumes, and at least `expected` of them.
-    /// They stay there.
+    /// The messages that wait in a queue without another consumer, at least `expected` of them. They
+    /// stay there.
     ///
     /// Through AMQP, because the management API cannot read a queue with a single active consumer.
     pub(crate) async fn read(&self, name: &str, expected: usize) -> Result<Vec<Delivery>> {

@@ -31,7 +31,8 @@ const HARMS: [Harm; 5] = [
 /// The part of all orders among which harm is done. There is some quiet before, so that a newcomer
 /// sees the path run, and load after the last.
 const AMONG: Range<f64> = 0.08..0.92;
-/// What is destroyed is read first, to be counted, and a reader holds 2,000 at most.
+/// The director reads messages before it destroys them, to count them, and a reader holds 2,000 at
+/// most.
 const MOST_DESTROYED: u64 = 1_000;
 /// How long a killed service stays down, in milliseconds.
 const DOWN_MS: Range<u64> = 300..1_200;

@@ -22,11 +22,11 @@ const LOST_AFTER: Duration = Duration::from_secs(8);
 pub(crate) struct Settled {
     /// The figures.
     pub(crate) audit: Audit,
-    /// What was still on its way when the deadline passed.
+    /// Messages and rows that were still on their way when the deadline passed.
     pub(crate) unrest: Unrest,
 }
 
-/// What is still on its way.
+/// Messages and rows that are still on their way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Unrest {
     /// Queues that are not empty.

@@ -8,12 +8,12 @@ use countersign_testbed::{Broker, BrokerSettings, Folder, Postgres, PostgresSett
 use crate::service::Service;
 use crate::story::Story;
 
-/// How long a message may stay unconfirmed before the callback service looks: short, so that one
-/// sees it happen.
+/// How long a message may stay unconfirmed before the callback service looks: short, so that a
+/// person sees it happen.
 pub(crate) const CHECK_DELAY_S: u64 = 5;
 const CHECK_DELAY: &str = "5s";
 const RESEND_DELAY: &str = "2s";
-/// Shorter than anybody would set it, so that one sees it happen.
+/// Shorter than an operator would set it, so that a person sees it happen.
 const BACKLOG_GRACE: &str = "2s";
 /// The broker's figures are counted anew all the time.
 const MANAGEMENT_LAG: &str = "2s";

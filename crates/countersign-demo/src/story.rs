@@ -49,7 +49,7 @@ impl Story {
         if self.screen.is_hidden() {
             eprintln!("{line}");
         } else {
-            // The terminal went away: there is nobody left to tell.
+            // The terminal went away: then no reader is left.
             let _ = self.screen.println(line);
         }
     }

@@ -12,6 +12,7 @@ use crate::{Folder, Port};
 
 /// Debian's package puts the real programs here; those on `PATH` insist on root or the rabbitmq user.
 const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
+/// A node takes 4 to 8 s to start; two cores that also build and test need several times that.
 const START_WITHIN: Duration = Duration::from_secs(90);
 /// An orderly stop takes 3 to 7 s, most of it waiting for connections to close.
 const STOP_WITHIN: Duration = Duration::from_secs(60);
@@ -65,7 +66,7 @@ impl BrokerAddress {
         format!("amqp://{user}:{password}@127.0.0.1:{amqp_port}/{vhost}")
     }
 
-    /// Its management API's address, for whoever brings a client.
+    /// Its management API's address, for programs that bring their own client.
     #[must_use]
     pub fn management_url(&self) -> String {
         let Self { management_port, user, password, .. } = self;
@@ -165,7 +166,7 @@ impl Broker {
     }
 
     /// Has it write down which queues it has. RabbitMQ (3.10.8) does so half a second after the
-    /// last change; killed before that, it comes back with quorum queues that answer nobody.
+    /// last change; killed before that, it comes back with quorum queues that do not answer.
     ///
     /// # Errors
     /// If `rabbitmqctl` fails.

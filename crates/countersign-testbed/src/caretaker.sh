@@ -6,7 +6,7 @@ while read -r _; do :; done
 cd "$1/processes" || exit
 each() { for group in [0-9]*; do [ -e "$group" ] && "$1" "$group"; done 2>/dev/null; }
 stop() { read -r signal <"$1" && kill -s "$signal" -- "-$1"; }
-is_alive() { [ -e "/proc/$1/exe" ] && alive=yes; } # a zombie, which nobody may ever wait for, has none
+is_alive() { [ -e "/proc/$1/exe" ] && alive=yes; } # a zombie has none, and may stay one for ever
 finish() { kill -s KILL -- "-$1"; }
 
 each stop

@@ -1,4 +1,4 @@
-//! TCP ports that nobody else takes.
+//! TCP ports that no other test takes.
 
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
@@ -6,14 +6,14 @@ use anyhow::{Result, bail};
 
 /// Below the range from which Linux takes ports for outgoing connections (from 32768 on): a server
 /// that is down for a while, with clients knocking, must find its port free when it comes back.
-/// (In that range, a client that dials a port nobody listens on can even get the very same port
+/// (In that range, a client that dials a port without a listener can even get the very same port
 /// for its own end and so connect to itself.)
 const RANGE: std::ops::Range<u16> = 20_000..32_000;
 const TRIES: usize = 1_000;
 
 /// A TCP port on 127.0.0.1 that is kept for this value's life.
 ///
-/// Kept from everybody who uses this type, in any process: by holding the UDP port of the same
+/// Each user of this type, in any process, is kept from it: the value holds the UDP port of the same
 /// number, which nothing else wants. Unlike a lock file, that ends with the process and leaves
 /// nothing behind. From all others it is kept only as far as it was free when it was chosen.
 #[derive(Debug)]

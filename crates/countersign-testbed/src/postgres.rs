@@ -14,7 +14,7 @@ use crate::{Folder, Port};
 
 /// Where Debian's packages put the programs, one folder per major version.
 const VERSIONS: &str = "/usr/lib/postgresql";
-/// Who runs it when we are root: Postgres refuses to.
+/// The user that runs it when this process is root: Postgres refuses to run as root.
 const UNPRIVILEGED: &str = "postgres";
 const START_WITHIN: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! One broker and one Postgres for everybody in a run.
+//! The one broker and the one Postgres that all tests of a run share.
 
 use anyhow::{Context as _, Result, bail};
 use tokio::sync::OnceCell;

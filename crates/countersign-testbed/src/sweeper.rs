@@ -1,4 +1,4 @@
-//! Cleaning up after values that were dropped, where nobody can wait for it.
+//! Cleans up after values that were dropped: `drop` cannot wait for a server.
 
 use std::pin::Pin;
 use std::sync::LazyLock;

@@ -15,7 +15,7 @@ use crate::world::{OrdersClient, World, try_place};
 const CALLERS: usize = 8;
 /// Each waits so long between two orders: 50 a second together, at most.
 const PAUSE: Duration = Duration::from_millis(160);
-/// After so long without an answer a caller gives up; whether there is an order, nobody told it.
+/// After so long without an answer a caller gives up; it never learns whether there is an order.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The callers.

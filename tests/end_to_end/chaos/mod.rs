@@ -2,7 +2,7 @@
 //! all the while. Each test ends in the audit of [`crate::world`]: every committed order shipped
 //! exactly once, or parked with a reason.
 //!
-//! What is done when is drawn from a seed alone: `CHAOS_SEED` sets it, otherwise it is random, and
+//! The blows and their moments are drawn from a seed alone: `CHAOS_SEED` sets it, otherwise it is random, and
 //! each test prints it. `CHAOS_SECONDS` (8 unless given) is how long each test does harm, about.
 //!
 //! A test in which no harm was done, or nothing flowed, fails: each shows that its harm bit, by what

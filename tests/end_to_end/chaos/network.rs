@@ -104,7 +104,7 @@ fn cut(_: &Strike, proxy: &Proxy) -> After {
     After::Closed
 }
 
-/// Nothing comes through, and nobody is told. Then they break, or what was held back arrives late.
+/// Nothing comes through, and no end is told. Then they break, or what was held back arrives late.
 fn half_open(strike: &Strike, proxy: &Proxy) -> After {
     proxy.conduct(Conduct::Silence);
     if strike.choice < 50 { After::ClosedAndOpen } else { After::Open }

@@ -1,4 +1,4 @@
-//! What is done when: drawn from the seed alone, before anything starts.
+//! The blows and their moments: drawn from the seed alone, before anything starts.
 
 use std::ops::Range;
 use std::sync::OnceLock;

@@ -33,7 +33,7 @@ pub(super) struct Trial {
     began: Instant,
 }
 
-/// What was counted, from the databases.
+/// Counts from the databases.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Counted {
     /// Calls that were refused or not answered in time.
@@ -164,7 +164,7 @@ impl Trial {
 
         self.world.balances(SETTLED).await;
         self.nothing_is_open().await;
-        // What was asked for last may have been done twice.
+        // The messages asked for last may have been processed twice.
         self.world.balances(SETTLED).await;
 
         let committed: BTreeSet<Uuid> =

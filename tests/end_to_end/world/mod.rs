@@ -179,7 +179,7 @@ impl World {
         Ok(UpstreamClient::new(channel(&self.orders)).request_resend(request).await?.into_inner())
     }
 
-    /// Somebody who places orders, over a connection of their own.
+    /// A caller that places orders, over a connection of its own.
     pub(crate) fn caller(&self) -> OrdersClient {
         OrdersClient::new(channel(&self.orders))
     }

@@ -19,7 +19,7 @@ pub(super) const KEY: &str = "message";
 pub(super) const KIND: &str = "bench.message";
 pub(super) const CONTENT_TYPE: &str = "application/octet-stream";
 
-/// What everybody's body is: nobody reads it.
+/// The body of every message: no scheme reads it.
 pub(super) fn body() -> Bytes {
     Bytes::from_static(&[b'.'; BODY_BYTES])
 }

@@ -1,23 +1,11 @@
 //! The consumer: it does nothing with its messages, and keeps its scheme's promise about them.
 
 use anyhow::Result;
-use clap::Args;
-use countersign_amqp::Address;
 
+use super::scheme::ConsumerArguments;
 use super::wire::{Count, News, Orders};
 use super::{countersign, textbook, unprotected};
 use crate::scheme::Scheme;
-
-/// What the consumer is told.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct ConsumerArguments {
-    #[arg(long)]
-    pub(crate) scheme: Scheme,
-    #[arg(long)]
-    pub(crate) amqp_url: Address,
-    #[arg(long)]
-    pub(crate) prefetch: u16,
-}
 
 pub(super) async fn play(arguments: ConsumerArguments) -> Result<()> {
     // It is started, that is: it connects while the first messages wait for it.

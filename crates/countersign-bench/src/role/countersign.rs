@@ -1,6 +1,6 @@
 //! Countersign: the SDKs as they are shipped, without a business database.
 //!
-//! A caller waits until the broker holds its check, then hands its message over: nobody waits for
+//! A caller waits until the broker holds its check, then hands its message over: no caller waits for
 //! that. The consumer's handler does nothing, without an inbox. What is recorded, and looked up, is
 //! the real callback service's business.
 
@@ -20,8 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use super::business::{self, CONSUMER, CONTENT_TYPE, EXCHANGE, KEY, KIND, QUEUE, UPSTREAM};
-use super::consumer::ConsumerArguments;
-use super::producer::{ProducerArguments, Sending};
+use super::scheme::{ConsumerArguments, ProducerArguments, Sending};
 use super::wire::Count;
 
 #[derive(Clone)]

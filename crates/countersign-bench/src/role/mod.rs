@@ -4,29 +4,27 @@
 //! A role says over standard output how far it is (see [`wire`]), takes orders over standard input,
 //! and ends when that is closed, so that none outlives the benchmark.
 
+// What roles and benchmark say to each other, and what all schemes have in common.
+mod business;
+mod scheme;
 pub(crate) mod wire;
 
-mod business;
-
+// The schemes.
+mod countersign;
+mod textbook;
 mod unprotected;
 
-mod countersign;
-
-mod textbook;
-
-mod producer;
-
+// The processes.
 mod consumer;
-
 mod ledger;
+mod producer;
 
 use anyhow::Result;
 use clap::Subcommand;
 
 pub(crate) use business::{BODY_BYTES, UPSTREAM};
-pub(crate) use consumer::ConsumerArguments;
 pub(crate) use ledger::LedgerArguments;
-pub(crate) use producer::ProducerArguments;
+pub(crate) use scheme::{ConsumerArguments, ProducerArguments};
 
 /// What a process is.
 #[derive(Clone, Debug, Subcommand)]

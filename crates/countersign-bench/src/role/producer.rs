@@ -4,38 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
-use bytes::Bytes;
-use clap::Args;
-use countersign_amqp::Address;
-use countersign_protocol::Tier;
 use tokio::task::JoinSet;
 
+use super::scheme::{ProducerArguments, Sending};
 use super::wire::{Count, News, Orders};
 use super::{business, countersign, textbook, unprotected};
 use crate::scheme::Scheme;
-
-/// What the producer is told.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct ProducerArguments {
-    #[arg(long)]
-    pub(crate) scheme: Scheme,
-    #[arg(long)]
-    pub(crate) amqp_url: Address,
-    #[arg(long)]
-    pub(crate) callers: u32,
-    #[arg(long)]
-    pub(crate) tier: Tier,
-    /// The port on 127.0.0.1 at which it is asked to send again.
-    #[arg(long)]
-    pub(crate) port: u16,
-}
-
-/// A scheme, as a caller sees it.
-pub(super) trait Sending: Clone + Send + Sync + 'static {
-    /// Sends a message of its own making, and returns when a caller of this scheme may think that
-    /// its work is done.
-    fn send(&self, body: Bytes) -> impl Future<Output = Result<()>> + Send;
-}
 
 pub(super) async fn play(arguments: ProducerArguments) -> Result<()> {
     match arguments.scheme {

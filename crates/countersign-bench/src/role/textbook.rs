@@ -17,8 +17,7 @@ use countersign_protocol::{Check, Confirm, MessageId, Name, Outcome, Tier, Topol
 use tokio::sync::mpsc;
 
 use super::business::{self, CONSUMER, QUEUE, UPSTREAM};
-use super::consumer::ConsumerArguments;
-use super::producer::{ProducerArguments, Sending};
+use super::scheme::{ConsumerArguments, ProducerArguments, Sending};
 use super::wire::Count;
 
 #[derive(Clone)]

@@ -6,8 +6,7 @@ use countersign_amqp::{Consumer, PublishOutcome, Publisher, PublisherSettings, S
 use countersign_protocol::MessageId;
 
 use super::business::{self, QUEUE};
-use super::consumer::ConsumerArguments;
-use super::producer::{ProducerArguments, Sending};
+use super::scheme::{ConsumerArguments, ProducerArguments, Sending};
 use super::wire::Count;
 
 #[derive(Clone)]

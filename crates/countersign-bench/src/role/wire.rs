@@ -22,7 +22,7 @@ impl News {
     /// Says it.
     ///
     /// # Errors
-    /// When nobody listens any more.
+    /// When the benchmark has ended.
     pub(crate) fn say(self) -> Result<()> {
         let mut out = std::io::stdout().lock();
         match self {
@@ -90,7 +90,7 @@ impl Count {
     /// Says the count whenever it has changed, for ever.
     ///
     /// # Errors
-    /// When nobody listens any more.
+    /// When the benchmark has ended.
     pub(crate) async fn keep_saying(&self) -> Result<()> {
         let mut ticks = tokio::time::interval(SAY_EVERY);
         let mut said = 0;

@@ -1,0 +1,43 @@
+//! What a scheme is given, and what it gives: the producer and the consumer play each scheme alike.
+
+use anyhow::Result;
+use bytes::Bytes;
+use clap::Args;
+use countersign_amqp::Address;
+use countersign_protocol::Tier;
+
+use crate::scheme::Scheme;
+
+/// What the producer is told.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ProducerArguments {
+    #[arg(long)]
+    pub(crate) scheme: Scheme,
+    #[arg(long)]
+    pub(crate) amqp_url: Address,
+    #[arg(long)]
+    pub(crate) callers: u32,
+    #[arg(long)]
+    pub(crate) tier: Tier,
+    /// The port on 127.0.0.1 at which it is asked to send again.
+    #[arg(long)]
+    pub(crate) port: u16,
+}
+
+/// What the consumer is told.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ConsumerArguments {
+    #[arg(long)]
+    pub(crate) scheme: Scheme,
+    #[arg(long)]
+    pub(crate) amqp_url: Address,
+    #[arg(long)]
+    pub(crate) prefetch: u16,
+}
+
+/// A scheme, as a caller sees it.
+pub(super) trait Sending: Clone + Send + Sync + 'static {
+    /// Sends a message of its own making, and returns when a caller of this scheme may think that
+    /// its work is done.
+    fn send(&self, body: Bytes) -> impl Future<Output = Result<()>> + Send;
+}
