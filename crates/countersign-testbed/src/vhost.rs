@@ -135,6 +135,14 @@ impl Vhost {
         self.answered(self.queues.all().await)
     }
 
+    /// How many messages of a queue consumers have acked in all its life, up to some moment of the
+    /// last [`Self::FIGURES_AGE`]. It only grows, so that a figure of a moment ago is never too high.
+    pub async fn acked(&self, queue: &str) -> u64 {
+        let queue = self.call(Method::GET, &["queues", &self.name, queue], None).await;
+        let acked = queue.as_ref().and_then(|queue| queue["message_stats"]["ack"].as_u64());
+        acked.unwrap_or(0)
+    }
+
     /// The names of its queues.
     pub async fn queues(&self) -> Vec<String> {
         self.depths().await.into_iter().map(|queue| queue.name).collect()

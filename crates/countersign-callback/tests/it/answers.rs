@@ -6,16 +6,16 @@ use std::collections::BTreeMap;
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use countersign_protocol::grpc::{GetMessageResponse, RequestResendResponse};
-use countersign_testbed::eventually;
+use countersign_testbed::{SOON, eventually};
 use serde_json::json;
 use tonic::Status;
 
-use crate::stage::{DEADLINE, Stage};
+use crate::stage::Stage;
 use crate::upstream::{Reply, Upstream, say, saying};
 
 /// What is told about a message once this is why it is in its state.
 async fn told(stage: &Stage, id: MessageId, cause: &str) -> GetMessageResponse {
-    eventually(&format!("{id} is told as {cause}"), DEADLINE, async || {
+    eventually(&format!("{id} is told as {cause}"), SOON, async || {
         let told = stage.told(&id.to_string()).await.unwrap();
         if told.cause == cause { Ok(told) } else { Err(told) }
     })
@@ -97,10 +97,7 @@ async fn each_word_of_a_consumer_is_told_as_what_it_is() {
             ],
         )
         .await;
-    eventually("both are recorded", DEADLINE, async || {
-        stage.count("SELECT count(*) FROM consumer_report").await == 2
-    })
-    .await;
+    stage.reports_are_recorded(2).await;
     stage.check(&[rejected, retrying], &["logistics"]).await;
 
     let parked = told(&stage, rejected, "rejected").await;

@@ -5,15 +5,14 @@ use std::time::Duration;
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::RequestResendResponse;
 use countersign_protocol::grpc::request_resend_response::Outcome;
-use countersign_testbed::eventually;
 use serde_json::json;
 use tonic::Status;
 
-use crate::stage::{DEADLINE, Row, Stage};
+use crate::stage::{Row, Stage};
 use crate::upstream::{Reply, Upstream, say, saying};
 
 /// Soon enough for a test to see it, and no sooner than what it has to come after.
-const SOON: &str = "resend-delay=200ms";
+const RESENT_SOON: &str = "resend-delay=200ms";
 
 async fn overdue(reply: Reply, settings: &[&str]) -> (Upstream, Stage, MessageId) {
     let upstream = Upstream::always(reply).await;
@@ -41,7 +40,8 @@ async fn after_a_resend_the_confirm_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_nobody_confirms_is_parked_after_the_last_resend() {
-    let (upstream, stage, id) = overdue(say(Outcome::Republished), &[SOON, "max-resends=3"]).await;
+    let (upstream, stage, id) =
+        overdue(say(Outcome::Republished), &[RESENT_SOON, "max-resends=3"]).await;
     let row = stage.state(id, "parked").await;
     assert_eq!(upstream.attempts(id), [2, 3, 4]);
     assert_eq!(row.resends, 3);
@@ -87,7 +87,7 @@ async fn each_last_word_of_an_upstream_closes_or_parks_the_message() {
         (Outcome::Withdrawn, "withdrawn", "withdrawn by orders: so says the upstream"),
         (Outcome::Unknown, "parked", "orders cannot tell: so says the upstream"),
     ] {
-        let (upstream, stage, id) = overdue(say(outcome), &[SOON]).await;
+        let (upstream, stage, id) = overdue(say(outcome), &[RESENT_SOON]).await;
         let row = stage.state(id, state).await;
         assert!(row.reason.contains(reason), "{row:?}");
         assert_eq!(upstream.attempts(id), [2], "{state}");
@@ -107,7 +107,7 @@ async fn what_surely_did_nothing_uses_up_no_attempt() {
         Reply::Fail(Status::invalid_argument("which?")),
     ] {
         let name = format!("{reply:?}");
-        let (upstream, stage, id) = overdue(reply, &[SOON, "max-resends=1"]).await;
+        let (upstream, stage, id) = overdue(reply, &[RESENT_SOON, "max-resends=1"]).await;
         let row = stage
             .row_when(id, &format!("asked for twice: {name}"), |row| row.calls_not_made >= 2)
             .await;
@@ -123,7 +123,7 @@ async fn what_surely_did_nothing_uses_up_no_attempt() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_is_down_costs_no_attempt_and_is_asked_when_it_is_back() {
     let mut upstream = Upstream::down(say(Outcome::Republished));
-    let stage = Stage::new(&upstream, &[SOON, "max-resends=1"]).await;
+    let stage = Stage::new(&upstream, &[RESENT_SOON, "max-resends=1"]).await;
     let id = MessageId::generate();
     stage.check(&[id], &["logistics"]).await;
     let row = stage.row_when(id, "not asked twice", |row| row.calls_not_made >= 2).await;
@@ -142,7 +142,8 @@ async fn an_upstream_that_is_down_costs_no_attempt_and_is_asked_when_it_is_back(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_does_not_resolve_costs_no_attempt() {
-    let mut stage = Stage::empty(&[SOON, "upstreams=orders=http://nowhere.invalid:50051"]).await;
+    let mut stage =
+        Stage::empty(&[RESENT_SOON, "upstreams=orders=http://nowhere.invalid:50051"]).await;
     stage.start().await;
     let id = MessageId::generate();
     stage.check(&[id], &["logistics"]).await;
@@ -157,7 +158,7 @@ async fn no_answer_in_time_uses_up_an_attempt() {
     for reply in [Reply::Hang, Reply::Fail(Status::internal("oh")), say(Outcome::Unspecified)] {
         let name = format!("{reply:?}");
         let upstream = Upstream::always(reply).await;
-        let mut stage = Stage::empty(&[SOON, "max-resends=2"]).await;
+        let mut stage = Stage::empty(&[RESENT_SOON, "max-resends=2"]).await;
         stage.upstream(&upstream);
         let mut config = stage.config();
         config.timing.call = Duration::from_millis(300);
@@ -173,7 +174,7 @@ async fn no_answer_in_time_uses_up_an_attempt() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_the_matter_is_it_is_parked_in_the_end() {
     let upstream = Upstream::down(say(Outcome::Republished));
-    let mut stage = Stage::new(&upstream, &[SOON, "park-after=2s"]).await;
+    let mut stage = Stage::new(&upstream, &[RESENT_SOON, "park-after=2s"]).await;
     let id = MessageId::generate();
     let of_nobody = MessageId::generate();
     stage.check(&[id], &["logistics"]).await;
@@ -214,10 +215,7 @@ async fn what_was_rejected_before_its_check_came_due_is_parked_without_asking() 
     let rejected =
         json!({ "id": id.to_string(), "outcome": "rejected", "reason": "no such article" });
     stage.say("logistics", vec![rejected]).await;
-    eventually("the rejection is recorded", DEADLINE, async || {
-        stage.count("SELECT count(*) FROM consumer_report").await == 1
-    })
-    .await;
+    stage.reports_are_recorded(1).await;
     stage.check(&[id], &["logistics"]).await;
     stage.state(id, "parked").await;
     assert_eq!(upstream.attempts(id), [] as [u32; 0]);
@@ -232,10 +230,7 @@ async fn a_consumer_that_tries_again_by_itself_is_left_alone_until_then() {
     let retrying = |id: MessageId, until_ms: i64| json!({ "id": id.to_string(), "outcome": "retrying", "until_ms": until_ms, "reason": "locked" });
     // Judged again once the confirm of that try has had 5 s to arrive.
     stage.say("logistics", vec![retrying(soon, now - 3_000), retrying(later, now + 60_000)]).await;
-    eventually("both are recorded", DEADLINE, async || {
-        stage.count("SELECT count(*) FROM consumer_report").await == 2
-    })
-    .await;
+    stage.reports_are_recorded(2).await;
     stage.check(&[soon, later], &["logistics"]).await;
     let row = stage.row_when(later, "deferred", |row| row.reason.contains("will try again")).await;
     assert_eq!((row.state.as_str(), row.resends), ("waiting", 0));
@@ -270,7 +265,7 @@ async fn never_committed_is_a_conflict_too_when_the_confirm_came_during_the_call
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_a_confirm_has_missed_is_settled_without_asking() {
     let mut upstream = Upstream::down(say(Outcome::Republished));
-    let stage = Stage::new(&upstream, &[SOON]).await;
+    let stage = Stage::new(&upstream, &[RESENT_SOON]).await;
     let id = MessageId::generate();
     stage.check(&[id], &["logistics"]).await;
     stage.row_when(id, "waiting for its upstream", |row| row.calls_not_made >= 1).await;
@@ -300,20 +295,9 @@ async fn of_a_confirm_and_a_check_at_the_same_moment_one_sees_the_other() {
             stage.confirm("billing", &ids[half..]),
         );
     }
-    eventually("all is recorded", DEADLINE, async || {
-        match stage.count("SELECT count(*) FROM confirmation").await {
-            8_000 => Ok(()),
-            recorded => Err(recorded),
-        }
-    })
-    .await;
+    stage.confirms_are_recorded(8_000).await;
     stage.all_is_acked_in_the_end().await;
     stage.start().await;
-    eventually("no message is left open", DEADLINE, async || {
-        match stage.count("SELECT count(*) FROM overdue WHERE state <> 'confirmed'").await {
-            0 => Ok(()),
-            open => Err(open),
-        }
-    })
-    .await;
+    let open = "SELECT count(*) FROM overdue WHERE state <> 'confirmed'";
+    stage.counts("messages left open", open, 0).await;
 }

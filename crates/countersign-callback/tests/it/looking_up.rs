@@ -2,10 +2,9 @@
 
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::request_resend_response::Outcome;
-use countersign_testbed::eventually;
 use serde_json::json;
 
-use crate::stage::{DEADLINE, Stage};
+use crate::stage::Stage;
 use crate::upstream::{Upstream, say};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,10 +81,7 @@ async fn two_upstreams_may_use_one_id() {
     let id = MessageId::generate();
     stage.check_of("orders", &[id], &["logistics"]).await;
     stage.check_of("returns", &[id], &["logistics"]).await;
-    let parked = async || stage.count("SELECT count(*) FROM overdue WHERE state = 'parked'").await;
-    eventually("both are parked", DEADLINE, async || parked().await == 2).await;
+    stage.rows_are("parked", 2).await;
     stage.confirm("logistics", &[id]).await;
-    let confirmed =
-        async || stage.count("SELECT count(*) FROM overdue WHERE state = 'confirmed'").await;
-    eventually("both are confirmed", DEADLINE, async || confirmed().await == 2).await;
+    stage.rows_are("confirmed", 2).await;
 }

@@ -42,6 +42,8 @@ mod telling;
 
 mod browsing;
 
+mod acting;
+
 mod jobs;
 
 mod sweeping;

@@ -2,12 +2,12 @@
 
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::request_resend_response::Outcome;
-use countersign_testbed::eventually;
+use countersign_testbed::{SOON, counts};
 use serde_json::json;
-use sqlx::{Postgres, Transaction};
+use sqlx::{PgPool, Postgres, Transaction};
 
 use crate::replicas::start_doomed;
-use crate::stage::{DEADLINE, Stage};
+use crate::stage::Stage;
 use crate::upstream::{Upstream, say};
 
 const SHARD: &str = "countersign.confirm.0";
@@ -26,12 +26,17 @@ async fn confirmed_and_due(stage: &Stage, count: usize) -> Vec<MessageId> {
         stage.confirm("logistics", ids).await;
     }
     stage.check(&ids, &["logistics"]).await;
-    eventually("they wait for a marker", DEADLINE, async || {
-        stage.count("SELECT count(*) FROM overdue WHERE cause = 'confirm_under_way'").await
-            == i64::try_from(ids.len()).unwrap()
+    let waiting = "SELECT count(*) FROM overdue WHERE cause = 'confirm_under_way'";
+    stage.counts("rows that wait for a marker", waiting, i64::try_from(count).unwrap()).await;
+    ids
+}
+
+async fn a_marker_is_on_its_way(pool: &PgPool) {
+    const AWAITED: &str = "SELECT count(*) FROM confirm_marker WHERE awaited";
+    counts("markers on their way", SOON, 1_i64, async || {
+        sqlx::query_scalar(AWAITED).fetch_one(pool).await.unwrap()
     })
     .await;
-    ids
 }
 
 async fn all_are_confirmed(stage: &Stage, ids: &[MessageId], upstream: &Upstream) {
@@ -58,16 +63,10 @@ async fn a_marker_overtakes_nothing_when_a_replica_is_killed() {
     let mut stage = Stage::empty(&[]).await;
     stage.upstream(&upstream);
     let doomed = start_doomed(&stage, std::time::Duration::from_secs(6));
-    eventually("the doomed replica is there", DEADLINE, async || {
-        stage.vhost.consumers(SHARD).await > 0
-    })
-    .await;
+    stage.is_consumed(SHARD).await;
     let blocking = hold_confirms(&stage).await;
     let ids = confirmed_and_due(&stage, 100).await;
-    eventually("a marker is on its way", DEADLINE, async || {
-        stage.count("SELECT count(*) FROM confirm_marker WHERE awaited").await == 1
-    })
-    .await;
+    a_marker_is_on_its_way(&stage.pool).await;
     doomed.shutdown_background();
     blocking.rollback().await.unwrap();
     stage.start().await;
@@ -82,9 +81,10 @@ async fn a_marker_overtakes_nothing_when_a_replica_stops() {
     let blocking = hold_confirms(&stage).await;
     let ids = confirmed_and_due(&stage, 100).await;
     stage.start().await;
+    let pool = stage.pool.clone();
     let (stopped, released) = tokio::join!(stage.stop_first(), async {
-        // The second replica goes on sending markers meanwhile.
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        // The first replica has confirms in hand, and behind them stands a marker.
+        a_marker_is_on_its_way(&pool).await;
         blocking.rollback().await
     });
     released.unwrap();

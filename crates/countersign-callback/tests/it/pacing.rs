@@ -2,9 +2,9 @@
 
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::request_resend_response::Outcome;
-use countersign_testbed::eventually;
+use countersign_testbed::{SOON, eventually};
 
-use crate::stage::{DEADLINE, Stage};
+use crate::stage::Stage;
 use crate::upstream::{Upstream, say};
 
 /// More than the calls that are under way when the first of them fail.
@@ -21,7 +21,7 @@ async fn an_upstream_that_does_not_answer_is_left_alone_and_no_attempt_is_used()
     let mut upstream = Upstream::down(say(Outcome::NeverCommitted));
     let stage = Stage::new(&upstream, &["resend-delay=200ms", "max-resends=1"]).await;
     many(&stage).await;
-    eventually("it is tried with one call now and then", DEADLINE, async || {
+    eventually("it is tried with one call now and then", SOON, async || {
         let rounds = "SELECT count(DISTINCT at) FROM overdue_event WHERE to_state = 'asking'";
         stage.count(rounds).await >= 3
     })
@@ -35,13 +35,7 @@ async fn an_upstream_that_does_not_answer_is_left_alone_and_no_attempt_is_used()
     assert!(told.summary.starts_with("does not answer: "), "{}", told.summary);
     assert!(told.due > 300, "{}", told.due);
     upstream.listen().await;
-    eventually("all are asked for", DEADLINE, async || {
-        match stage.count("SELECT count(*) FROM overdue WHERE state = 'never_committed'").await {
-            500 => Ok(()),
-            closed => Err(closed),
-        }
-    })
-    .await;
+    stage.rows_are("never_committed", 500).await;
     let asked = upstream.asked();
     assert!(asked.iter().all(|asked| asked.attempt == 2), "no attempt was used meanwhile");
     assert_eq!(asked.len(), MANY);
@@ -52,13 +46,7 @@ async fn what_is_left_alone_for_too_long_is_parked_all_the_same() {
     let upstream = Upstream::down(say(Outcome::Republished));
     let stage = Stage::new(&upstream, &["resend-delay=200ms", "park-after=3s"]).await;
     many(&stage).await;
-    eventually("all are parked", DEADLINE, async || {
-        match stage.count("SELECT count(*) FROM overdue WHERE state = 'parked'").await {
-            500 => Ok(()),
-            parked => Err(parked),
-        }
-    })
-    .await;
+    stage.rows_are("parked", 500).await;
     let untouched = "SELECT count(*) FROM overdue o WHERE cause = 'open_too_long' AND NOT EXISTS (
          SELECT FROM overdue_event e WHERE e.message_id = o.message_id AND to_state = 'asking')";
     assert!(stage.count(untouched).await > 300, "most were not even tried");
@@ -75,10 +63,7 @@ async fn much_is_missing(stage: &Stage) -> Vec<MessageId> {
     let ids: Vec<MessageId> = (0..CHECKS).map(|_| MessageId::generate()).collect();
     let (missing, confirmed) = ids.split_at(300);
     stage.confirm("logistics", confirmed).await;
-    eventually("the confirms are recorded", DEADLINE, async || {
-        stage.count("SELECT count(*) FROM confirmation").await == 700
-    })
-    .await;
+    stage.confirms_are_recorded(700).await;
     stage.check(&ids, &["logistics"]).await;
     missing.to_vec()
 }
@@ -94,25 +79,14 @@ async fn story(stage: &Stage) -> Vec<(String, String, i64)> {
     .unwrap()
 }
 
-async fn all_are(stage: &Stage, state: &'static str) {
-    eventually(&format!("all are {state}"), DEADLINE, async || {
-        let sql = "SELECT count(*) FROM overdue WHERE state = $1";
-        let count: i64 = sqlx::query_scalar(sql).bind(state).fetch_one(&stage.pool).await.unwrap();
-        if count == 300 { Ok(()) } else { Err(count) }
-    })
-    .await;
-}
-
 const CANARIES_ONLY: &str = "SELECT count(*) FROM upstream_pace WHERE canaries_only";
 
 /// Returns when the replicas have had every chance to ask for more.
 async fn decided_anew(stage: &Stage) {
     let decided = "SELECT (extract(epoch FROM max(refilled_at)) * 1000)::bigint FROM upstream_pace";
     let before = stage.count(decided).await;
-    eventually("it is decided anew", DEADLINE, async || {
-        stage.count(decided).await > before + 1_000
-    })
-    .await;
+    eventually("it is decided anew", SOON, async || stage.count(decided).await > before + 1_000)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,11 +102,8 @@ async fn two_replicas_together_keep_to_the_budget() {
     stage.start_with(config).await;
     let ids: Vec<MessageId> = (0..200).map(|_| MessageId::generate()).collect();
     stage.check(&ids, &["logistics"]).await;
-    eventually("all are sent again", DEADLINE, async || {
-        let sent = stage.count("SELECT count(*) FROM overdue WHERE cause = 'republished'").await;
-        if sent == 200 { Ok(()) } else { Err(sent) }
-    })
-    .await;
+    let sent = "SELECT count(*) FROM overdue WHERE cause = 'republished'";
+    stage.counts("messages sent again", sent, 200).await;
     let asked_at: Vec<f64> = sqlx::query_scalar(
         "SELECT extract(epoch FROM at)::float8 FROM overdue_event WHERE to_state = 'asking'
          ORDER BY at",
@@ -159,7 +130,7 @@ async fn rolled_back_transactions_use_up_no_budget_and_are_no_storm() {
     let upstream = Upstream::always(say(Outcome::NeverCommitted)).await;
     let stage = Stage::new(&upstream, &["resend-rate=1"]).await;
     much_is_missing(&stage).await;
-    all_are(&stage, "never_committed").await;
+    stage.rows_are("never_committed", 300).await;
     assert_eq!(upstream.asked().len(), 300, "{:?}", story(&stage).await);
     assert_eq!(stage.count("SELECT count(*) FROM upstream_pace WHERE canaries > 0").await, 0);
 }
@@ -169,7 +140,7 @@ async fn when_much_is_missing_only_canaries_are_asked_for_until_they_are_confirm
     let upstream = Upstream::always(say(Outcome::Republished)).await;
     let mut stage = Stage::new(&upstream, &[]).await;
     let missing = much_is_missing(&stage).await;
-    eventually("only canaries are asked for", DEADLINE, async || {
+    eventually("only canaries are asked for", SOON, async || {
         stage.count(CANARIES_ONLY).await == 1 && upstream.asked().len() == 5
     })
     .await;
@@ -189,11 +160,9 @@ async fn when_much_is_missing_only_canaries_are_asked_for_until_they_are_confirm
     };
     for (confirmed, then) in [(5, 15), (15, 35), (35, 75)] {
         stage.confirm("logistics", &asked(&upstream)[..confirmed]).await;
-        eventually(&format!("{then} are asked for"), DEADLINE, async || {
-            match upstream.asked().len() {
-                count if count >= then => Ok(()),
-                count => Err(count),
-            }
+        eventually(&format!("{then} are asked for"), SOON, async || match upstream.asked().len() {
+            count if count >= then => Ok(()),
+            count => Err(count),
         })
         .await;
         assert_eq!(
@@ -202,15 +171,14 @@ async fn when_much_is_missing_only_canaries_are_asked_for_until_they_are_confirm
             "each that is confirmed lets one more be asked for"
         );
     }
-    eventually("all are asked for", DEADLINE, async || {
+    eventually("all are asked for", SOON, async || {
         stage.confirm("logistics", &asked(&upstream)).await;
         upstream.asked().len() == missing.len()
     })
     .await;
     stage.confirm("logistics", &missing).await;
-    all_are(&stage, "confirmed").await;
-    eventually("nothing is held back", DEADLINE, async || stage.count(CANARIES_ONLY).await == 0)
-        .await;
+    stage.rows_are("confirmed", 300).await;
+    stage.counts("upstreams of which only canaries are asked for", CANARIES_ONLY, 0).await;
     assert_eq!(upstream.asked().len(), missing.len(), "none was asked for twice");
 }
 
@@ -220,7 +188,7 @@ async fn a_storm_in_which_nothing_is_ever_confirmed_ends_in_parked_rows() {
     let settings = ["resend-delay=500ms", "max-resends=2", "park-after=6s"];
     let stage = Stage::new(&upstream, &settings).await;
     much_is_missing(&stage).await;
-    all_are(&stage, "parked").await;
+    stage.rows_are("parked", 300).await;
     let asked = upstream.asked().len();
     // Five at a time, and after a half second's delay, less and less.
     assert!((5..100).contains(&asked), "{asked}: {:?}", story(&stage).await);

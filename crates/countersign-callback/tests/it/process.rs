@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::request_resend_response::Outcome;
-use countersign_testbed::{Folder, Service};
+use countersign_testbed::{Folder, SOON, Service};
 
-use crate::stage::{DEADLINE, Stage};
+use crate::stage::Stage;
 use crate::upstream::{Reply, Upstream, say, saying};
 
 /// `docker stop` kills after 10 s.
@@ -30,7 +30,7 @@ async fn sigterm_ends_it_in_time_with_nothing_half_done() {
     stage.upstream(&upstream);
     let program = program(&stage);
     program.start().unwrap();
-    program.ready(DEADLINE).await.unwrap();
+    program.ready(SOON).await.unwrap();
     let (confirmed, late) = (MessageId::generate(), MessageId::generate());
     stage.confirm("logistics", &[confirmed]).await;
     stage.recorded("logistics", confirmed).await;
@@ -49,7 +49,7 @@ async fn a_conflict_alarms_with_one_error_in_the_log() {
     stage.upstream(&upstream);
     let program = program(&stage);
     program.start().unwrap();
-    program.ready(DEADLINE).await.unwrap();
+    program.ready(SOON).await.unwrap();
     let id = MessageId::generate();
     stage.check(&[id], &["logistics"]).await;
     stage.state(id, "never_committed").await;
@@ -72,7 +72,7 @@ async fn sigterm_ends_it_in_time_while_it_waits_for_its_servers() {
         stage.set(away);
         let program = program(&stage);
         program.start().unwrap();
-        countersign_testbed::eventually("it says that it waits", DEADLINE, async || {
+        countersign_testbed::eventually("it says that it waits", SOON, async || {
             let log = program.log();
             if log.contains("127.0.0.1:1") { Ok(()) } else { Err(log) }
         })
@@ -99,7 +99,7 @@ async fn every_wrong_setting_is_named_at_once() {
     }
     let program = program(&stage);
     program.start().unwrap();
-    let status = program.wait(DEADLINE).await.unwrap();
+    let status = program.wait(SOON).await.unwrap();
     assert_eq!(status.code(), Some(64));
     let log = program.log();
     for part in [

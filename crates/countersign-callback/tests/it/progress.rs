@@ -3,10 +3,10 @@
 
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::request_resend_response::Outcome;
-use countersign_testbed::{Vhost, eventually};
+use countersign_testbed::{SOON, Vhost, eventually};
 use serde_json::json;
 
-use crate::stage::{DEADLINE, Stage};
+use crate::stage::Stage;
 use crate::upstream::{Upstream, say};
 
 /// The upstream's clock is of another year.
@@ -59,7 +59,7 @@ async fn due_of(stage: &Stage, upstream: &str, armed_at_ms: i64) -> MessageId {
 }
 
 async fn is_deferred(stage: &Stage, id: MessageId, cause: &str) {
-    eventually(&format!("{id} waits: {cause}"), DEADLINE, async || {
+    eventually(&format!("{id} waits: {cause}"), SOON, async || {
         let found: String = sqlx::query_scalar("SELECT cause FROM overdue WHERE message_id = $1")
             .bind(id.uuid())
             .fetch_optional(&stage.pool)
@@ -109,11 +109,7 @@ async fn what_a_consumer_holds_is_seen_only_by_the_management_api() {
         countersign_amqp::Subscription { queue: QUEUE.to_owned(), prefetch: 1, priority: None };
     let mut hanging = countersign_amqp::Consumer::start(&connection, subscription);
     let held = hanging.next().await.expect("it is delivered");
-    eventually("it is held", DEADLINE, async || match stage.vhost.depth(QUEUE).await {
-        Some(depth) if depth.unacked == 1 => Ok(()),
-        other => Err(other),
-    })
-    .await;
+    stage.are_held(QUEUE, 1).await;
     reaches(&stage, SENT_AT - 1).await;
     let id = due(&stage).await;
     is_deferred(&stage, id, "consumer_behind").await;

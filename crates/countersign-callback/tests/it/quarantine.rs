@@ -2,23 +2,17 @@
 
 use countersign_protocol::envelope::MAX_BODY_BYTES;
 use countersign_protocol::{MessageId, UnixMillis};
-use countersign_testbed::{Peeked, eventually};
+use countersign_testbed::Peeked;
 use serde_json::{Value, json};
 
-use crate::stage::{DEADLINE, Stage};
-
-const QUARANTINE: &str = "countersign.quarantine";
+use crate::stage::{QUARANTINE, Stage};
 
 /// What stands in quarantine, once that are `count`: body, reason, source.
 async fn quarantined(stage: &Stage, count: usize) -> Vec<(String, String, String)> {
     let text = |peeked: &Peeked, header: &str| {
         peeked.headers.get(header).and_then(Value::as_str).unwrap_or_default().to_owned()
     };
-    eventually(&format!("{count} stand in quarantine"), DEADLINE, async || {
-        let depth = stage.vhost.depth(QUARANTINE).await.unwrap_or_default();
-        if depth.total() == u64::try_from(count).unwrap() { Ok(()) } else { Err(depth) }
-    })
-    .await;
+    stage.are_quarantined(u64::try_from(count).unwrap()).await;
     let all = stage.vhost.take(QUARANTINE, 1_000).await;
     assert_eq!(all.len(), count);
     all.iter()
@@ -147,12 +141,8 @@ async fn an_entry_that_the_database_refuses_harms_no_neighbour() {
         let kind = if source == "countersign.check.due" { "messages" } else { "confirms" };
         assert_eq!(envelope[kind].as_array().unwrap().len(), 1, "{body}");
     }
-    eventually("the others are stored", DEADLINE, async || {
-        let confirmed = stage.count("SELECT count(*) FROM confirmation").await;
-        let parked = stage.count("SELECT count(*) FROM overdue WHERE state = 'parked'").await;
-        if (confirmed, parked) == (330, 330) { Ok(()) } else { Err((confirmed, parked)) }
-    })
-    .await;
+    stage.confirms_are_recorded(330).await;
+    stage.rows_are("parked", 330).await;
     stage.all_is_acked_in_the_end().await;
 }
 
@@ -163,10 +153,7 @@ async fn a_nul_in_a_reason_is_replaced_and_the_word_counts() {
     let id = MessageId::generate();
     let rejected = json!({ "id": id.to_string(), "outcome": "rejected", "reason": "a\0b" });
     stage.say("logistics", vec![rejected]).await;
-    eventually("the rejection is recorded", DEADLINE, async || {
-        stage.count("SELECT count(*) FROM consumer_report").await == 1
-    })
-    .await;
+    stage.reports_are_recorded(1).await;
     let told = stage.told(&id.to_string()).await.unwrap();
     assert_eq!(told.reports[0].reason, "a\u{fffd}b");
 }

@@ -1,10 +1,10 @@
 //! Confirms, recorded.
 
 use countersign_protocol::MessageId;
-use countersign_testbed::eventually;
+use countersign_testbed::{SOON, eventually};
 use serde_json::json;
 
-use crate::stage::{DEADLINE, Stage};
+use crate::stage::Stage;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_confirm_is_recorded_once_however_often_it_comes() {
@@ -69,7 +69,7 @@ async fn rejected_beats_retrying_and_processed_beats_both_in_any_order() {
                     stage.say("logistics", vec![entry]).await;
                 }
             }
-            let told = eventually(&format!("{words:?} is heard"), DEADLINE, async || {
+            let told = eventually(&format!("{words:?} is heard"), SOON, async || {
                 let told = stage.told(&id.to_string()).await.unwrap();
                 let outcome = told.reports.first().map(|report| report.outcome.clone());
                 let confirmed = told.state == "confirmed";

@@ -6,10 +6,9 @@ use std::time::Duration;
 use countersign_callback::Service;
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::request_resend_response::Outcome;
-use countersign_testbed::eventually;
 use tokio_util::sync::CancellationToken;
 
-use crate::stage::{DEADLINE, Stage};
+use crate::stage::Stage;
 use crate::upstream::{Reply, Upstream, say, saying};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -28,13 +27,7 @@ async fn two_replicas_never_ask_for_the_same_attempt() {
     for ids in ids.chunks(50) {
         stage.check(ids, &["logistics"]).await;
     }
-    eventually("all are parked", DEADLINE, async || {
-        match stage.count("SELECT count(*) FROM overdue WHERE state = 'parked'").await {
-            500 => Ok(()),
-            parked => Err(parked),
-        }
-    })
-    .await;
+    stage.rows_are("parked", 500).await;
     let asked = upstream.asked();
     let distinct: BTreeSet<(String, u32)> =
         asked.iter().map(|asked| (asked.message_id.clone(), asked.attempt)).collect();
@@ -64,11 +57,7 @@ async fn what_a_dead_replica_was_asking_for_is_taken_over_when_its_lease_ends() 
     let mut stage = Stage::empty(&[]).await;
     stage.upstream(&upstream);
     let doomed = start_doomed(&stage, LEASE);
-    let due = "countersign.check.due";
-    eventually("the doomed replica is there", DEADLINE, async || {
-        stage.vhost.consumers(due).await > 0
-    })
-    .await;
+    stage.is_consumed("countersign.check.due").await;
     let id = MessageId::generate();
     stage.check(&[id], &["logistics"]).await;
     upstream.is_asked(id, 2).await;
@@ -97,10 +86,7 @@ async fn what_a_dead_replica_had_in_hand_goes_to_the_next() {
     let mut stage = Stage::empty(&[]).await;
     let doomed = start_doomed(&stage, Duration::from_secs(6));
     let shard = "countersign.confirm.0";
-    eventually("the doomed replica is there", DEADLINE, async || {
-        stage.vhost.consumers(shard).await > 0
-    })
-    .await;
+    stage.is_consumed(shard).await;
     // Every confirm waits for this lock, so that the replica dies with confirms in hand.
     let mut blocking = stage.pool.begin().await.unwrap();
     sqlx::query("LOCK TABLE confirmation").execute(&mut *blocking).await.unwrap();
@@ -108,20 +94,11 @@ async fn what_a_dead_replica_had_in_hand_goes_to_the_next() {
     for ids in ids.chunks(10) {
         stage.confirm("logistics", ids).await;
     }
-    eventually("the doomed replica holds them", DEADLINE, async || {
-        match stage.vhost.depth(shard).await.unwrap_or_default() {
-            depth if depth.unacked == 10 => Ok(()),
-            depth => Err(depth),
-        }
-    })
-    .await;
+    stage.are_held(shard, 10).await;
     doomed.shutdown_background();
     blocking.rollback().await.unwrap();
     stage.start().await;
-    eventually("all are recorded", DEADLINE, async || {
-        stage.count("SELECT count(*) FROM confirmation").await == 100
-    })
-    .await;
+    stage.confirms_are_recorded(100).await;
     stage.all_is_acked_in_the_end().await;
 }
 
@@ -137,10 +114,9 @@ async fn a_replica_that_stops_finishes_its_batch_and_its_calls() {
     sqlx::query("LOCK TABLE confirmation IN SHARE MODE").execute(&mut *blocking).await.unwrap();
     let confirmed = MessageId::generate();
     stage.confirm("logistics", &[confirmed]).await;
-    eventually("the confirm is being recorded", DEADLINE, async || {
-        stage.count("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()").await == 1
-    })
-    .await;
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+                   WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    stage.counts("confirms being recorded", waiting, 1).await;
     let (stopped, rolled_back) = tokio::join!(stage.stop_first(), blocking.rollback());
     rolled_back.unwrap();
     let () = stopped;

@@ -2,10 +2,10 @@
 
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::request_resend_response::Outcome;
-use countersign_testbed::eventually;
+use countersign_testbed::{SOON, eventually};
 use serde_json::{Value, json};
 
-use crate::stage::{DEADLINE, Stage};
+use crate::stage::Stage;
 use crate::upstream::{Upstream, say};
 
 const ARMING: &str = "00000000000000aa";
@@ -20,11 +20,7 @@ async fn notice(stage: &Stage, upstream: &str, rolled_back: &[(MessageId, &str)]
 }
 
 async fn recorded(stage: &Stage, count: i64) {
-    eventually("the notices are recorded", DEADLINE, async || {
-        let recorded = stage.count("SELECT count(*) FROM rolled_back").await;
-        if recorded == count { Ok(()) } else { Err(recorded) }
-    })
-    .await;
+    stage.counts("recorded notices", "SELECT count(*) FROM rolled_back", count).await;
 }
 
 fn checked(id: MessageId, arming: &str) -> Value {
@@ -90,7 +86,7 @@ async fn a_notice_in_part_nonsense_counts_for_the_rest_and_an_old_one_for_nothin
     let old = MessageId::from_parts(good.time().before(day * 3), [0; 10]);
     notice(&stage, "orders", &[(bad, "nonsense"), (good, ARMING), (old, ARMING)]).await;
     recorded(&stage, 1).await;
-    let quarantined = eventually("the bad entry is in quarantine", DEADLINE, async || {
+    let quarantined = eventually("the bad entry is in quarantine", SOON, async || {
         let peeked = stage.vhost.peek("countersign.quarantine", 10).await;
         if peeked.is_empty() { Err(peeked) } else { Ok(peeked) }
     })

@@ -1,7 +1,5 @@
 //! One callback service, or several, with a vhost and a database of their own.
 
-use std::time::Duration;
-
 use countersign_amqp::{Connection, Consumer, Subscription};
 use countersign_callback::{Config, SETTINGS, Service};
 use countersign_protocol::grpc::callback_client::CallbackClient;
@@ -12,15 +10,15 @@ use countersign_protocol::grpc::{
 };
 use countersign_protocol::{MessageId, Topology};
 use countersign_runtime::Settings;
-use countersign_testbed::{Database, Vhost, eventually};
+use countersign_testbed::{Database, SOON, Vhost, counts, eventually};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::upstream::Upstream;
 
-/// Longer than anything takes that works.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+/// Where the service puts what it cannot read or store.
+pub(crate) const QUARANTINE: &str = "countersign.quarantine";
 
 /// What a test plays on.
 pub(crate) struct Stage {
@@ -29,6 +27,12 @@ pub(crate) struct Stage {
     pub(crate) pool: PgPool,
     settings: Vec<(String, String)>,
     replicas: Vec<Replica>,
+}
+
+/// A setting in the short form `max-resends=2`, as a process has it.
+fn variable(setting: &str) -> (String, String) {
+    let (name, text) = setting.split_once('=').unwrap();
+    (format!("COUNTERSIGN_{}", name.to_ascii_uppercase().replace('-', "_")), text.to_owned())
 }
 
 pub(crate) struct Replica {
@@ -62,9 +66,7 @@ impl Stage {
 
     /// From the next start on.
     pub(crate) fn set(&mut self, setting: &str) {
-        let (name, text) = setting.split_once('=').unwrap();
-        let name = name.to_ascii_uppercase().replace('-', "_");
-        self.settings.push((format!("COUNTERSIGN_{name}"), text.to_owned()));
+        self.settings.push(variable(setting));
     }
 
     /// A service whose upstream `orders` is the given one.
@@ -80,13 +82,15 @@ impl Stage {
             .push(("COUNTERSIGN_UPSTREAMS".to_owned(), format!("orders={}", upstream.url())));
     }
 
+    /// Takes the last setting back, if it is this one.
     pub(crate) fn unset(&mut self, setting: &str) {
-        self.settings.pop_if(|(_, text)| setting.ends_with(text.as_str()));
+        let unset = variable(setting);
+        self.settings.pop_if(|last| *last == unset);
     }
 
     /// Returns when a service has made its tables.
     pub(crate) async fn wait_for_tables(&self) {
-        eventually("the tables are made", DEADLINE, async || {
+        eventually("the tables are made", SOON, async || {
             let sql = "SELECT to_regclass('overdue_event') IS NOT NULL";
             sqlx::query_scalar::<_, bool>(sql).fetch_one(&self.pool).await.unwrap()
         })
@@ -132,7 +136,7 @@ impl Stage {
     pub(crate) async fn start_with(&mut self, config: Config) {
         let shutdown = CancellationToken::new();
         let service = Service::start(config, shutdown.clone()).await.unwrap();
-        tokio::time::timeout(DEADLINE, service.ready()).await.expect("the broker is there");
+        tokio::time::timeout(SOON, service.ready()).await.expect("the broker is there");
         self.replicas.push(Replica { service, shutdown });
     }
 
@@ -140,7 +144,7 @@ impl Stage {
     pub(crate) async fn stop_first(&mut self) {
         let replica = self.replicas.remove(0);
         replica.shutdown.cancel();
-        tokio::time::timeout(DEADLINE, replica.service.finish())
+        tokio::time::timeout(SOON, replica.service.finish())
             .await
             .expect("the service stops")
             .unwrap();
@@ -180,7 +184,7 @@ impl Stage {
 
     /// Returns when `consumer`'s confirm of this message is recorded.
     pub(crate) async fn recorded(&self, consumer: &str, id: MessageId) {
-        eventually(&format!("the confirm of {id} is recorded"), DEADLINE, async || {
+        eventually(&format!("the confirm of {id} is recorded"), SOON, async || {
             self.has_confirmed(consumer, id).await
         })
         .await;
@@ -214,7 +218,7 @@ impl Stage {
 
     /// Returns when there is no row of the message any more.
     pub(crate) async fn gone(&self, id: MessageId) {
-        eventually(&format!("{id} is gone"), DEADLINE, async || self.row(id).await.is_none()).await;
+        eventually(&format!("{id} is gone"), SOON, async || self.row(id).await.is_none()).await;
     }
 
     pub(crate) async fn row_when(
@@ -223,7 +227,7 @@ impl Stage {
         what: &str,
         is: impl Fn(&Row) -> bool,
     ) -> Row {
-        eventually(&format!("{id} is {what}"), DEADLINE, async || match self.row(id).await {
+        eventually(&format!("{id} is {what}"), SOON, async || match self.row(id).await {
             Some(row) if is(&row) => Ok(row),
             other => Err(other),
         })
@@ -243,6 +247,62 @@ impl Stage {
 
     pub(crate) async fn count(&self, sql: &'static str) -> i64 {
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.unwrap()
+    }
+
+    /// Returns when this statement counts exactly so many.
+    pub(crate) async fn counts(&self, what: &str, sql: &'static str, expected: i64) {
+        counts(what, SOON, expected, async || self.count(sql).await).await;
+    }
+
+    /// Returns when so many overdue rows are in this state.
+    pub(crate) async fn rows_are(&self, state: &'static str, expected: i64) {
+        const SQL: &str = "SELECT count(*) FROM overdue WHERE state = $1";
+        counts(&format!("rows that are {state}"), SOON, expected, async || {
+            sqlx::query_scalar(SQL).bind(state).fetch_one(&self.pool).await.unwrap()
+        })
+        .await;
+    }
+
+    /// Returns when so many confirms are recorded.
+    pub(crate) async fn confirms_are_recorded(&self, expected: i64) {
+        self.counts("recorded confirms", "SELECT count(*) FROM confirmation", expected).await;
+    }
+
+    /// Returns when so many reports, each instead of a confirm, are recorded.
+    pub(crate) async fn reports_are_recorded(&self, expected: i64) {
+        self.counts("recorded reports", "SELECT count(*) FROM consumer_report", expected).await;
+    }
+
+    /// Returns when a replica consumes this queue.
+    pub(crate) async fn is_consumed(&self, queue: &str) {
+        eventually(&format!("a replica consumes {queue}"), SOON, async || {
+            self.vhost.consumers(queue).await > 0
+        })
+        .await;
+    }
+
+    /// Returns when consumers hold so many messages of this queue un-acked.
+    pub(crate) async fn are_held(&self, queue: &str, expected: u64) {
+        counts(&format!("un-acked messages of {queue}"), SOON, expected, async || {
+            self.vhost.depth(queue).await.unwrap_or_default().unacked
+        })
+        .await;
+    }
+
+    /// Returns when consumers have acked so many messages of this queue, in all its life.
+    pub(crate) async fn are_acked(&self, queue: &str, expected: u64) {
+        counts(&format!("acked messages of {queue}"), SOON, expected, async || {
+            self.vhost.acked(queue).await
+        })
+        .await;
+    }
+
+    /// Returns when so many messages stand in quarantine.
+    pub(crate) async fn are_quarantined(&self, expected: u64) {
+        counts("quarantined messages", SOON, expected, async || {
+            self.vhost.depth(QUARANTINE).await.unwrap_or_default().total()
+        })
+        .await;
     }
 
     /// The service, as people call it.
@@ -306,7 +366,7 @@ impl Stage {
                 Subscription { queue: queue.to_owned(), prefetch: 10, priority: None };
             let mut consumer = Consumer::start(&connection, subscription);
             let first = loop {
-                let next = tokio::time::timeout(DEADLINE, consumer.next()).await;
+                let next = tokio::time::timeout(SOON, consumer.next()).await;
                 let next = next.expect("something comes").expect("the connection is open");
                 // A marker may be on its way when a replica stops: it waits for the next.
                 if next.properties.kind.as_deref() != Some("countersign.marker") {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::request_resend_response::Outcome;
-use countersign_testbed::eventually;
+use countersign_testbed::{SOON, eventually};
 use tonic::Code;
 
-use crate::stage::{DEADLINE, Stage};
+use crate::stage::Stage;
 use crate::upstream::{Upstream, say};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,10 +69,8 @@ async fn a_confirm_that_still_lies_in_the_broker_counts() {
     stage.confirm("logistics", &[confirmed]).await;
     let release = async {
         let marker = "SELECT count(*) FROM confirm_marker WHERE returned_at IS NULL";
-        eventually("the question waits for a marker", DEADLINE, async || {
-            stage.count(marker).await > 0
-        })
-        .await;
+        eventually("the question waits for a marker", SOON, async || stage.count(marker).await > 0)
+            .await;
         lock.rollback().await.unwrap();
     };
     let logistics: &[&str] = &["logistics"];

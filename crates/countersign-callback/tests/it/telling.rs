@@ -2,11 +2,11 @@
 
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::request_resend_response::Outcome;
-use countersign_testbed::eventually;
+use countersign_testbed::{SOON, eventually};
 use serde_json::json;
 use tonic::Code;
 
-use crate::stage::{DEADLINE, Stage};
+use crate::stage::Stage;
 use crate::upstream::{Upstream, say};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,7 +77,7 @@ async fn a_rejection_is_told_before_the_check_is_due() {
     let id = MessageId::generate().to_string();
     let rejected = json!({ "id": id, "outcome": "rejected", "reason": "no such article" });
     stage.say("logistics", vec![rejected]).await;
-    let told = eventually("the rejection is recorded", DEADLINE, async || {
+    let told = eventually("the rejection is recorded", SOON, async || {
         let told = stage.told(&id).await.unwrap();
         if told.reports.is_empty() { Err(told) } else { Ok(told) }
     })

@@ -8,13 +8,11 @@ use countersign_protocol::MessageId;
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use countersign_protocol::grpc::upstream_server::{self, UpstreamServer};
 use countersign_protocol::grpc::{RequestResendRequest, RequestResendResponse};
-use countersign_testbed::{Port, eventually};
+use countersign_testbed::{Port, SOON, eventually};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Request, Response, Status, transport::Server};
-
-use crate::stage::DEADLINE;
 
 /// Where an upstream is, and what it was asked; the server itself can be down.
 pub(crate) struct Upstream {
@@ -115,7 +113,7 @@ impl Upstream {
     /// Returns when it was asked for this attempt of the message.
     pub(crate) async fn is_asked(&self, id: MessageId, attempt: u32) -> RequestResendRequest {
         let text = id.to_string();
-        eventually(&format!("attempt {attempt} of {id} is asked for"), DEADLINE, async || {
+        eventually(&format!("attempt {attempt} of {id} is asked for"), SOON, async || {
             let asked = self.asked();
             let found = asked.iter().find(|a| a.message_id == text && a.attempt == attempt);
             found.cloned().ok_or(asked)

@@ -1,6 +1,7 @@
 //! `countersign quarantine` against a real broker.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::process::Stdio;
 
 use countersign_amqp::{
@@ -8,7 +9,7 @@ use countersign_amqp::{
     PublisherSettings, Subscription,
 };
 use countersign_protocol::{Headers, MessageId, Tier, Topology, header};
-use countersign_testbed::{Vhost, eventually};
+use countersign_testbed::{Conduct, Proxy, SOON, Vhost, eventually};
 use serde_json::{Value, json};
 use tokio::time::Duration;
 
@@ -16,7 +17,6 @@ use crate::program::{countersign, json, program};
 
 const QUARANTINE: &str = "countersign.quarantine";
 const CONFIRMS: &str = "countersign.confirm.0";
-const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A vhost with all that the callback service declares, and no callback service.
 async fn vhost() -> Vhost {
@@ -29,7 +29,7 @@ async fn vhost() -> Vhost {
 
 async fn connect(vhost: &Vhost, topology: Topology) -> Connection {
     let connection = Connection::start(vhost.url().parse().unwrap(), "a test", topology);
-    tokio::time::timeout(DEADLINE, connection.ready()).await.unwrap();
+    tokio::time::timeout(SOON, connection.ready()).await.unwrap();
     connection
 }
 
@@ -42,7 +42,7 @@ async fn put_aside(vhost: &Vhost, source: &str, app_id: &str, reason: &str, body
 }
 
 async fn holds(vhost: &Vhost, queue: &str, messages: u64) {
-    eventually(&format!("{queue} holds {messages}"), DEADLINE, async || {
+    eventually(&format!("{queue} holds {messages}"), SOON, async || {
         match vhost.depth(queue).await {
             Some(depth) if depth.ready == messages && depth.unacked == 0 => Ok(()),
             other => Err(other),
@@ -57,7 +57,7 @@ async fn first(vhost: &Vhost, queue: &str) -> Delivery {
     let connection = Connection::start(address, "looking", Topology::default());
     let subscription = Subscription { queue: queue.to_owned(), prefetch: 1, priority: None };
     let mut consumer = Consumer::start(&connection, subscription);
-    tokio::time::timeout(DEADLINE, consumer.next()).await.unwrap().unwrap()
+    tokio::time::timeout(SOON, consumer.next()).await.unwrap().unwrap()
 }
 
 fn ids(told: &Value) -> Vec<&str> {
@@ -155,20 +155,31 @@ async fn only_what_was_chosen_is_dropped_and_a_script_has_to_say_yes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_that_is_killed_loses_nothing() {
+    const ROUND_TRIP: Duration = Duration::from_millis(20);
+    const A_LONG_ROUND_TRIP: Duration = Duration::from_millis(500);
     let vhost = vhost().await;
     let all = filled(&vhost, 1_500).await;
-    let mut replaying = program(&["quarantine", "replay", "--all", "--amqp-url", vhost.url()])
+    // However fast the machine is, a replay through this proxy takes a round trip for each hundred.
+    let broker = address_of(vhost.url());
+    let proxy = Proxy::start(broker).await.unwrap();
+    proxy.conduct(Conduct::Forward { after: ROUND_TRIP });
+    let url = vhost.url().replace(&broker.port().to_string(), &proxy.address().port().to_string());
+    let mut replaying = program(&["quarantine", "replay", "--all", "--amqp-url", &url])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    eventually("something is replayed", DEADLINE, async || {
+    // What it has read from quarantine, it publishes on a connection of its own.
+    eventually("it begins to publish", SOON, async || proxy.carried() == 2).await;
+    proxy.conduct(Conduct::Forward { after: A_LONG_ROUND_TRIP });
+    eventually("something is replayed", SOON, async || {
         vhost.depth(CONFIRMS).await.is_some_and(|depth| depth.ready > 0)
     })
     .await;
+    assert_eq!(replaying.try_wait().unwrap(), None, "it is killed in the midst of its work");
     replaying.kill().await.unwrap();
     let connection = connect(&vhost, Topology::default()).await;
-    eventually("each of them is in one of the queues", DEADLINE, async || {
+    eventually("each of them is in one of the queues", SOON, async || {
         let mut found = BTreeSet::new();
         for queue in [QUARANTINE, CONFIRMS] {
             let mut browser = Browser::open(&connection, queue).await.unwrap();
@@ -180,6 +191,12 @@ async fn a_replay_that_is_killed_loses_nothing() {
         if found == all { Ok(()) } else { Err((found.len(), all.len())) }
     })
     .await;
+}
+
+/// Where the broker of this URL listens.
+fn address_of(url: &str) -> SocketAddr {
+    let (_, host) = url.rsplit_once('@').unwrap();
+    host.split('/').next().unwrap().parse().unwrap()
 }
 
 /// So many in quarantine; their ids.
