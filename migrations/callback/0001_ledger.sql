@@ -1,32 +1,42 @@
--- ledger: what consumers have said about messages, and the messages that nobody has confirmed in
--- time.
+-- The ledger: what consumers say of messages, the messages that were not confirmed in time, and
+-- what is done about them.
 --
--- Ids are UUIDv7, so they sort by the time of their making. What consumers say is partitioned by
--- that time: partitions are made ahead and dropped whole by the service, and there is no DEFAULT
--- partition, which would block adding others.
+-- Ids are UUIDv7 and sort by the time of their making. What consumers and upstreams say comes at the
+-- rate of all messages: confirmation, consumer_report and rolled_back are partitioned by id, a day
+-- each, and the service makes partitions ahead and drops them whole. There is no DEFAULT partition:
+-- rows in it would block the adding of others. Their keys begin with the id, as a key of a
+-- partitioned table has to hold its partition key, and every look-up is by id.
+--
+-- Overdue rows are few, and stay until they are closed: one plain table. Its key is the id together
+-- with the upstream, since two upstreams may use one id and neither may hide the other's message.
+--
+-- Columns stand in the order: identity, what never changes, what does, when it happened. Each
+-- column's meaning, unit and clock are in the catalog: \d+ shows them. Names and states have the
+-- collation "C": they are compared byte by byte, in the order in which the service sorts them.
 
+-- What consumers and upstreams say of messages: partitioned by id.
 CREATE TABLE confirmation (
     message_id uuid NOT NULL,
-    recorded_at timestamptz NOT NULL DEFAULT now(),
-    attempt integer,
     consumer text COLLATE "C" NOT NULL,
+    attempt integer,
+    recorded_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT confirmation_pkey PRIMARY KEY (message_id, consumer),
     CONSTRAINT confirmation_attempt_from_1 CHECK (attempt >= 1)
 ) PARTITION BY RANGE (message_id);
 
 COMMENT ON TABLE confirmation IS 'One row for each consumer that has processed a message. Rows are only ever added; whole partitions are dropped after COUNTERSIGN_RETENTION.';
 COMMENT ON COLUMN confirmation.message_id IS 'The message: a UUIDv7.';
-COMMENT ON COLUMN confirmation.recorded_at IS 'When this service recorded it, on this database''s clock.';
+COMMENT ON COLUMN confirmation.consumer IS 'The consumer that processed it.';
 COMMENT ON COLUMN confirmation.attempt IS 'Which publish of the message was processed, from 1. NULL if the consumer did not say.';
-COMMENT ON COLUMN confirmation.consumer IS 'Who processed it.';
+COMMENT ON COLUMN confirmation.recorded_at IS 'When this service recorded it, on this database''s clock.';
 
 CREATE TABLE consumer_report (
     message_id uuid NOT NULL,
-    recorded_at timestamptz NOT NULL DEFAULT now(),
-    until timestamptz,
     consumer text COLLATE "C" NOT NULL,
     outcome text COLLATE "C" NOT NULL,
     reason text NOT NULL,
+    until timestamptz,
+    recorded_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT consumer_report_pkey PRIMARY KEY (message_id, consumer),
     CONSTRAINT consumer_report_outcome CHECK (outcome IN ('rejected', 'retrying')),
     CONSTRAINT consumer_report_until_if_retrying CHECK ((until IS NOT NULL) = (outcome = 'retrying'))
@@ -34,27 +44,44 @@ CREATE TABLE consumer_report (
 
 COMMENT ON TABLE consumer_report IS 'What consumers said instead of a confirm, one row for each message and consumer: rejected beats retrying, a later retrying an earlier one, and a row in confirmation beats both.';
 COMMENT ON COLUMN consumer_report.message_id IS 'The message: a UUIDv7.';
-COMMENT ON COLUMN consumer_report.recorded_at IS 'When this service recorded it, on this database''s clock.';
-COMMENT ON COLUMN consumer_report.until IS 'When the consumer tries again, on the consumer''s clock. NULL unless retrying.';
-COMMENT ON COLUMN consumer_report.consumer IS 'Whose word it is.';
+COMMENT ON COLUMN consumer_report.consumer IS 'The consumer that said so.';
 COMMENT ON COLUMN consumer_report.outcome IS 'rejected: it will never be accepted. retrying: it failed, and the consumer tries again by itself.';
 COMMENT ON COLUMN consumer_report.reason IS 'What the consumer said, up to 1,000 characters. May be empty.';
+COMMENT ON COLUMN consumer_report.until IS 'When the consumer tries again, on the consumer''s clock. NULL unless retrying.';
+COMMENT ON COLUMN consumer_report.recorded_at IS 'When this service recorded it, on this database''s clock.';
 
+CREATE TABLE rolled_back (
+    message_id uuid NOT NULL,
+    upstream text COLLATE "C" NOT NULL,
+    arming bigint NOT NULL,
+    recorded_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT rolled_back_pkey PRIMARY KEY (message_id, upstream, arming)
+) PARTITION BY RANGE (message_id);
+
+COMMENT ON TABLE rolled_back IS 'One row for each arming that its upstream dropped or rolled back: the check of this arming is settled when it comes due. Whole partitions are dropped after two days, longer than any check delay.';
+COMMENT ON COLUMN rolled_back.message_id IS 'The message: a UUIDv7.';
+COMMENT ON COLUMN rolled_back.upstream IS 'The upstream that says so; it is believed about its own checks only.';
+COMMENT ON COLUMN rolled_back.arming IS 'Which arming of it, as the check carries it: 64 random bits, the highest as the sign.';
+COMMENT ON COLUMN rolled_back.recorded_at IS 'When this service recorded it, on this database''s clock.';
+
+-- The messages that were not confirmed in time. docs/states.md draws the states.
 CREATE TABLE overdue (
     message_id uuid NOT NULL,
-    since timestamptz NOT NULL DEFAULT now(),
-    due_at timestamptz,
-    closed_at timestamptz,
-    granted_at timestamptz,
-    lease uuid,
-    resends integer NOT NULL DEFAULT 0,
-    granted integer NOT NULL DEFAULT 0,
-    calls_not_made integer NOT NULL DEFAULT 0,
     upstream text COLLATE "C" NOT NULL,
-    state text COLLATE "C" NOT NULL,
-    cause text COLLATE "C" NOT NULL,
     consumers text[] COLLATE "C" NOT NULL,
+    since timestamptz NOT NULL DEFAULT now(),
+    state text COLLATE "C" NOT NULL,
+    due_at timestamptz,
+    lease uuid,
+    cause text COLLATE "C" NOT NULL,
     reason text NOT NULL,
+    resends integer NOT NULL DEFAULT 0,
+    calls_not_made integer NOT NULL DEFAULT 0,
+    granted integer NOT NULL DEFAULT 0,
+    granted_at timestamptz,
+    sent_at timestamptz,
+    missing_after timestamptz NOT NULL DEFAULT now(),
+    closed_at timestamptz,
     CONSTRAINT overdue_pkey PRIMARY KEY (message_id, upstream),
     CONSTRAINT overdue_state CHECK (state IN (
         'waiting', 'asking', 'parked', 'confirmed', 'never_committed', 'withdrawn', 'conflict',
@@ -74,35 +101,42 @@ CREATE TABLE overdue (
 
 COMMENT ON TABLE overdue IS 'One row for each message whose check came due unconfirmed. A row is never reopened by a later check.';
 COMMENT ON COLUMN overdue.message_id IS 'The message: a UUIDv7.';
+COMMENT ON COLUMN overdue.upstream IS 'The upstream that sent it and is asked to send it again.';
+COMMENT ON COLUMN overdue.consumers IS 'The consumers that have to confirm it: one or more, each once.';
 COMMENT ON COLUMN overdue.since IS 'When its check came due, on this database''s clock.';
-COMMENT ON COLUMN overdue.due_at IS 'When somebody has to look at it again, on this database''s clock. waiting: it is judged then. asking: the lease ends then, and it is judged again. NULL in every other state.';
-COMMENT ON COLUMN overdue.closed_at IS 'When it was closed, on this database''s clock. NULL unless confirmed, never_committed, withdrawn, conflict or closed_by_hand.';
-COMMENT ON COLUMN overdue.granted_at IS 'When a person last asked for a resend, on this database''s clock. NULL if nobody has.';
-COMMENT ON COLUMN overdue.lease IS 'The token of the replica''s round that is asking for it: only who holds it may write the answer. NULL unless asking.';
-COMMENT ON COLUMN overdue.resends IS 'Resends asked for, a number from 0. The message''s first publish is attempt 1, so the next resend asks for attempt resends + 2.';
-COMMENT ON COLUMN overdue.granted IS 'Up to how many resends a person has granted, whatever COUNTERSIGN_MAX_RESENDS says. 0 if nobody has.';
-COMMENT ON COLUMN overdue.calls_not_made IS 'How many calls in a row surely were not made and used up no resend, a number from 0.';
-COMMENT ON COLUMN overdue.upstream IS 'Who sent it and is asked to send it again.';
 COMMENT ON COLUMN overdue.state IS 'waiting, asking or parked while open; confirmed, never_committed, withdrawn, conflict or closed_by_hand once closed.';
+COMMENT ON COLUMN overdue.due_at IS 'When the service judges it again, on this database''s clock. waiting: it is judged then. asking: the lease ends then, and it is judged again. NULL in every other state.';
+COMMENT ON COLUMN overdue.lease IS 'The token of the replica''s round that is asking for it: only the replica that holds it may write the answer. NULL unless asking.';
 COMMENT ON COLUMN overdue.cause IS 'Why it is in this state, in one of a few words that can be counted, such as rejected.';
-COMMENT ON COLUMN overdue.consumers IS 'Who has to confirm it: one or more, each once.';
 COMMENT ON COLUMN overdue.reason IS 'Why it is in this state, for a person.';
+COMMENT ON COLUMN overdue.resends IS 'Resends asked for, a number from 0. The message''s first publish is attempt 1, so the next resend asks for attempt resends + 2.';
+COMMENT ON COLUMN overdue.calls_not_made IS 'How many calls in a row surely were not made and used up no resend, a number from 0.';
+COMMENT ON COLUMN overdue.granted IS 'Up to how many resends an operator has granted, whatever COUNTERSIGN_MAX_RESENDS says. 0 if no operator has.';
+COMMENT ON COLUMN overdue.granted_at IS 'When an operator last asked for a resend, on this database''s clock. NULL if no operator has.';
+COMMENT ON COLUMN overdue.sent_at IS 'When what is waited for was sent, on its upstream''s clock: when its check was armed, then when it was published again. NULL if the upstream does not say.';
+COMMENT ON COLUMN overdue.missing_after IS 'The message counts as missing only when a confirm marker that was sent after this moment has come back, on this database''s clock. Its check''s coming due at first; when it is to be judged again, once its upstream has been asked. A deferral leaves it as it is.';
+COMMENT ON COLUMN overdue.closed_at IS 'When it was closed, on this database''s clock. NULL unless confirmed, never_committed, withdrawn, conflict or closed_by_hand.';
 
-CREATE INDEX overdue_due ON overdue (due_at) WHERE due_at IS NOT NULL;
+-- The service looks for due rows upstream by upstream: those of a paused upstream are not read.
+CREATE INDEX overdue_due ON overdue (upstream, due_at) WHERE due_at IS NOT NULL;
+-- Resends under way and lost, for the budget of an upstream.
+CREATE INDEX overdue_resent ON overdue (upstream, due_at) WHERE due_at IS NOT NULL AND resends >= 1;
+-- An operator's grant moves the time of giving up.
+CREATE INDEX overdue_open ON overdue (greatest(since, granted_at)) WHERE due_at IS NOT NULL;
 -- Groups, and the rows of each in order: lists and counts are answered from it alone.
 CREATE INDEX overdue_groups ON overdue (state, upstream, cause, consumers, since, message_id);
 CREATE INDEX overdue_closed ON overdue (closed_at) WHERE closed_at IS NOT NULL;
 
 CREATE TABLE overdue_event (
-    event_id bigint GENERATED ALWAYS AS IDENTITY,
     message_id uuid NOT NULL,
-    at timestamptz NOT NULL DEFAULT now(),
-    resends integer NOT NULL,
     upstream text COLLATE "C" NOT NULL,
+    event_id bigint GENERATED ALWAYS AS IDENTITY,
     from_state text COLLATE "C",
     to_state text COLLATE "C" NOT NULL,
     cause text COLLATE "C" NOT NULL,
     reason text NOT NULL,
+    resends integer NOT NULL,
+    at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT overdue_event_pkey PRIMARY KEY (message_id, upstream, event_id),
     CONSTRAINT overdue_event_of_overdue FOREIGN KEY (message_id, upstream)
         REFERENCES overdue (message_id, upstream) ON DELETE CASCADE,
@@ -130,12 +164,210 @@ CREATE TABLE overdue_event (
 );
 
 COMMENT ON TABLE overdue_event IS 'The history of overdue rows: one row for each change of state, written in the same transaction. A repeated deferral (waiting, and still waiting) leaves none.';
-COMMENT ON COLUMN overdue_event.event_id IS 'A number that grows: the order of a message''s events.';
 COMMENT ON COLUMN overdue_event.message_id IS 'The message: a UUIDv7.';
-COMMENT ON COLUMN overdue_event.at IS 'When it happened, on this database''s clock.';
-COMMENT ON COLUMN overdue_event.resends IS 'The resends asked for at that time, this one included: a number from 0.';
-COMMENT ON COLUMN overdue_event.upstream IS 'Who sent the message.';
+COMMENT ON COLUMN overdue_event.upstream IS 'The upstream that sent the message.';
+COMMENT ON COLUMN overdue_event.event_id IS 'A number that grows: the order of a message''s events.';
 COMMENT ON COLUMN overdue_event.from_state IS 'The state before. NULL for the first event.';
 COMMENT ON COLUMN overdue_event.to_state IS 'The state after. asking after asking: a lease ran out, and another replica asks.';
 COMMENT ON COLUMN overdue_event.cause IS 'Why, in one of a few words that can be counted.';
 COMMENT ON COLUMN overdue_event.reason IS 'Why, for a person.';
+COMMENT ON COLUMN overdue_event.resends IS 'The resends asked for at that time, this one included: a number from 0.';
+COMMENT ON COLUMN overdue_event.at IS 'When it happened, on this database''s clock.';
+
+-- What operators do about messages. Each job is the record of it: none is ever deleted.
+CREATE TABLE job (
+    job_id uuid NOT NULL,
+    action text COLLATE "C" NOT NULL,
+    selection text NOT NULL,
+    who text NOT NULL,
+    why text NOT NULL,
+    rate double precision,
+    items bigint NOT NULL,
+    state text COLLATE "C" NOT NULL,
+    reason text NOT NULL DEFAULT '',
+    step bigint NOT NULL,
+    begins_at timestamptz,
+    begun bigint NOT NULL DEFAULT 0,
+    succeeded bigint NOT NULL DEFAULT 0,
+    failed bigint NOT NULL DEFAULT 0,
+    skipped bigint NOT NULL DEFAULT 0,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    cancelled_at timestamptz,
+    ended_at timestamptz,
+    CONSTRAINT job_pkey PRIMARY KEY (job_id),
+    CONSTRAINT job_action CHECK (action IN ('resend', 'close', 'note')),
+    CONSTRAINT job_state CHECK (state IN ('running', 'done', 'cancelled', 'stopped')),
+    CONSTRAINT job_done_has_ended CHECK (state <> 'done' OR ended_at IS NOT NULL),
+    CONSTRAINT job_running_has_not_ended CHECK (state <> 'running' OR ended_at IS NULL),
+    CONSTRAINT job_cancelled_at_if_cancelled CHECK ((cancelled_at IS NOT NULL) = (state = 'cancelled')),
+    CONSTRAINT job_counts_from_0 CHECK (
+        least(items, begun, succeeded, failed, skipped, step) >= 0
+    ),
+    CONSTRAINT job_counts_no_item_twice CHECK (begun + succeeded + failed + skipped <= items),
+    CONSTRAINT job_ended_has_ended_items CHECK (
+        ended_at IS NULL OR succeeded + failed + skipped = items
+    ),
+    CONSTRAINT job_rate_above_0 CHECK (rate > 0),
+    CONSTRAINT job_says_who_and_why CHECK (who <> '' AND why <> '')
+);
+
+COMMENT ON TABLE job IS 'What an operator does, or has done, about some messages. Never deleted.';
+COMMENT ON COLUMN job.job_id IS 'The job.';
+COMMENT ON COLUMN job.action IS 'resend, close or note.';
+COMMENT ON COLUMN job.selection IS 'Which messages it is about, as it was asked for: a filter, or how many ids.';
+COMMENT ON COLUMN job.who IS 'The operator that asked for it, as given.';
+COMMENT ON COLUMN job.why IS 'The operator''s reason, as given.';
+COMMENT ON COLUMN job.rate IS 'The most items begun in a second. NULL: as many as there are.';
+COMMENT ON COLUMN job.items IS 'How many messages it is about, a number from 0.';
+COMMENT ON COLUMN job.state IS 'running; done; cancelled by an operator; stopped by itself, see reason. The latter two begin nothing more, and what is begun comes to its end.';
+COMMENT ON COLUMN job.reason IS 'The operator that cancelled it and the reason, or why it stopped by itself. Empty otherwise.';
+COMMENT ON COLUMN job.step IS 'How many items may be begun in all at this step, those left out not counted. 0: all.';
+COMMENT ON COLUMN job.begins_at IS 'When its rate lets the next item begin, on this database''s clock. NULL before the first, and without a rate.';
+COMMENT ON COLUMN job.begun IS 'How many of its items are begun and not counted as ended, a number from 0.';
+COMMENT ON COLUMN job.succeeded IS 'How many of its items ended well, a number from 0.';
+COMMENT ON COLUMN job.failed IS 'How many of its items ended otherwise, a number from 0.';
+COMMENT ON COLUMN job.skipped IS 'How many of its items were left out, a number from 0. Items begin in the order of their position: those above begun + succeeded + failed + skipped are pending.';
+COMMENT ON COLUMN job.created_at IS 'When an operator asked for it, on this database''s clock.';
+COMMENT ON COLUMN job.cancelled_at IS 'When an operator cancelled it, on this database''s clock. NULL unless cancelled.';
+COMMENT ON COLUMN job.ended_at IS 'When its last item ended, on this database''s clock. NULL until then, also if it is cancelled or stopped.';
+
+CREATE INDEX job_open ON job (job_id) WHERE ended_at IS NULL;
+CREATE INDEX job_newest ON job (created_at, job_id);
+
+CREATE TABLE job_item (
+    job_id uuid NOT NULL,
+    position bigint NOT NULL,
+    message_id uuid NOT NULL,
+    upstream text COLLATE "C" NOT NULL,
+    state text COLLATE "C" NOT NULL DEFAULT 'pending',
+    result text NOT NULL DEFAULT '',
+    counted boolean NOT NULL DEFAULT FALSE,
+    ended_at timestamptz,
+    CONSTRAINT job_item_pkey PRIMARY KEY (job_id, position),
+    CONSTRAINT job_item_of_job FOREIGN KEY (job_id) REFERENCES job (job_id),
+    CONSTRAINT job_item_state CHECK (
+        state IN ('pending', 'begun', 'succeeded', 'failed', 'skipped')
+    ),
+    CONSTRAINT job_item_ended_at_if_ended CHECK (
+        (ended_at IS NOT NULL) = (state IN ('succeeded', 'failed', 'skipped'))
+    ),
+    CONSTRAINT job_item_counted_has_ended CHECK (NOT counted OR ended_at IS NOT NULL),
+    CONSTRAINT job_item_position_from_1 CHECK (position >= 1)
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+COMMENT ON TABLE job_item IS 'What became of each message of a job. Never deleted.';
+COMMENT ON COLUMN job_item.job_id IS 'The job.';
+COMMENT ON COLUMN job_item.position IS 'Items begin in this order, from 1.';
+COMMENT ON COLUMN job_item.message_id IS 'The message: a UUIDv7.';
+COMMENT ON COLUMN job_item.upstream IS 'The upstream that sent the message. Empty if the message was not overdue.';
+COMMENT ON COLUMN job_item.state IS 'pending; begun, and the outcome is waited for; succeeded; failed; skipped.';
+COMMENT ON COLUMN job_item.result IS 'What came of it, for a person. Empty while pending.';
+COMMENT ON COLUMN job_item.counted IS 'Whether its end is in the counts of its job. An item ends together with its overdue row, in the statement that changes it; only the replica that works on the job counts.';
+COMMENT ON COLUMN job_item.ended_at IS 'When it ended, on this database''s clock. NULL while pending or begun.';
+
+CREATE INDEX job_item_message ON job_item (message_id);
+CREATE INDEX job_item_begun ON job_item (message_id, upstream) WHERE state = 'begun';
+CREATE INDEX job_item_uncounted ON job_item (job_id) WHERE ended_at IS NOT NULL AND NOT counted;
+
+-- How far confirms are recorded, and how far consumers are.
+CREATE TABLE confirm_marker (
+    number bigint GENERATED ALWAYS AS IDENTITY,
+    shard integer NOT NULL,
+    awaited boolean NOT NULL DEFAULT true,
+    sent_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    returned_at timestamptz,
+    CONSTRAINT confirm_marker_pkey PRIMARY KEY (number),
+    CONSTRAINT confirm_marker_awaited_until_returned CHECK (NOT awaited OR returned_at IS NULL),
+    CONSTRAINT confirm_marker_shard_from_0 CHECK (shard >= 0)
+);
+
+COMMENT ON TABLE confirm_marker IS 'Messages that this service sends through its own confirm shards. When one has come back, everything that was in its shard before it is recorded.';
+COMMENT ON COLUMN confirm_marker.number IS 'What the marker carries, a number that grows.';
+COMMENT ON COLUMN confirm_marker.shard IS 'The confirm shard that it was sent through, a number from 0.';
+COMMENT ON COLUMN confirm_marker.awaited IS 'Whether no other is sent through this shard yet. Not any more once it has returned or has been given up; one that was given up counts all the same if it returns.';
+COMMENT ON COLUMN confirm_marker.sent_at IS 'When it was about to be sent, on this database''s clock: the row is committed first.';
+COMMENT ON COLUMN confirm_marker.returned_at IS 'When it had come back and everything before it was recorded, on this database''s clock. NULL before.';
+
+-- One marker at a time is awaited in each shard, whatever the number of replicas.
+CREATE UNIQUE INDEX confirm_marker_awaited ON confirm_marker (shard) WHERE awaited;
+CREATE INDEX confirm_marker_watermark ON confirm_marker (shard, sent_at) WHERE returned_at IS NOT NULL;
+
+CREATE TABLE consumer_progress (
+    consumer text COLLATE "C" NOT NULL,
+    upstream text COLLATE "C" NOT NULL,
+    queue text COLLATE "C" NOT NULL,
+    confirmed_up_to timestamptz,
+    stalled_at timestamptz,
+    progressed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT consumer_progress_pkey PRIMARY KEY (consumer, upstream, queue)
+) WITH (fillfactor = 50);
+
+COMMENT ON TABLE consumer_progress IS 'How far each consumer is with the messages of each upstream that it gets through each queue. Times of one upstream are compared only with each other.';
+COMMENT ON COLUMN consumer_progress.consumer IS 'The consumer that confirms them.';
+COMMENT ON COLUMN consumer_progress.upstream IS 'The upstream that sent them.';
+COMMENT ON COLUMN consumer_progress.queue IS 'The queue that it says it got the messages through.';
+COMMENT ON COLUMN consumer_progress.confirmed_up_to IS 'The newest publish that the consumer has had in hand (processed, rejected, or to be retried), on the upstream''s clock. NULL if its confirms do not say.';
+COMMENT ON COLUMN consumer_progress.stalled_at IS 'Since when the log has said that it makes no progress while messages wait, on this database''s clock. NULL while it is well.';
+COMMENT ON COLUMN consumer_progress.progressed_at IS 'When confirmed_up_to last grew (or, without it, when the consumer last confirmed), on this database''s clock.';
+
+CREATE TABLE queue_depth (
+    queue text COLLATE "C" NOT NULL,
+    claimed_at timestamptz NOT NULL,
+    read_at timestamptz,
+    ready bigint,
+    held bigint,
+    empty_at timestamptz,
+    CONSTRAINT queue_depth_pkey PRIMARY KEY (queue),
+    CONSTRAINT queue_depth_ready_if_read CHECK ((ready IS NOT NULL) = (read_at IS NOT NULL)),
+    CONSTRAINT queue_depth_held_if_read CHECK (held IS NULL OR read_at IS NOT NULL),
+    CONSTRAINT queue_depth_from_0 CHECK (ready >= 0 AND held >= 0)
+) WITH (fillfactor = 50);
+
+COMMENT ON TABLE queue_depth IS 'What lies in the queues that overdue messages may wait in. Read only while some do.';
+COMMENT ON COLUMN queue_depth.queue IS 'Its name.';
+COMMENT ON COLUMN queue_depth.claimed_at IS 'When a replica last began to read it, on this database''s clock.';
+COMMENT ON COLUMN queue_depth.read_at IS 'When the reading that ready and held are from was begun, on this database''s clock. NULL before the first.';
+COMMENT ON COLUMN queue_depth.ready IS 'Messages that no consumer holds, as the queue itself says.';
+COMMENT ON COLUMN queue_depth.held IS 'Messages ready or held by a consumer, as the management API says, which is late by up to COUNTERSIGN_MANAGEMENT_LAG. NULL if it is not asked or does not answer.';
+COMMENT ON COLUMN queue_depth.empty_at IS 'When a reading was begun that found the queue empty and after which a confirm marker has come back: whatever had left the queue by then and was confirmed is recorded. On this database''s clock; it only grows.';
+
+-- How fast each upstream is asked for resends, agreed on by all replicas.
+CREATE TABLE upstream_pace (
+    upstream text COLLATE "C" NOT NULL,
+    tokens double precision NOT NULL,
+    refilled_at timestamptz NOT NULL DEFAULT now(),
+    canaries integer,
+    canaries_only boolean NOT NULL DEFAULT false,
+    CONSTRAINT upstream_pace_pkey PRIMARY KEY (upstream),
+    CONSTRAINT upstream_pace_tokens_from_0 CHECK (tokens >= 0),
+    CONSTRAINT upstream_pace_canaries_from_1 CHECK (canaries >= 1),
+    CONSTRAINT upstream_pace_canaries_if_only CHECK (canaries IS NOT NULL OR NOT canaries_only)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+COMMENT ON TABLE upstream_pace IS 'One row for each upstream that was ever asked: how many resends it may be asked for now. Read and written in the transaction that takes the leases.';
+COMMENT ON COLUMN upstream_pace.upstream IS 'The upstream.';
+COMMENT ON COLUMN upstream_pace.tokens IS 'How many resends it could be asked for at refilled_at; COUNTERSIGN_RESEND_RATE are added each second, up to a quarter of a second''s worth.';
+COMMENT ON COLUMN upstream_pace.refilled_at IS 'When tokens and canaries were last decided on, on this database''s clock.';
+COMMENT ON COLUMN upstream_pace.canaries IS 'How many of its resends may be unconfirmed at once, a number from 1. NULL while not much is missing.';
+COMMENT ON COLUMN upstream_pace.canaries_only IS 'Whether canaries holds resends back. False with canaries set: much is missing, and so many resends were confirmed that nothing is held back.';
+
+CREATE TABLE upstream_tally (
+    upstream text COLLATE "C" NOT NULL,
+    half_minute bigint NOT NULL,
+    looked_up bigint NOT NULL DEFAULT 0,
+    unconfirmed bigint NOT NULL DEFAULT 0,
+    missing bigint NOT NULL DEFAULT 0,
+    not_missing bigint NOT NULL DEFAULT 0,
+    CONSTRAINT upstream_tally_pkey PRIMARY KEY (upstream, half_minute),
+    CONSTRAINT upstream_tally_counts_from_0 CHECK (
+        looked_up >= 0 AND unconfirmed >= 0 AND missing >= 0 AND not_missing >= 0
+    )
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+COMMENT ON TABLE upstream_tally IS 'What became of each upstream''s checks lately, in half minutes. Older ones are deleted.';
+COMMENT ON COLUMN upstream_tally.upstream IS 'The upstream whose checks they are.';
+COMMENT ON COLUMN upstream_tally.half_minute IS 'Which half minute, on this database''s clock: seconds since 1970, divided by 30 and rounded down.';
+COMMENT ON COLUMN upstream_tally.looked_up IS 'Checks that came due, a number from 0.';
+COMMENT ON COLUMN upstream_tally.unconfirmed IS 'Of these, the messages that became overdue, a number from 0.';
+COMMENT ON COLUMN upstream_tally.missing IS 'Answers that say that a message had not arrived, as far as the upstream can tell (REPUBLISHED, UNKNOWN), a number from 0.';
+COMMENT ON COLUMN upstream_tally.not_missing IS 'Answers that say that there is no message to arrive (NEVER_COMMITTED, IN_PROGRESS, WITHDRAWN), a number from 0.';

@@ -3,12 +3,16 @@
 -- A transaction that sends a message inserts its id; RequestResend, not finding it, inserts the
 -- same key as a fence. Of the two, Postgres lets one through and makes the other wait or fail: that
 -- is what makes "never committed" a final answer.
+--
+-- Partitioned by id, a UUIDv7 and so by time: the SDK makes a partition a day ahead and drops it whole
+-- past retention. The id alone is the key: it is also the fence, and has to be unique.
 
 CREATE TABLE countersign.enlisted (
     message_id uuid NOT NULL,
     state text NOT NULL DEFAULT 'enlisted',
     envelope jsonb,
     body bytea,
+    consumers text COLLATE "C",
     CONSTRAINT enlisted_pkey PRIMARY KEY (message_id),
     CONSTRAINT enlisted_state_is_known CHECK (state IN ('enlisted', 'fenced')),
     CONSTRAINT enlisted_message_is_whole CHECK ((envelope IS NULL) = (body IS NULL)),
@@ -25,3 +29,27 @@ COMMENT ON COLUMN countersign.enlisted.envelope IS
     'The stored message without its body: exchange, key, kind, content type, headers, consumers. NULL unless the upstream stores its messages here.';
 COMMENT ON COLUMN countersign.enlisted.body IS
     'The stored message''s body, in bytes as it goes to the broker. NULL unless the upstream stores its messages here.';
+COMMENT ON COLUMN countersign.enlisted.consumers IS
+    'The consumers that had to confirm the message when it was enlisted: names, separated by commas. NULL for a fence.';
+
+CREATE TABLE countersign.sweep (
+    only_row boolean NOT NULL DEFAULT true,
+    position uuid,
+    begun_at timestamptz NOT NULL DEFAULT now(),
+    until timestamptz NOT NULL,
+    holder uuid NOT NULL,
+    CONSTRAINT sweep_pkey PRIMARY KEY (only_row),
+    CONSTRAINT sweep_has_one_row CHECK (only_row)
+);
+
+COMMENT ON TABLE countersign.sweep IS
+    'How far the sweep over countersign.enlisted is. One row, and one process at a time that goes on from it. To have everything looked at again: UPDATE countersign.sweep SET position = NULL, until = now().';
+COMMENT ON COLUMN countersign.sweep.only_row IS 'Always true: there is one row.';
+COMMENT ON COLUMN countersign.sweep.position IS
+    'The last id that was looked at: a UUIDv7. NULL: none yet, begin with the oldest.';
+COMMENT ON COLUMN countersign.sweep.begun_at IS
+    'When it last began with the oldest id, on this database''s clock.';
+COMMENT ON COLUMN countersign.sweep.until IS
+    'When another process may go on, on this database''s clock: while one walks, so that it is replaced when it dies; after a walk, the pause before the next.';
+COMMENT ON COLUMN countersign.sweep.holder IS
+    'The process that walks, or walked last: a UUID that it drew at its start.';

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::Ledger;
 use crate::rules::filter::{Filter, texts};
+use crate::rules::states::StateName;
 
 /// The groups that a filter applies to: `$1` states, `$2` upstream, `$3` consumer, `$4` causes.
 /// In one statement with what is done with them, so that a row that changes its group meanwhile is
@@ -132,7 +133,7 @@ impl Ledger {
              )
              SELECT message_id, upstream, consumers, state, cause, reason, resends,
                     (extract(epoch FROM overdue.since) * 1000000)::bigint AS since_us,
-                    CASE WHEN state = 'waiting'
+                    CASE WHEN state = $11
                          THEN floor(extract(epoch FROM due_at) * 1000)::bigint
                     END AS due_at_ms
              FROM page
@@ -144,6 +145,7 @@ impl Ledger {
             .bind(after.map_or_else(Uuid::nil, |place| place.message_id.uuid()))
             .bind(after.map_or("", |place| place.upstream.as_str()))
             .bind(i64::from(limit))
+            .bind::<&str>(StateName::Waiting.into())
             .fetch_all(self.pool())
             .await
     }

@@ -1,7 +1,8 @@
 //! How fast upstreams are asked, agreed on by all replicas.
 //!
-//! Who locks several things locks them in this order: rows of `overdue`, of `upstream_tally`, of
-//! `upstream_pace`, the last two by name.
+//! A transaction that locks several things locks them in this order: the row of a `job`, rows of
+//! `overdue` by key, of `upstream_tally` by name, of `upstream_pace` by name. So no two of them wait
+//! for each other in a circle.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,6 +13,8 @@ use sqlx::{FromRow, PgConnection};
 
 use super::{Ledger, Taken, committed, read_text, stored_count, stored_total, texts};
 use crate::rules::budget::{Pace, Pacing, Scene, Tally, Weather};
+use crate::rules::cause::Cause;
+use crate::rules::states::StateName;
 
 /// What became of checks, by upstream.
 pub(crate) type Tallies = BTreeMap<Name, Tally>;
@@ -320,7 +323,7 @@ async fn paces(
              WHERE upstream_tally.upstream = upstream_pace.upstream
                AND half_minute >= floor(extract(epoch FROM now()) / 30)::bigint - 1
          ) AS tally CROSS JOIN LATERAL (
-             SELECT count(*) AS resent, count(*) FILTER (WHERE state = 'asking') AS asking
+             SELECT count(*) AS resent, count(*) FILTER (WHERE state = $3) AS asking
              FROM (
                  SELECT state FROM overdue
                  WHERE overdue.upstream = upstream_pace.upstream AND resends >= 1
@@ -332,12 +335,15 @@ async fn paces(
              WHERE overdue.upstream = upstream_pace.upstream AND resends >= 1
                AND due_at IS NOT NULL AND due_at > upstream_pace.refilled_at
                AND due_at <= statement_timestamp()
-               AND state = 'waiting' AND cause IN ('republished', 'unanswered')
+               AND state = $4 AND cause = ANY($5)
          ) AS lost
          WHERE upstream = ANY($1)",
     )
     .bind(texts(upstreams))
     .bind(i64::from(pacing.enough_canaries()) + 1)
+    .bind::<&str>(StateName::Asking.into())
+    .bind::<&str>(StateName::Waiting.into())
+    .bind([Cause::Republished, Cause::Unanswered].map(<&str>::from).as_slice())
     .fetch_all(&mut **transaction)
     .await?;
     rows.into_iter().map(PaceRow::read).collect()

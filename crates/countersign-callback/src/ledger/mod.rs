@@ -36,6 +36,8 @@ mod rolled_back;
 
 mod unconfirmed;
 
+mod transitions;
+
 mod story;
 
 use std::collections::BTreeMap;
@@ -54,7 +56,9 @@ pub(crate) use self::jobs::{Began, ListedItem, Turn};
 pub(crate) use self::markers::ShardMarkers;
 pub(crate) use self::progress::{Reached, Reading, Watched};
 pub(crate) use self::rolled_back::{Armed, KEPT};
+use self::transitions::write;
 use crate::rules::cause::Cause;
+use crate::rules::filter;
 use crate::rules::overdue::{Key, Overdue, Recorded, Report, Transition, Word};
 use crate::rules::states::StateName;
 
@@ -212,11 +216,12 @@ impl Ledger {
             "-- concerned
              SELECT message_id, upstream FROM overdue
              WHERE message_id BETWEEN $1 AND $2 AND message_id = ANY($3)
-               AND state IN ('waiting', 'asking', 'parked', 'never_committed')",
+               AND state = ANY($4)",
         )
         .bind(ids.first)
         .bind(ids.last)
         .bind(ids.all)
+        .bind(filter::texts(&StateName::all_that(|are| are.heeds_consumers)))
         .fetch_all(&self.pool)
         .await?;
         keys.into_iter().map(KeyRow::read).collect()
@@ -292,7 +297,7 @@ impl Ledger {
              WITH noted AS (
                  INSERT INTO overdue
                      (message_id, upstream, consumers, state, cause, reason, due_at, sent_at)
-                 SELECT message_id, upstream, string_to_array(consumers, ','), 'waiting', $5,
+                 SELECT message_id, upstream, string_to_array(consumers, ','), $9, $5,
                         reason, now(), to_timestamp(sent_ms / 1000.0)
                  FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $8::bigint[])
                      AS entry (message_id, upstream, consumers, reason, sent_ms)
@@ -321,6 +326,7 @@ impl Ledger {
         .bind(looked_up.keys().map(Name::as_str).collect::<Vec<_>>())
         .bind(looked_up.values().map(|t| stored_total(t.looked_up)).collect::<Vec<_>>())
         .bind(sent)
+        .bind::<&str>(StateName::Waiting.into())
         .fetch_all(&self.pool)
         .await?;
         noted.into_iter().map(KeyRow::read).collect()
@@ -419,90 +425,6 @@ pub(crate) fn lacks_partition(error: &sqlx::Error) -> bool {
     const CHECK_VIOLATION: &str = "23514";
     sqlstate(error).as_deref() == Some(CHECK_VIOLATION)
         && error.as_database_error().is_some_and(|error| error.constraint().is_none())
-}
-
-/// Writes the changes of locked rows with their history. The items of jobs that wait for these rows
-/// end with them.
-async fn write(
-    transaction: &mut Transaction,
-    transitions: &[Transition],
-) -> Result<(), sqlx::Error> {
-    let ids: Vec<Uuid> = transitions.iter().map(|c| c.key.message_id.uuid()).collect();
-    let upstreams: Vec<&str> = transitions.iter().map(|c| c.key.upstream.as_str()).collect();
-    let from: Vec<&str> = transitions.iter().map(|c| c.from.into()).collect();
-    let to: Vec<&str> = transitions.iter().map(|c| c.to.name().into()).collect();
-    let reasons: Vec<&str> = transitions.iter().map(|c| c.reason.as_str()).collect();
-    let resends: Vec<i32> = transitions.iter().map(|c| stored_count(c.resends)).collect();
-    let calls_not_made: Vec<i32> =
-        transitions.iter().map(|c| stored_count(c.calls_not_made)).collect();
-    let due: Vec<Option<i64>> =
-        transitions.iter().map(|c| c.to.due().map(UnixMillis::ms)).collect();
-    let leases: Vec<Option<Uuid>> =
-        transitions.iter().map(|c| c.to.lease().map(|lease| lease.token)).collect();
-    let causes: Vec<&str> = transitions.iter().map(|c| c.cause.into()).collect();
-    let missing: Vec<Option<i64>> =
-        transitions.iter().map(|c| c.missing_after.map(UnixMillis::ms)).collect();
-    let sent: Vec<Option<i64>> =
-        transitions.iter().map(|c| c.sent_at.map(UnixMillis::ms)).collect();
-    sqlx::query(
-        "-- write
-         WITH change AS (
-             SELECT * FROM UNNEST(
-                 $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::integer[],
-                 $7::integer[], $8::bigint[], $9::uuid[], $10::text[], $11::bigint[], $12::bigint[]
-             ) AS change (
-                 message_id, upstream, from_state, to_state, reason, resends,
-                 calls_not_made, due_ms, lease, cause, missing_ms, sent_ms
-             )
-         ), changed AS (
-             UPDATE overdue
-             SET state = change.to_state, cause = change.cause, reason = change.reason,
-                 resends = change.resends, calls_not_made = change.calls_not_made, lease = change.lease,
-                 due_at = to_timestamp(change.due_ms / 1000.0),
-                 missing_after = coalesce(
-                     to_timestamp(change.missing_ms / 1000.0), overdue.missing_after
-                 ),
-                 sent_at = coalesce(to_timestamp(change.sent_ms / 1000.0), overdue.sent_at),
-                 closed_at = CASE
-                     WHEN change.to_state IN
-                         ('confirmed', 'never_committed', 'withdrawn', 'conflict', 'closed_by_hand')
-                     THEN now()
-                 END
-             FROM change
-             WHERE overdue.message_id = change.message_id
-               AND overdue.upstream = change.upstream
-         ), item AS (
-             UPDATE job_item
-             SET state = CASE change.to_state WHEN 'confirmed' THEN 'succeeded' ELSE 'failed' END,
-                 result = CASE change.to_state WHEN 'confirmed' THEN '' ELSE change.to_state || ': '
-                     END || change.reason,
-                 ended_at = now()
-             FROM change
-             WHERE job_item.message_id = change.message_id
-               AND job_item.upstream = change.upstream
-               AND job_item.state = 'begun'
-               AND change.to_state NOT IN ('waiting', 'asking')
-         )
-         INSERT INTO overdue_event
-             (message_id, upstream, from_state, to_state, cause, reason, resends)
-         SELECT message_id, upstream, from_state, to_state, cause, reason, resends FROM change
-         WHERE from_state <> to_state OR to_state = 'asking'",
-    )
-    .bind(ids)
-    .bind(upstreams)
-    .bind(from)
-    .bind(to)
-    .bind(reasons)
-    .bind(resends)
-    .bind(calls_not_made)
-    .bind(due)
-    .bind(leases)
-    .bind(causes)
-    .bind(missing)
-    .bind(sent)
-    .execute(&mut **transaction)
-    .await?;
-    Ok(())
 }
 
 async fn committed(transaction: Transaction) -> Result<(), sqlx::Error> {

@@ -8,6 +8,7 @@ use sqlx::FromRow;
 use super::{Ledger, read_text};
 use crate::rules::backlog::{Depth, Progress, Whereabouts};
 use crate::rules::cause::Cause;
+use crate::rules::states::StateName;
 
 /// How far a consumer is now, from its confirms.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -222,7 +223,7 @@ impl Ledger {
              WITH waiting AS (
                  SELECT consumer, upstream, count(*) AS deferred, min(since) AS waiting_since
                  FROM overdue CROSS JOIN LATERAL UNNEST(consumers) AS named (consumer)
-                 WHERE state = 'waiting' AND cause = ANY($1)
+                 WHERE state = $2 AND cause = ANY($1)
                    AND (cardinality(consumers) = 1 OR NOT EXISTS (
                        SELECT FROM confirmation
                        WHERE confirmation.message_id = overdue.message_id
@@ -253,6 +254,7 @@ impl Ledger {
              ORDER BY 1, 2, 3",
         )
         .bind(WAITS_FOR_CONSUMER.map(<&str>::from).as_slice())
+        .bind::<&str>(StateName::Waiting.into())
         .fetch_all(self.pool())
         .await
     }

@@ -279,6 +279,18 @@ impl Job {
     }
 }
 
+impl ItemState {
+    /// How the items end that wait for a row, and what came of them; `None` while the row is open.
+    #[must_use]
+    pub(crate) fn after(transition: &Transition) -> Option<(Self, String)> {
+        match transition.to.name() {
+            StateName::Confirmed => Some((Self::Succeeded, transition.reason.clone())),
+            to if to.facts().open => None,
+            to => Some((Self::Failed, format!("{to}: {}", transition.reason))),
+        }
+    }
+}
+
 fn step_after(step: u64) -> u64 {
     LATER_STEPS.into_iter().find(|later| *later > step).unwrap_or(ALL_AT_ONCE)
 }

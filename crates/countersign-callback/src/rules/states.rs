@@ -65,6 +65,8 @@ pub(crate) struct Facts {
     pub(crate) heeds_consumers: bool,
     /// The row has a time of closing, and is pruned some time after it.
     pub(crate) closed: bool,
+    /// For a reader of `docs/states.md`.
+    pub(crate) meaning: &'static str,
 }
 
 /// A step from one state to another that the history of a row may tell.
@@ -124,18 +126,27 @@ impl StateName {
     #[must_use]
     #[rustfmt::skip]
     pub(crate) const fn facts(self) -> Facts {
-        let (open, unresolved, heeds_consumers, closed) = match self {
-            //                      open   unresolved  heeds consumers  closed
-            Self::Waiting        => (true,  true,       true,            false),
-            Self::Asking         => (true,  true,       true,            false),
-            Self::Parked         => (false, true,       true,            false),
-            Self::Confirmed      => (false, false,      false,           true),
-            Self::NeverCommitted => (false, false,      true,            true),
-            Self::Withdrawn      => (false, false,      false,           true),
-            Self::Conflict       => (false, true,       false,           true),
-            Self::ClosedByHand   => (false, false,      false,           true),
+        const YES: bool = true;
+        const NO: bool = false;
+        let (open, unresolved, heeds_consumers, closed, meaning) = match self {
+            Self::Waiting => (YES, YES, YES, NO,
+                "the service judges the row again when it is due"),
+            Self::Asking => (YES, YES, YES, NO,
+                "a replica holds the lease and asks the row's upstream"),
+            Self::Parked => (NO, YES, YES, NO,
+                "given up: an operator has to look; a late confirm still resolves the row"),
+            Self::Confirmed => (NO, NO, NO, YES,
+                "every consumer that has to confirm the message has confirmed it"),
+            Self::NeverCommitted => (NO, NO, YES, YES,
+                "the message's transaction did not commit and never will"),
+            Self::Withdrawn => (NO, NO, NO, YES,
+                "the upstream no longer wants the message sent"),
+            Self::Conflict => (NO, YES, NO, YES,
+                "the upstream said \"never committed\", and a consumer confirmed the message"),
+            Self::ClosedByHand => (NO, NO, NO, YES,
+                "an operator closed the row: a late confirm is recorded and changes nothing"),
         };
-        Facts { open, unresolved, heeds_consumers, closed }
+        Facts { open, unresolved, heeds_consumers, closed, meaning }
     }
 
     /// The states of which a fact is true, in their order.
@@ -194,3 +205,6 @@ const fn step(from: Option<StateName>, to: StateName, causes: &'static [Cause]) 
 pub(crate) fn is_step(from: StateName, to: StateName) -> bool {
     STEPS.iter().any(|step| (step.from, step.to) == (Some(from), to))
 }
+
+#[cfg(test)]
+mod tests;

@@ -92,6 +92,46 @@ async fn a_closed_message_cannot_be_opened_again() {
     }
 }
 
+/// The steps as `docs/states.md` has them, which the unit tests compare with the code.
+fn steps() -> Vec<(Option<&'static str>, &'static str)> {
+    let page = include_str!("../../../../docs/states.md");
+    let (_, table) = page.split_once("| from | to | causes |\n|---|---|---|\n").unwrap();
+    let rows = table.lines().take_while(|line| line.starts_with('|'));
+    let row = |line: &'static str| {
+        let mut cells = line.split('|').skip(1).map(|cell| cell.trim().trim_matches('`'));
+        let from = cells.next().filter(|from| *from != "(none)");
+        (from, cells.next().unwrap())
+    };
+    rows.map(row).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_history_takes_every_step_that_there_is_and_no_other() {
+    let mut stage = Stage::empty(&["max-resends=0", "upstreams=orders=http://127.0.0.1:1"]).await;
+    stage.start().await;
+    let id = MessageId::generate();
+    stage.check(&[id], &["logistics"]).await;
+    stage.state(id, "parked").await;
+    let steps = steps();
+    assert!(steps.len() > STATES.len(), "{steps:?}");
+    for from in std::iter::once(None).chain(STATES.map(Some)) {
+        for to in STATES {
+            let event = sqlx::query(
+                "INSERT INTO overdue_event
+                     (message_id, upstream, from_state, to_state, cause, reason, resends)
+                 VALUES ($1, 'orders', $2, $3, '', '', 0)",
+            )
+            .bind(id.uuid())
+            .bind(from)
+            .bind(to)
+            .execute(&stage.pool)
+            .await;
+            let is_step = steps.contains(&(from, to));
+            assert_eq!(event.is_ok(), is_step, "{from:?} → {to}: {event:?}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_column_says_what_it_is() {
     let mut stage = Stage::empty(&[]).await;

@@ -1,0 +1,111 @@
+//! Writes what becomes of rows: the rows, their history, and what hangs on them, in one statement.
+
+use countersign_postgres::Transaction;
+use countersign_protocol::UnixMillis;
+use uuid::Uuid;
+
+use super::stored_count;
+use crate::rules::job::ItemState;
+use crate::rules::overdue::Transition;
+use crate::rules::states::is_step;
+
+/// The transitions as rows: each array has one element for each of them.
+macro_rules! transitions {
+    () => {
+        "-- write
+         WITH transition AS (
+             SELECT * FROM UNNEST(
+                 $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::integer[],
+                 $7::integer[], $8::bigint[], $9::uuid[], $10::text[], $11::bigint[], $12::bigint[],
+                 $13::boolean[], $14::boolean[], $15::text[], $16::text[]
+             ) AS transition (
+                 message_id, upstream, from_state, to_state, reason, resends, calls_not_made,
+                 due_ms, lease, cause, missing_ms, sent_ms, closes, is_step, item_state, item_result
+             )
+         )"
+    };
+}
+
+/// The locked rows get their new state. A time that does not change is kept.
+macro_rules! rows {
+    () => {
+        ", written AS (
+             UPDATE overdue
+             SET state = transition.to_state, cause = transition.cause, reason = transition.reason,
+                 resends = transition.resends, calls_not_made = transition.calls_not_made,
+                 lease = transition.lease, due_at = to_timestamp(transition.due_ms / 1000.0),
+                 missing_after = coalesce(
+                     to_timestamp(transition.missing_ms / 1000.0), overdue.missing_after
+                 ),
+                 sent_at = coalesce(to_timestamp(transition.sent_ms / 1000.0), overdue.sent_at),
+                 closed_at = CASE WHEN transition.closes THEN now() END
+             FROM transition
+             WHERE overdue.message_id = transition.message_id
+               AND overdue.upstream = transition.upstream
+         )"
+    };
+}
+
+/// The items of jobs that wait for these rows end with them: no job has to look for its items.
+macro_rules! job_items {
+    () => {
+        ", item AS (
+             UPDATE job_item
+             SET state = transition.item_state, result = transition.item_result, ended_at = now()
+             FROM transition
+             WHERE job_item.message_id = transition.message_id
+               AND job_item.upstream = transition.upstream
+               AND job_item.state = 'begun' AND transition.item_state IS NOT NULL
+         )"
+    };
+}
+
+/// What is no step is a deferral, and leaves nothing in the history.
+macro_rules! history {
+    () => {
+        "
+         INSERT INTO overdue_event
+             (message_id, upstream, from_state, to_state, cause, reason, resends)
+         SELECT message_id, upstream, from_state, to_state, cause, reason, resends
+         FROM transition WHERE is_step"
+    };
+}
+
+/// Writes the transitions of locked rows, in one round trip: what is decided about them is decided
+/// by the rules before.
+pub(super) async fn write(
+    transaction: &mut Transaction,
+    transitions: &[Transition],
+) -> Result<(), sqlx::Error> {
+    fn column<T>(transitions: &[Transition], of: impl Fn(&Transition) -> T) -> Vec<T> {
+        transitions.iter().map(of).collect()
+    }
+    let ms = |at: Option<UnixMillis>| at.map(UnixMillis::ms);
+    let upstreams: Vec<&str> = transitions.iter().map(|t| t.key.upstream.as_str()).collect();
+    let reasons: Vec<&str> = transitions.iter().map(|t| t.reason.as_str()).collect();
+    let (item_states, item_results): (Vec<Option<&str>>, Vec<Option<String>>) = transitions
+        .iter()
+        .map(|t| ItemState::after(t).unzip())
+        .map(|(s, r)| (s.map(<&str>::from), r))
+        .unzip();
+    sqlx::query(concat!(transitions!(), rows!(), job_items!(), history!()))
+        .bind(column(transitions, |t| t.key.message_id.uuid()))
+        .bind(upstreams)
+        .bind(column(transitions, |t| <&str>::from(t.from)))
+        .bind(column(transitions, |t| <&str>::from(t.to.name())))
+        .bind(reasons)
+        .bind(column(transitions, |t| stored_count(t.resends)))
+        .bind(column(transitions, |t| stored_count(t.calls_not_made)))
+        .bind(column(transitions, |t| ms(t.to.due())))
+        .bind(column(transitions, |t| t.to.lease().map(|lease| lease.token)) as Vec<Option<Uuid>>)
+        .bind(column(transitions, |t| <&str>::from(t.cause)))
+        .bind(column(transitions, |t| ms(t.missing_after)))
+        .bind(column(transitions, |t| ms(t.sent_at)))
+        .bind(column(transitions, |t| t.to.name().facts().closed))
+        .bind(column(transitions, |t| is_step(t.from, t.to.name())))
+        .bind(item_states)
+        .bind(item_results)
+        .execute(&mut **transaction)
+        .await?;
+    Ok(())
+}
