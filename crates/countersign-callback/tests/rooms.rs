@@ -1,0 +1,177 @@
+//! The walls of the house, held against its source: which room knows which library, which room
+//! imports which, and how long a file is.
+
+#![expect(clippy::unwrap_used, reason = "a file that cannot be read is a failure of the test")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The rooms of this crate, and the rooms that each may import. Every arrow leads to a line further up.
+const ARROWS: [(&str, &[&str]); 6] = [
+    ("rules", &[]),
+    ("ledger", &["rules"]),
+    ("watch", &["rules", "ledger"]),
+    ("heal", &["rules", "ledger", "watch"]),
+    // A check that comes due is counted for its upstream's budget.
+    ("intake", &["rules", "ledger", "heal"]),
+    ("api", &["rules", "ledger", "watch", "heal"]),
+];
+
+/// What starts the rooms: no room imports it.
+const ABOVE_ALL_ROOMS: [&str; 2] = ["service", "settings"];
+
+/// What a room must not name, and why.
+const FORBIDDEN: [(&str, &[&str], &str); 2] = [
+    ("rules", &["sqlx", "tonic", "grpc"], "a rule knows no database and no network"),
+    ("ledger", &["tonic", "grpc"], "the ledger gives and takes plain values"),
+];
+
+/// The most lines of a file, unit tests apart: as much as a newcomer reads in one sitting.
+const MOST_LINES: usize = 430;
+
+/// The ledger is being split; these go from the list with it.
+const LONGER_FOR_NOW: [&str; 2] =
+    ["countersign-callback/src/ledger/mod.rs", "countersign-callback/src/ledger/jobs.rs"];
+
+#[test]
+fn no_room_names_what_it_must_not_know() {
+    let mut named = Vec::new();
+    for (room, words, why) in FORBIDDEN {
+        for (file, code) in files_of(&source().join(room)) {
+            for word in words.iter().filter(|word| names(&code, word)) {
+                named.push(format!("{} names {word}: {why}", file.display()));
+            }
+        }
+    }
+    assert!(named.is_empty(), "{}", named.join("\n"));
+}
+
+#[test]
+fn rooms_import_each_other_one_way() {
+    let mut wrong = Vec::new();
+    let rooms: BTreeSet<String> = fs::read_dir(source())
+        .unwrap()
+        .map(Result::unwrap)
+        .filter(|entry| entry.file_type().unwrap().is_dir())
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
+    let known: BTreeSet<String> = ARROWS.iter().map(|(room, _)| (*room).to_owned()).collect();
+    assert_eq!(rooms, known, "ARROWS says of each room which rooms it may import");
+    for (room, allowed) in ARROWS {
+        for (file, code) in files_of(&source().join(room)) {
+            for other in imported(&code) {
+                let is_room = rooms.contains(&other) && other != room;
+                let may_not = is_room && !allowed.contains(&other.as_str());
+                if may_not || ABOVE_ALL_ROOMS.contains(&other.as_str()) {
+                    wrong.push(format!("{}: {room} imports {other}", file.display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_arrow_leads_to_a_room_further_up() {
+    for (position, (room, allowed)) in ARROWS.iter().enumerate() {
+        for other in *allowed {
+            let further_up = ARROWS[..position].iter().any(|(above, _)| above == other);
+            assert!(further_up, "{room} → {other} would allow a circle");
+        }
+    }
+}
+
+#[test]
+fn only_the_amqp_crate_names_lapin() {
+    let mut wrong = Vec::new();
+    for folder in code_folders() {
+        if folder.starts_with(workspace().join("crates/countersign-amqp")) {
+            continue;
+        }
+        let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+        if manifest.lines().any(|line| line.starts_with("lapin")) {
+            wrong.push(folder.join("Cargo.toml").display().to_string());
+        }
+        for (file, code) in files_of(&folder) {
+            if code.contains("lapin::") {
+                wrong.push(file.display().to_string());
+            }
+        }
+    }
+    let why = "its delivery tags have to be kept right in one place";
+    assert!(wrong.is_empty(), "lapin is named outside of countersign-amqp ({why}): {wrong:?}");
+}
+
+#[test]
+fn no_file_is_longer_than_one_sitting() {
+    let mut longer = Vec::new();
+    for folder in code_folders() {
+        for (file, _) in files_of(&folder) {
+            let text = fs::read_to_string(&file).unwrap();
+            // Unit tests stand at the end of a file, or in a file of their own.
+            let lines = text.split("#[cfg(test)]\nmod tests {").next().unwrap().lines().count();
+            let unit_tests = file.ends_with("tests.rs");
+            let for_now = LONGER_FOR_NOW.iter().any(|longer| file.ends_with(longer));
+            if lines > MOST_LINES && !unit_tests && !for_now {
+                longer.push(format!("{}: {lines}", file.display()));
+            }
+        }
+    }
+    assert!(longer.is_empty(), "more than {MOST_LINES} lines:\n{}", longer.join("\n"));
+}
+
+fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+/// The folder of each package of the workspace.
+fn code_folders() -> Vec<PathBuf> {
+    let crates = fs::read_dir(workspace().join("crates")).unwrap();
+    let mut folders: Vec<PathBuf> = crates.map(|entry| entry.unwrap().path()).collect();
+    folders.push(workspace().join("tests"));
+    folders
+}
+
+/// The Rust files in a folder and in all folders of it, each with its code without comments. This
+/// file names everything, and is left out.
+fn files_of(folder: &Path) -> Vec<(PathBuf, String)> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(files_of(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs")
+            && !path.ends_with("tests/rooms.rs")
+        {
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+            let code = code.collect::<Vec<_>>().join("\n");
+            files.push((path, code));
+        }
+    }
+    files
+}
+
+/// Whether a word stands in the code by itself.
+fn names(code: &str, word: &str) -> bool {
+    code.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|other| other == word)
+}
+
+/// The modules that stand behind `crate::`, as in `crate::rules::job` or `crate::{ledger, upkeep}`.
+fn imported(code: &str) -> BTreeSet<String> {
+    let mut imported = BTreeSet::new();
+    for path in code.split("crate::").skip(1) {
+        let several = path.strip_prefix('{').and_then(|path| path.split('}').next());
+        for path in several.unwrap_or(path).split(',').take(if several.is_some() { 99 } else { 1 })
+        {
+            let name = path.trim().split(|c: char| !c.is_ascii_lowercase() && c != '_').next();
+            imported.extend(name.filter(|name| !name.is_empty()).map(str::to_owned));
+        }
+    }
+    imported
+}
