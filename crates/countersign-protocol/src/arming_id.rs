@@ -1,4 +1,4 @@
-//! Which arming of a message a check is of.
+//! The number that tells one arming of a message from another.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,8 +10,8 @@ use thiserror::Error;
 /// check alone.
 ///
 /// An id can be armed again, after a rollback for example, by this process or another, and then be
-/// committed. "Rolled back" is said of an arming, not of an id, so that it is never taken for a word
-/// about the other one, whatever the clocks say.
+/// committed. A rolled-back notice names an arming, not an id alone, so that it never settles the check of
+/// another arming, whatever the clocks say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ArmingId(u64);
 

@@ -1,4 +1,4 @@
-//! The confirm: a consumer's word about what it was sent.
+//! The confirm: what a consumer says about the messages that it received.
 
 use std::borrow::Cow;
 
@@ -27,11 +27,11 @@ pub struct ConfirmHeader {
 /// A message in a [`Confirm`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfirmedMessage {
-    /// Its id.
+    /// The message's id.
     pub id: MessageId,
     /// What became of it.
     pub outcome: Outcome,
-    /// Who sent it, if the consumer says.
+    /// The upstream that sent it, if the consumer says.
     pub upstream: Option<Name>,
     /// The queue it came through, if the consumer says.
     pub queue: Option<String>,
@@ -39,23 +39,23 @@ pub struct ConfirmedMessage {
     pub attempt: Option<Attempt>,
     /// When it was published, on the upstream's clock, as its header said.
     pub published_at: Option<UnixMillis>,
-    /// When the consumer was done with it, on the consumer's clock.
+    /// When the consumer finished with it, on the consumer's clock.
     pub at: Option<UnixMillis>,
 }
 
 /// What became of a message at a consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It took effect.
+    /// The message took effect.
     Processed,
-    /// It will never be accepted: no resend, a person looks at it.
+    /// The consumer will never accept the message: it is not resent, and an operator looks at it.
     Rejected {
-        /// Why.
+        /// Why the consumer rejects it.
         reason: String,
     },
-    /// It failed, and the consumer tries again by itself.
+    /// The handler failed, and the consumer tries again by itself.
     Retrying {
-        /// When, on the consumer's clock.
+        /// When the consumer tries again, on the consumer's clock.
         until: UnixMillis,
         /// What failed.
         reason: String,

@@ -4,41 +4,30 @@
 //! the gRPC types. There is no socket, no runtime and no database in here, so anything that can
 //! compile Rust can read and write the wire contract.
 
-pub mod time;
-
+// Values: a moment, an id and the window of ids that a party takes, names, numbers.
+pub mod arming_id;
+pub mod attempt;
 pub mod id;
-
+pub mod name;
+pub mod tier;
+pub mod time;
 pub mod window;
 
-pub mod attempt;
-
-pub mod name;
-
-pub mod tier;
-
-pub mod envelope;
-
-mod layout;
-
-mod refusal;
-
-pub mod arming_id;
-
+// Envelopes: what checks, confirms and rolled-back notices share, and what each has of its own. A marker
+// travels among confirms.
 pub mod check;
-
 pub mod confirm;
-
+pub mod envelope;
+mod layout;
+pub mod marker;
+mod refusal;
 pub mod rolled_back;
 
-pub mod marker;
-
-pub mod header;
-
-pub mod topology;
-
+// Around the body: headers, exchanges and queues, the gRPC types and the token of their calls.
 pub mod grpc;
-
+pub mod header;
 pub mod token;
+pub mod topology;
 
 pub use arming_id::ArmingId;
 pub use attempt::Attempt;

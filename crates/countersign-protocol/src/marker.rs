@@ -14,9 +14,9 @@ pub const KIND: &str = "countersign.marker";
 /// A marker. It travels among confirms, to `countersign.confirm` with its shard's number as key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Marker {
-    /// The shard that it was sent through.
+    /// The shard that the callback service sent it through.
     pub shard: u16,
-    /// Its number, which its sender knows it by.
+    /// The number by which the callback service knows it.
     pub number: i64,
 }
 
@@ -30,7 +30,7 @@ struct Fields<'a> {
     number: i64,
 }
 
-/// Says what it is to somebody who looks at the body alone, in quarantine for example.
+/// Tells an operator who looks at the body alone, in quarantine for example, that it is a marker.
 const MARKER: &str = "marker";
 
 impl Marker {

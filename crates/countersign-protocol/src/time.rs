@@ -1,11 +1,11 @@
-//! A moment as the wire and the columns have it: milliseconds since 1970.
+//! A moment, as the wire and the tables write it: milliseconds since 1970.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Milliseconds since 1970-01-01T00:00:00Z. Whose clock it is, the name of the field says.
+/// Milliseconds since 1970-01-01T00:00:00Z. The field's doc says whose clock it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct UnixMillis(i64);

@@ -8,7 +8,7 @@ use thiserror::Error;
 use tonic::Status;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 
-/// A shared secret: whoever shows it may change something. It is sent as
+/// A shared secret: a caller that shows it may change something. It is sent as
 /// `authorization: Bearer <token>`, and never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);

@@ -1,4 +1,4 @@
-//! What stands in the broker, as plain data: every exchange, queue and binding of the contract.
+//! Every exchange, queue and binding of the contract, as plain data.
 //!
 //! All of it is durable, and all queues are quorum queues.
 
@@ -10,25 +10,28 @@ use crate::tier::Tier;
 /// has to be *returned*, because that means "not armed". (A `mandatory` publish to an exchange with
 /// an alternate exchange is acked and never returned: reproduced on 3.10.8.)
 pub const CHECK: &str = "countersign.check";
-/// Where due checks come out of the wait queues; also the name of the queue they go to.
+/// Where the broker publishes checks whose delay is over; also the name of the queue that they go to.
 pub const CHECK_DUE: &str = "countersign.check.due";
 /// Where confirms are published, with a shard's number as key.
 pub const CONFIRM: &str = "countersign.confirm";
 /// Where confirms of an unknown shard go: to shard 0.
 pub const CONFIRM_FALLBACK: &str = "countersign.confirm.fallback";
-/// Where an upstream says what was rolled back; also the name of the queue that it goes to.
+/// Where upstreams publish rolled-back notices; also the name of the queue that they go to.
 pub const ROLLED_BACK: &str = "countersign.rolled_back";
-/// Where what cannot be read goes; also the name of the queue that keeps it.
+/// Where the callback service publishes envelopes that it cannot read; also the name of the queue that keeps them.
 pub const QUARANTINE: &str = "countersign.quarantine";
 
 /// Far above the 20 deliveries after which RabbitMQ 4.0 to 4.2 drop a message: there every crash of
 /// a consumer counts (<https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling>).
 pub const DELIVERY_LIMIT: i64 = 100_000;
-/// The most check messages in one wait queue; past that, arming is refused.
+/// The most check messages in one wait queue; past that, the broker refuses to arm. A check message
+/// carries up to 1,000 checks. The limit bounds the broker's disk while the callback service is away.
 pub const MAX_WAITING_CHECKS: i64 = 1_000_000;
-/// The most rolled-back notices that wait; past that, the oldest goes, and costs a call or more.
+/// The most rolled-back notices that wait; past that, the broker drops the oldest, which costs a call for each
+/// of its entries.
 pub const MAX_ROLLED_BACK: i64 = 100_000;
-/// The most messages in quarantine; past that, the oldest goes.
+/// The most messages in quarantine; past that, the broker drops the oldest: a sender of garbage must not fill the
+/// broker's disk.
 pub const MAX_QUARANTINED: i64 = 100_000;
 
 /// Exchanges, queues and bindings, in the order in which they can be declared.
@@ -49,7 +52,7 @@ pub struct Exchange {
     pub name: String,
     /// How it routes.
     pub kind: ExchangeKind,
-    /// Where what it cannot route goes.
+    /// The exchange for messages that this one cannot route.
     pub alternate: Option<String>,
 }
 
@@ -87,17 +90,17 @@ pub enum Argument {
 /// A queue's binding to an exchange.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binding {
-    /// From here,
+    /// The exchange that messages come from.
     pub exchange: String,
-    /// with this key,
+    /// The key that they carry.
     pub key: String,
-    /// to here.
+    /// The queue that they go to.
     pub queue: String,
 }
 
 impl Topology {
-    /// What an upstream needs to arm checks, and to say what was rolled back: the exchanges alone. The
-    /// wait queues are the callback service's, so that arming without a callback service is noticed.
+    /// What an upstream needs to arm checks and to publish rolled-back notices: the exchanges alone. The callback
+    /// service declares the wait queues, so that an upstream notices when there is no callback service.
     #[must_use]
     pub fn arming() -> Self {
         Self {
@@ -231,7 +234,7 @@ impl Topology {
         self
     }
 
-    /// Both of them; what is in both, once.
+    /// Both topologies; an item that is in both stands once.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         add_new(&mut self.exchanges, other.exchanges);
@@ -255,13 +258,13 @@ pub fn confirm_queue(shard: u16) -> String {
     format!("{CONFIRM}.{shard}")
 }
 
-/// Where deliveries of `queue` end that its consumer will not have.
+/// The queue for deliveries of `queue` that its consumer gave up.
 #[must_use]
 pub fn dead_queue(queue: &str) -> String {
     format!("{queue}.dead")
 }
 
-/// Where failed deliveries of `queue` wait for this long.
+/// The queue where failed deliveries of `queue` wait for `delay`.
 #[must_use]
 pub fn retry_queue(queue: &str, delay: Duration) -> String {
     let whole_seconds = delay.subsec_millis() == 0;
@@ -273,7 +276,7 @@ pub fn retry_queue(queue: &str, delay: Duration) -> String {
     format!("{queue}.retry.{delay}")
 }
 
-/// Dead letters leave a queue at least once only if the queue itself rejects what is too much
+/// Dead letters leave a queue at least once only if the full queue itself rejects publishes
 /// (<https://www.rabbitmq.com/docs/quorum-queues#dead-lettering>).
 fn at_least_once(exchange: &str) -> Vec<(&'static str, Argument)> {
     vec![
@@ -294,8 +297,8 @@ fn wait_queue(delay: Duration, exchange: &str, key: Option<&str>) -> Vec<(&'stat
     arguments
 }
 
-/// A queue that somebody consumes; what the broker gives up goes to `exchange`, or, if that is the
-/// default exchange (""), to the queue `key`.
+/// The arguments of a queue with a consumer; messages that the broker gives up go to `exchange`, or, if that is
+/// the default exchange (""), to the queue `key`.
 fn consumed_queue(key: &str, exchange: &str) -> Vec<(&'static str, Argument)> {
     let mut arguments = at_least_once(exchange);
     if exchange.is_empty() {
@@ -305,8 +308,8 @@ fn consumed_queue(key: &str, exchange: &str) -> Vec<(&'static str, Argument)> {
     arguments
 }
 
-/// Also for queues that only people look at: a look that puts the message back counts as a delivery,
-/// and after 20 of them RabbitMQ 4.0 to 4.2 would drop it.
+/// Queues that only operators look at have it, too: a look that puts the message back counts as a delivery,
+/// and after 20 of them RabbitMQ 4.0 to 4.2 would drop the message.
 fn delivery_limit() -> (&'static str, Argument) {
     ("x-delivery-limit", Argument::Integer(DELIVERY_LIMIT))
 }

@@ -53,7 +53,7 @@ impl Envelopes {
                 let (again, still_refused) = Envelope::<H>::read(&refused.envelope, window)
                     .expect("what goes to quarantine can be replayed");
                 assert!(again.entries.is_empty(), "{}", vector.about);
-                assert_eq!(still_refused, [refused.clone()], "{}", vector.about);
+                assert_eq!(still_refused, std::slice::from_ref(refused), "{}", vector.about);
             }
             let (taken, refused, unreadable) = match result {
                 Ok((written, refused)) => {
