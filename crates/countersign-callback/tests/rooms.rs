@@ -94,7 +94,8 @@ fn only_the_amqp_crate_names_lapin() {
             wrong.push(folder.join("Cargo.toml").display().to_string());
         }
         for (file, code) in files_of(&folder) {
-            if code.contains("lapin::") {
+            // Between quotes it is a target of the log, such as `lapin::returned_messages`.
+            if code.split('"').step_by(2).any(|code| code.contains("lapin::")) {
                 wrong.push(file.display().to_string());
             }
         }
