@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::ledger::{Began, Ledger, Turn};
+use crate::ledger::{Began, Ledger, LockedJob};
 use crate::log;
 use crate::rules::job::{Job, JobState, Next};
 
@@ -74,7 +74,7 @@ impl Jobs {
     }
 
     /// One step of one job. Whether anything came of it.
-    async fn turn(&self, mut turn: Turn) -> Result<bool, sqlx::Error> {
+    async fn turn(&self, mut turn: LockedJob) -> Result<bool, sqlx::Error> {
         let before = turn.job.clone();
         let mut transitions = Vec::new();
         let mut next = turn.job.next(turn.now);
@@ -117,7 +117,7 @@ impl Jobs {
 
 /// Begins some items.
 async fn begin(
-    turn: &mut Turn,
+    turn: &mut LockedJob,
     most: u64,
 ) -> Result<Vec<crate::rules::overdue::Transition>, sqlx::Error> {
     let items = turn.next_items(most).await?;

@@ -11,7 +11,8 @@ use countersign_postgres::Transaction;
 use countersign_protocol::Name;
 use sqlx::{FromRow, PgConnection};
 
-use super::{Ledger, Taken, committed, read_text, stored_count, stored_total, texts};
+use super::columns::{read_text, stored_count, stored_total, texts};
+use super::{Ledger, Taken, committed};
 use crate::rules::budget::{Pace, Pacing, Scene, Tally, Weather};
 use crate::rules::cause::Cause;
 use crate::rules::states::StateName;

@@ -6,7 +6,9 @@ use std::time::Duration;
 use countersign_postgres::Transaction;
 use countersign_protocol::Name;
 
-use super::{Ledger, OverdueRow, Taken, texts};
+use super::columns::texts;
+use super::overdue::OverdueRow;
+use super::{Ledger, Taken};
 
 impl Ledger {
     /// How long until the next row is due, zero if one is. `None` if none will be.

@@ -5,7 +5,8 @@ use std::time::Duration;
 use countersign_protocol::{Name, UnixMillis};
 use sqlx::FromRow;
 
-use super::{Ledger, read_text};
+use super::Ledger;
+use super::columns::read_text;
 use crate::rules::backlog::{Depth, Progress, Whereabouts};
 use crate::rules::cause::Cause;
 use crate::rules::states::StateName;

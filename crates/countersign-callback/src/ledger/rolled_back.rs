@@ -8,7 +8,8 @@ use countersign_protocol::ArmingId;
 use sqlx::Row as _;
 use uuid::Uuid;
 
-use super::{Ids, Ledger, read_id, read_text};
+use super::Ledger;
+use super::columns::{Ids, read_id, read_text};
 use crate::rules::overdue::Key;
 
 /// One arming of one upstream's message.

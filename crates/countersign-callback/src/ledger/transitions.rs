@@ -4,7 +4,7 @@ use countersign_postgres::Transaction;
 use countersign_protocol::UnixMillis;
 use uuid::Uuid;
 
-use super::stored_count;
+use super::columns::stored_count;
 use crate::rules::job::ItemState;
 use crate::rules::overdue::Transition;
 use crate::rules::states::is_step;

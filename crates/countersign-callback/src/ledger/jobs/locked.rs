@@ -1,35 +1,18 @@
-//! Jobs: created in one statement, worked on under the lock of their row, and told.
-//!
-//! Items begin in the order of their position, so that the counts of a job also say which item is
-//! next. An item ends in the statement that changes its overdue row (`write`); whoever works on the
-//! job then counts it. So nothing is looked at that has not changed, and no two replicas wait for a
-//! job's row.
+//! A job at work, under the lock of its row.
 
 use std::collections::BTreeMap;
 
 use countersign_postgres::Transaction;
 use countersign_protocol::{MessageId, UnixMillis};
-use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::browse::{bound, with_groups};
-use super::{
-    Counted, KeyRow, Ledger, OverdueRow, committed, lock, read_id, read_text, recorded, write,
-};
-use crate::rules::job::{Ended, ItemState, Job};
-use crate::rules::new_job::{NewJob, Selection};
+use super::{JobRow, number, stored};
+use crate::ledger::columns::{read_id, read_text, stored_count};
+use crate::ledger::overdue::{KeyRow, OverdueRow, lock, recorded};
+use crate::ledger::transitions::write;
+use crate::ledger::{Ledger, committed};
+use crate::rules::job::{ItemState, Job};
 use crate::rules::overdue::{Key, Overdue, Recorded, Transition};
-
-/// An item, as it is listed. Times are in milliseconds since 1970.
-#[derive(Clone, Debug, FromRow)]
-pub(crate) struct ListedItem {
-    pub(crate) position: i64,
-    pub(crate) message_id: Uuid,
-    pub(crate) upstream: String,
-    pub(crate) state: String,
-    pub(crate) result: String,
-    pub(crate) ended_at_ms: Option<i64>,
-}
 
 /// An item that is to be begun.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +41,7 @@ pub(crate) struct Began {
 /// A job's row under its lock: whoever holds it works on the job.
 #[derive(Debug)]
 #[must_use = "dropped without `end`, nothing is changed"]
-pub(crate) struct Turn {
+pub(crate) struct LockedJob {
     transaction: Transaction,
     /// The job, with what has ended since counted.
     pub(crate) job: Job,
@@ -69,194 +52,7 @@ pub(crate) struct Turn {
 /// How many ended items are counted at once.
 const COUNTED_AT_ONCE: i64 = 10_000;
 
-/// A job's columns.
-macro_rules! job_query {
-    ($name:literal, $from:literal) => {
-        concat!(
-            "-- ",
-            $name,
-            "
-             SELECT job_id, action, state, reason, who, why, rate, step, items, begun, succeeded,
-                    failed, skipped, (extract(epoch FROM created_at) * 1000000)::bigint AS created_at_us,
-                    floor(extract(epoch FROM ended_at) * 1000)::bigint AS ended_at_ms,
-                    floor(extract(epoch FROM begins_at) * 1000)::bigint AS begins_at_ms,
-                    floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
-             ",
-            $from
-        )
-    };
-}
-
 impl Ledger {
-    /// Creates a job and its items, however many.
-    ///
-    /// # Errors
-    /// When the database does not answer: nobody knows then whether it is there.
-    pub(crate) async fn create_job(&self, new: &NewJob) -> Result<(), sqlx::Error> {
-        let mut transaction = Transaction::open(self.pool(), "").await?;
-        sqlx::query(
-            "-- create_job
-             INSERT INTO job (job_id, action, selection, who, why, rate, step, state, items)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, 'running', 0)",
-        )
-        .bind(new.id)
-        .bind::<&str>(new.action.into())
-        .bind(new.selection.text())
-        .bind(&new.who)
-        .bind(&new.why)
-        .bind(new.rate)
-        .bind(stored(new.step))
-        .execute(&mut *transaction)
-        .await?;
-        let (items,): (i64,) = match &new.selection {
-            Selection::Ids(ids) => {
-                sqlx::query_as(
-                    "-- create_items_of_ids
-                     WITH item AS (
-                         INSERT INTO job_item (job_id, position, message_id, upstream)
-                         SELECT $2, row_number() OVER (ORDER BY since, message_id, upstream),
-                                message_id, coalesce(upstream, '')
-                         FROM (SELECT DISTINCT message_id FROM UNNEST($1::uuid[])
-                                   AS given (message_id)) AS given
-                         LEFT JOIN overdue USING (message_id)
-                         RETURNING position
-                     )
-                     SELECT count(*) FROM item",
-                )
-                .bind(uuids(ids))
-                .bind(new.id)
-                .fetch_one(&mut *transaction)
-                .await?
-            }
-            Selection::Matching(filter) => {
-                let sql = with_groups!(
-                    "create_items_of_filter",
-                    ", item AS (
-                         INSERT INTO job_item (job_id, position, message_id, upstream)
-                         SELECT $7, row_number() OVER (
-                                    ORDER BY row.since, row.message_id, row.upstream),
-                                row.message_id, row.upstream
-                         FROM in_filter
-                         CROSS JOIN LATERAL (
-                             SELECT since, message_id, upstream FROM overdue
-                             WHERE overdue.state = in_filter.state
-                               AND overdue.upstream = in_filter.upstream
-                               AND overdue.cause = in_filter.cause
-                               AND overdue.consumers = in_filter.consumers
-                               AND since <= coalesce(
-                                   now() - $5::bigint * interval '1 ms', 'infinity')
-                               AND since >= coalesce(
-                                   now() - $6::bigint * interval '1 ms', '-infinity')
-                         ) AS row
-                         RETURNING position
-                     )
-                     SELECT count(*) FROM item"
-                );
-                bound(sqlx::query_as(sql), filter).bind(new.id).fetch_one(&mut *transaction).await?
-            }
-        };
-        sqlx::query(
-            "-- begin_job
-             UPDATE job
-             SET items = $2, state = CASE $2 WHEN 0 THEN 'done' ELSE state END,
-                 ended_at = CASE $2 WHEN 0 THEN now() END
-             WHERE job_id = $1",
-        )
-        .bind(new.id)
-        .bind(items)
-        .execute(&mut *transaction)
-        .await?;
-        committed(transaction).await
-    }
-
-    /// How many of these messages there are, in groups as [`count_overdue`](Self::count_overdue)
-    /// has them; those without a row are `unknown`.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub(crate) async fn count_ids(&self, ids: &[MessageId]) -> Result<Vec<Counted>, sqlx::Error> {
-        sqlx::query_as(
-            "-- count_ids
-             SELECT coalesce(state, 'unknown') AS state, coalesce(upstream, '') AS upstream,
-                    coalesce(cause, '') AS cause, coalesce(consumers, '{}') AS consumers,
-                    count(*) AS messages,
-                    coalesce(floor(extract(epoch FROM min(since)) * 1000)::bigint, 0)
-                        AS oldest_since_ms
-             FROM (SELECT DISTINCT message_id FROM UNNEST($1::uuid[]) AS given (message_id))
-                 AS given
-             LEFT JOIN overdue USING (message_id)
-             GROUP BY state, upstream, cause, consumers",
-        )
-        .bind(uuids(ids))
-        .fetch_all(self.pool())
-        .await
-    }
-
-    /// A job.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub(crate) async fn job(&self, id: Uuid) -> Result<Option<Job>, sqlx::Error> {
-        let row: Option<JobRow> = sqlx::query_as(job_query!("job", "FROM job WHERE job_id = $1"))
-            .bind(id)
-            .fetch_optional(self.pool())
-            .await?;
-        row.map(JobRow::read).transpose()
-    }
-
-    /// Jobs, the newest first, each with when it was created in microseconds since 1970.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub(crate) async fn list_jobs(
-        &self,
-        after: Option<(i64, Uuid)>,
-        limit: u32,
-    ) -> Result<Vec<(i64, Job)>, sqlx::Error> {
-        let rows: Vec<JobRow> = sqlx::query_as(job_query!(
-            "list_jobs",
-            "FROM job
-             WHERE (created_at, job_id) < (
-                 coalesce('epoch'::timestamptz + $1::bigint * interval '1 us', 'infinity'), $2)
-             ORDER BY created_at DESC, job_id DESC
-             LIMIT $3"
-        ))
-        .bind(after.map(|(at_us, _)| at_us))
-        .bind(after.map_or(Uuid::max(), |(_, id)| id))
-        .bind(i64::from(limit))
-        .fetch_all(self.pool())
-        .await?;
-        rows.into_iter().map(|row| Ok((row.created_at_us, row.read()?))).collect()
-    }
-
-    /// Items of a job in the order in which they begin, from the one behind position `after` on.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub(crate) async fn list_items(
-        &self,
-        job: Uuid,
-        state: Option<ItemState>,
-        after: i64,
-        limit: u32,
-    ) -> Result<Vec<ListedItem>, sqlx::Error> {
-        sqlx::query_as(
-            "-- list_items
-             SELECT position, message_id, upstream, state, result,
-                    floor(extract(epoch FROM ended_at) * 1000)::bigint AS ended_at_ms
-             FROM job_item
-             WHERE job_id = $1 AND position > $2 AND ($3::text IS NULL OR state = $3)
-             ORDER BY position
-             LIMIT $4",
-        )
-        .bind(job)
-        .bind(after)
-        .bind(state.map(<&str>::from))
-        .bind(i64::from(limit))
-        .fetch_all(self.pool())
-        .await
-    }
-
     /// Lets a job begin nothing more; one that does not run stays as it is.
     ///
     /// # Errors
@@ -292,7 +88,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub(crate) async fn take_job(&self, id: Uuid) -> Result<Option<Turn>, sqlx::Error> {
+    pub(crate) async fn take_job(&self, id: Uuid) -> Result<Option<LockedJob>, sqlx::Error> {
         let mut transaction = Transaction::open(self.pool(), "").await?;
         let row: Option<JobRow> = sqlx::query_as(job_query!(
             "take_job",
@@ -306,13 +102,13 @@ impl Ledger {
             return Ok(None);
         };
         let now = UnixMillis::from_ms(row.now_ms);
-        let mut turn = Turn { transaction, job: row.read()?, now };
-        turn.count().await?;
-        Ok(Some(turn))
+        let mut job = LockedJob { transaction, job: row.read()?, now };
+        job.count().await?;
+        Ok(Some(job))
     }
 }
 
-impl Turn {
+impl LockedJob {
     async fn count(&mut self) -> Result<(), sqlx::Error> {
         let counted: Vec<(String, i64)> = sqlx::query_as(
             "-- count_ended
@@ -428,8 +224,7 @@ impl Turn {
     async fn grant(&mut self, granted: &[(Key, u32)]) -> Result<(), sqlx::Error> {
         let ids: Vec<Uuid> = granted.iter().map(|(key, _)| key.message_id.uuid()).collect();
         let upstreams: Vec<&str> = granted.iter().map(|(key, _)| key.upstream.as_str()).collect();
-        let up_to: Vec<i32> =
-            granted.iter().map(|(_, up_to)| super::stored_count(*up_to)).collect();
+        let up_to: Vec<i32> = granted.iter().map(|(_, up_to)| stored_count(*up_to)).collect();
         sqlx::query(
             "-- grant
              WITH forgotten AS (
@@ -513,62 +308,4 @@ impl Turn {
     pub(crate) async fn leave(self) -> Result<(), sqlx::Error> {
         self.transaction.rollback().await
     }
-}
-
-#[derive(FromRow)]
-struct JobRow {
-    job_id: Uuid,
-    action: String,
-    state: String,
-    reason: String,
-    who: String,
-    why: String,
-    created_at_us: i64,
-    ended_at_ms: Option<i64>,
-    begins_at_ms: Option<i64>,
-    rate: Option<f64>,
-    step: i64,
-    items: i64,
-    begun: i64,
-    succeeded: i64,
-    failed: i64,
-    skipped: i64,
-    now_ms: i64,
-}
-
-impl JobRow {
-    fn read(self) -> Result<Job, sqlx::Error> {
-        Ok(Job {
-            id: self.job_id,
-            action: read_text(&self.action)?,
-            state: read_text(&self.state)?,
-            reason: self.reason,
-            who: self.who,
-            why: self.why,
-            created_at: UnixMillis::from_ms(self.created_at_us.div_euclid(1_000)),
-            ended_at: self.ended_at_ms.map(UnixMillis::from_ms),
-            rate: self.rate,
-            begins_at: self.begins_at_ms.map(UnixMillis::from_ms),
-            step: number(self.step),
-            items: number(self.items),
-            begun: number(self.begun),
-            ended: Ended {
-                succeeded: number(self.succeeded),
-                failed: number(self.failed),
-                skipped: number(self.skipped),
-            },
-        })
-    }
-}
-
-fn uuids(ids: &[MessageId]) -> Vec<Uuid> {
-    ids.iter().map(|id| id.uuid()).collect()
-}
-
-fn stored(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-fn number(count: i64) -> u64 {
-    u64::try_from(count).unwrap_or(0)
 }

@@ -1,0 +1,189 @@
+//! What consumers said of a message, and which messages lack a confirm.
+
+use std::collections::BTreeMap;
+
+use countersign_protocol::{Attempt, MessageId, Name, UnixMillis};
+use uuid::Uuid;
+
+use super::Ledger;
+use super::columns::{Ids, read_id, read_text, stored_attempt};
+use crate::rules::overdue::{Key, Report};
+
+/// "Processed": one row of `confirmation`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Confirmation {
+    /// Which message.
+    pub(crate) message_id: MessageId,
+    /// By whom.
+    pub(crate) consumer: Name,
+    /// Which publish of it, if the consumer said.
+    pub(crate) attempt: Option<Attempt>,
+}
+
+/// A message whose check came due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Due {
+    /// Which message of whom.
+    pub(crate) key: Key,
+    /// Who has to confirm it.
+    pub(crate) consumers: Vec<Name>,
+}
+
+impl Ledger {
+    /// Records who has processed what. What is recorded already stays as it is.
+    ///
+    /// # Errors
+    /// When nothing was recorded.
+    pub(crate) async fn confirm(&self, confirmations: &[Confirmation]) -> Result<(), sqlx::Error> {
+        if confirmations.is_empty() {
+            return Ok(());
+        }
+        let mut sorted: Vec<&Confirmation> = confirmations.iter().collect();
+        sorted.sort_unstable();
+        let ids: Vec<Uuid> = sorted.iter().map(|c| c.message_id.uuid()).collect();
+        let consumers: Vec<&str> = sorted.iter().map(|c| c.consumer.as_str()).collect();
+        let attempts: Vec<Option<i32>> = sorted.iter().map(|c| stored_attempt(c.attempt)).collect();
+        sqlx::query(
+            "-- confirm
+             INSERT INTO confirmation (message_id, consumer, attempt)
+             SELECT message_id, consumer, attempt
+             FROM UNNEST($1::uuid[], $2::text[], $3::integer[])
+                 AS entry (message_id, consumer, attempt)
+             ON CONFLICT DO NOTHING",
+        )
+        .bind(ids)
+        .bind(consumers)
+        .bind(attempts)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Records what consumers said instead of a confirm: one report for each message and consumer.
+    ///
+    /// # Errors
+    /// When nothing was recorded.
+    pub(crate) async fn report(
+        &self,
+        reports: &BTreeMap<(MessageId, Name), Report>,
+    ) -> Result<(), sqlx::Error> {
+        if reports.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<Uuid> = reports.keys().map(|(id, _)| id.uuid()).collect();
+        let consumers: Vec<&str> = reports.values().map(|r| r.consumer.as_str()).collect();
+        let outcomes: Vec<&str> = reports.values().map(|r| r.word.into()).collect();
+        let reasons: Vec<&str> = reports.values().map(|r| r.reason.as_str()).collect();
+        let untils: Vec<Option<i64>> =
+            reports.values().map(|r| r.word.until().map(UnixMillis::ms)).collect();
+        sqlx::query(
+            "-- report
+             INSERT INTO consumer_report (message_id, consumer, outcome, reason, until)
+             SELECT message_id, consumer, outcome, reason, to_timestamp(until_ms / 1000.0)
+             FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[])
+                 AS entry (message_id, consumer, outcome, reason, until_ms)
+             ON CONFLICT (message_id, consumer) DO UPDATE
+             SET outcome = excluded.outcome, reason = excluded.reason, until = excluded.until,
+                 recorded_at = excluded.recorded_at
+             WHERE consumer_report.outcome = 'retrying'",
+        )
+        .bind(ids)
+        .bind(consumers)
+        .bind(outcomes)
+        .bind(reasons)
+        .bind(untils)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Of these messages, those that somebody has not confirmed, with who has not.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(crate) async fn unconfirmed<'a>(
+        &self,
+        due: impl Iterator<Item = &'a Due> + Clone,
+    ) -> Result<BTreeMap<MessageId, Vec<Name>>, sqlx::Error> {
+        let Some(ids) = Ids::of(due.clone().map(|due| due.key.message_id)) else {
+            return Ok(BTreeMap::new());
+        };
+        let expected = || {
+            let pairs = |due: &'a Due| due.consumers.iter().map(|name| (due.key.message_id, name));
+            due.clone().flat_map(pairs)
+        };
+        let messages: Vec<Uuid> = expected().map(|(id, _)| id.uuid()).collect();
+        let consumers: Vec<&str> = expected().map(|(_, name)| name.as_str()).collect();
+        // EXCEPT is always hashed or sorted. An anti-join is estimated at a few rows when the plan
+        // is a generic one, and then compares everything with everything.
+        let missing: Vec<(Uuid, String)> = sqlx::query_as(
+            "-- unconfirmed
+             SELECT message_id, consumer
+             FROM UNNEST($4::uuid[], $5::text[]) AS expected (message_id, consumer)
+             EXCEPT
+             SELECT message_id, consumer FROM confirmation
+             WHERE message_id BETWEEN $1 AND $2 AND message_id = ANY($3)",
+        )
+        .bind(ids.first)
+        .bind(ids.last)
+        .bind(ids.all)
+        .bind(messages)
+        .bind(consumers)
+        .fetch_all(&self.pool)
+        .await?;
+        let mut unconfirmed: BTreeMap<MessageId, Vec<Name>> = BTreeMap::new();
+        for (id, consumer) in missing {
+            unconfirmed.entry(read_id(id)?).or_default().push(read_text(&consumer)?);
+        }
+        unconfirmed.values_mut().for_each(|names| names.sort_unstable());
+        Ok(unconfirmed)
+    }
+
+    /// Of these messages, those that somebody has not confirmed and that are in no overdue row of
+    /// this upstream, open or closed: an open one is asked for anyway, and a closed or parked one
+    /// is somebody's decision.
+    ///
+    /// One statement, so that a check that is noted meanwhile is seen whole or not at all.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(crate) async fn forgotten(
+        &self,
+        upstream: &Name,
+        messages: &[Due],
+    ) -> Result<Vec<MessageId>, sqlx::Error> {
+        let Some(ids) = Ids::of(messages.iter().map(|due| due.key.message_id)) else {
+            return Ok(Vec::new());
+        };
+        let (mut expected, mut names) = (Vec::new(), Vec::new());
+        for Due { key, consumers } in messages {
+            for consumer in consumers {
+                expected.push(key.message_id.uuid());
+                names.push(consumer.as_str());
+            }
+        }
+        let forgotten: Vec<Uuid> = sqlx::query_scalar(
+            "-- forgotten
+             SELECT message_id FROM (
+                 SELECT message_id, consumer
+                 FROM UNNEST($4::uuid[], $5::text[]) AS expected (message_id, consumer)
+                 EXCEPT
+                 SELECT message_id, consumer FROM confirmation
+                 WHERE message_id BETWEEN $1 AND $2 AND message_id = ANY($3)
+             ) AS missing
+             EXCEPT
+             SELECT message_id FROM overdue
+             WHERE message_id BETWEEN $1 AND $2 AND message_id = ANY($3) AND upstream = $6
+             ORDER BY message_id",
+        )
+        .bind(ids.first)
+        .bind(ids.last)
+        .bind(ids.all)
+        .bind(expected)
+        .bind(names)
+        .bind(upstream.as_str())
+        .fetch_all(self.pool())
+        .await?;
+        forgotten.into_iter().map(read_id).collect()
+    }
+}

@@ -1,0 +1,115 @@
+//! A job is created with all its items.
+
+use countersign_postgres::Transaction;
+use countersign_protocol::MessageId;
+
+use super::{stored, uuids};
+use crate::ledger::browse::{bound, with_groups};
+use crate::ledger::{Counted, Ledger, committed};
+use crate::rules::new_job::{NewJob, Selection};
+
+impl Ledger {
+    /// Creates a job and its items, however many.
+    ///
+    /// # Errors
+    /// When the database does not answer: nobody knows then whether it is there.
+    pub(crate) async fn create_job(&self, new: &NewJob) -> Result<(), sqlx::Error> {
+        let mut transaction = Transaction::open(self.pool(), "").await?;
+        sqlx::query(
+            "-- create_job
+             INSERT INTO job (job_id, action, selection, who, why, rate, step, state, items)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, 'running', 0)",
+        )
+        .bind(new.id)
+        .bind::<&str>(new.action.into())
+        .bind(new.selection.text())
+        .bind(&new.who)
+        .bind(&new.why)
+        .bind(new.rate)
+        .bind(stored(new.step))
+        .execute(&mut *transaction)
+        .await?;
+        let (items,): (i64,) = match &new.selection {
+            Selection::Ids(ids) => {
+                sqlx::query_as(
+                    "-- create_items_of_ids
+                     WITH item AS (
+                         INSERT INTO job_item (job_id, position, message_id, upstream)
+                         SELECT $2, row_number() OVER (ORDER BY since, message_id, upstream),
+                                message_id, coalesce(upstream, '')
+                         FROM (SELECT DISTINCT message_id FROM UNNEST($1::uuid[])
+                                   AS given (message_id)) AS given
+                         LEFT JOIN overdue USING (message_id)
+                         RETURNING position
+                     )
+                     SELECT count(*) FROM item",
+                )
+                .bind(uuids(ids))
+                .bind(new.id)
+                .fetch_one(&mut *transaction)
+                .await?
+            }
+            Selection::Matching(filter) => {
+                let sql = with_groups!(
+                    "create_items_of_filter",
+                    ", item AS (
+                         INSERT INTO job_item (job_id, position, message_id, upstream)
+                         SELECT $7, row_number() OVER (
+                                    ORDER BY row.since, row.message_id, row.upstream),
+                                row.message_id, row.upstream
+                         FROM in_filter
+                         CROSS JOIN LATERAL (
+                             SELECT since, message_id, upstream FROM overdue
+                             WHERE overdue.state = in_filter.state
+                               AND overdue.upstream = in_filter.upstream
+                               AND overdue.cause = in_filter.cause
+                               AND overdue.consumers = in_filter.consumers
+                               AND since <= coalesce(
+                                   now() - $5::bigint * interval '1 ms', 'infinity')
+                               AND since >= coalesce(
+                                   now() - $6::bigint * interval '1 ms', '-infinity')
+                         ) AS row
+                         RETURNING position
+                     )
+                     SELECT count(*) FROM item"
+                );
+                bound(sqlx::query_as(sql), filter).bind(new.id).fetch_one(&mut *transaction).await?
+            }
+        };
+        sqlx::query(
+            "-- begin_job
+             UPDATE job
+             SET items = $2, state = CASE $2 WHEN 0 THEN 'done' ELSE state END,
+                 ended_at = CASE $2 WHEN 0 THEN now() END
+             WHERE job_id = $1",
+        )
+        .bind(new.id)
+        .bind(items)
+        .execute(&mut *transaction)
+        .await?;
+        committed(transaction).await
+    }
+
+    /// How many of these messages there are, in groups as [`count_overdue`](Self::count_overdue)
+    /// has them; those without a row are `unknown`.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(crate) async fn count_ids(&self, ids: &[MessageId]) -> Result<Vec<Counted>, sqlx::Error> {
+        sqlx::query_as(
+            "-- count_ids
+             SELECT coalesce(state, 'unknown') AS state, coalesce(upstream, '') AS upstream,
+                    coalesce(cause, '') AS cause, coalesce(consumers, '{}') AS consumers,
+                    count(*) AS messages,
+                    coalesce(floor(extract(epoch FROM min(since)) * 1000)::bigint, 0)
+                        AS oldest_since_ms
+             FROM (SELECT DISTINCT message_id FROM UNNEST($1::uuid[]) AS given (message_id))
+                 AS given
+             LEFT JOIN overdue USING (message_id)
+             GROUP BY state, upstream, cause, consumers",
+        )
+        .bind(uuids(ids))
+        .fetch_all(self.pool())
+        .await
+    }
+}
