@@ -1,5 +1,5 @@
-//! Why an epoch ended or did not come about. Nobody outside can act on the difference: it is what
-//! the log and [`LinkState`](crate::LinkState) say.
+//! Why an epoch ended or did not come about. Callers outside cannot act on the difference: the log
+//! and [`LinkState`](crate::LinkState) show it to people.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ pub(crate) enum Error {
     ConfirmsOff,
 }
 
-/// What an operation that may hang must keep to.
+/// Bounds an operation that may hang. `what` names the operation in the error.
 pub(crate) async fn within<T, E: Into<Error>>(
     after: Duration,
     what: &'static str,

@@ -1,4 +1,4 @@
-//! Talking to RabbitMQ: the only crate that knows the client library.
+//! The way to RabbitMQ: the only crate that knows the client library.
 //!
 //! A [`Connection`] is supervised: it is built anew whenever anything about it fails, with its
 //! topology declared again, and each such life of it is an *epoch*. On connections stand a

@@ -1,4 +1,4 @@
-//! Where the broker is.
+//! The broker's address, read from a URL.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,19 +16,20 @@ use thiserror::Error;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Address(AMQPUri);
 
-/// Why a text is not an [`Address`]. It does not repeat the text, which may hold a password.
+/// Why a text is not an [`Address`]. The error does not repeat the text, which may hold a password.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("not an address like amqp://user:password@host:5672/vhost or amqps://…: {0}")]
 pub struct InvalidAddress(&'static str);
 
-/// A dead peer is noticed after twice this many seconds.
+/// The heartbeat that this client asks for, in seconds. The client notices a dead peer after twice
+/// this time. A much shorter one would cut off a broker that only pauses under load.
 const HEARTBEAT_S: u16 = 10;
 /// Brokers expect room for a message's properties in one frame; below this, publishing with
 /// headers fails (<https://www.rabbitmq.com/docs/configure>).
 const SMALLEST_FRAME_MAX: u32 = 8_192;
 
 impl Address {
-    /// The vhost that it names.
+    /// The vhost that the address names.
     #[must_use]
     pub fn vhost(&self) -> &str {
         &self.0.vhost

@@ -1,4 +1,4 @@
-//! Declaring a topology.
+//! Declaring a topology in the broker.
 
 use countersign_protocol::topology::{Argument, Binding, Exchange, ExchangeKind, Queue, Topology};
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
@@ -8,7 +8,8 @@ use lapin::{Channel, ErrorKind};
 
 use crate::error::Error;
 
-/// Declares all of it; what is there already as it should be stays as it is.
+/// Declares exchanges, queues and bindings. The broker leaves those alone that it has already with
+/// the same settings.
 pub(crate) async fn declare(channel: &Channel, topology: &Topology) -> Result<(), Error> {
     for exchange in &topology.exchanges {
         declare_exchange(channel, exchange).await?;

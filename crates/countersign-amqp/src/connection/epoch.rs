@@ -8,11 +8,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, within};
 
-/// How long the broker may take for a channel.
+/// How long the broker may take to open a channel. It takes milliseconds; a node under a load of
+/// reconnects takes seconds.
 const CHANNEL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One life of a connection. Whoever finds something wrong with it fails it, and everything that
-/// stands on it begins anew in the next one.
+/// One life of a connection. A task that meets an error on the connection fails the epoch;
+/// publishers and consumers then begin anew in the next one.
 #[derive(Debug)]
 pub(crate) struct Epoch {
     link: lapin::Connection,
@@ -20,7 +21,7 @@ pub(crate) struct Epoch {
     why: OnceLock<String>,
 }
 
-/// The epoch that there is at a moment, if there is one.
+/// The current epoch; `None` while the connection is away.
 pub(crate) type Epochs = watch::Receiver<Option<Arc<Epoch>>>;
 
 impl Epoch {
@@ -32,9 +33,9 @@ impl Epoch {
         &self.link
     }
 
-    /// Ends it. The first to find out why is believed.
+    /// Ends the epoch. The first reason wins, because later errors only follow from the first.
     pub(crate) fn fail(&self, why: &(impl ToString + ?Sized)) {
-        // A failure of what stands on a connection is often only the connection's own.
+        // A channel's failure is often only the end of its connection.
         let _ = self.why.set(why.to_string());
         self.ended.cancel();
     }
@@ -56,7 +57,7 @@ impl Epoch {
     }
 }
 
-/// Waits for an epoch that has not ended; `None` after the connection was closed.
+/// Waits for an epoch that has not ended. Returns `None` after the connection was closed.
 pub(crate) async fn next(epochs: &mut Epochs) -> Option<Arc<Epoch>> {
     let living = |epoch: &Option<Arc<Epoch>>| epoch.as_ref().is_some_and(|e| !e.is_ended());
     epochs.wait_for(living).await.ok()?.clone()

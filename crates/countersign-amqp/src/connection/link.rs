@@ -1,26 +1,26 @@
-//! What can be said of a connection at a moment.
+//! The state of a connection, as its users see it.
 
 /// The state of a [`Connection`](crate::Connection).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkState {
-    /// Not connected; being tried again and again.
+    /// The connection is down, and the supervisor tries again and again.
     Connecting {
-        /// What failed last, or what is being done.
+        /// The last failure, or the step that is under way.
         why: String,
     },
-    /// Connected, topology declared.
+    /// The broker is connected and the topology is declared.
     Up,
-    /// Connected, but the broker takes no messages from it: a resource alarm.
+    /// The broker is connected, but a resource alarm keeps it from taking messages.
     Blocked {
-        /// What the broker says.
+        /// The broker's reason.
         why: String,
     },
-    /// Closed by [`Connection::close`](crate::Connection::close), for good.
+    /// [`Connection::close`](crate::Connection::close) closed the connection for good.
     Closed,
 }
 
 impl LinkState {
-    /// Why nothing can be published in this state; `None` when something can.
+    /// Why a publisher can send nothing in this state; `None` when it can.
     #[must_use]
     pub fn away(&self) -> Option<String> {
         match self {

@@ -23,10 +23,10 @@ use crate::connection::epoch::Epochs;
 use crate::connection::link::LinkState;
 use crate::connection::supervisor::Supervisor;
 
-/// A connection that is built anew whenever it fails. A clone is the same connection.
+/// A connection that its supervisor builds anew whenever it fails. A clone is the same connection.
 ///
-/// It is closed by [`close`](Self::close), or when the last clone is dropped and nothing that was
-/// started on it is left.
+/// The connection ends with [`close`](Self::close), or when the last clone is dropped and no
+/// publisher, batcher or consumer on it is left.
 #[derive(Clone, Debug)]
 pub struct Connection(Arc<Handle>);
 
@@ -44,10 +44,10 @@ impl Drop for Handle {
 }
 
 impl Connection {
-    /// Starts connecting, in a task of its own, and returns at once.
+    /// Starts to connect in a task of its own, and returns at once.
     ///
-    /// `name` shows in RabbitMQ's list of connections. `topology` is declared whenever the
-    /// connection is built anew; while that is refused, the connection is not up.
+    /// RabbitMQ's list of connections shows `name`. The supervisor declares `topology` each time it
+    /// builds the connection; while the broker refuses it, the connection is not up.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -64,29 +64,29 @@ impl Connection {
         Self(Arc::new(Handle { state: seen, epochs: current, closing }))
     }
 
-    /// Its state, now and from now on.
+    /// The connection's state, now and from now on.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<LinkState> {
         self.0.state.clone()
     }
 
-    /// Waits until it is up, or closed for good. Meanwhile the log says, at growing intervals, who
-    /// is waited for and why.
+    /// Waits until the connection is up, or closed for good. Meanwhile the log names the broker and
+    /// the reason, at growing intervals.
     ///
     /// # Cancel safety
-    /// It can be dropped at any time.
+    /// The future can be dropped at any time.
     pub async fn ready(&self) {
         let mut state = self.state();
-        // An error means that the supervisor is gone, and with it the runtime.
+        // An error means that the supervisor has ended, and with it the runtime.
         let _ = state.wait_for(|s| matches!(s, LinkState::Up | LinkState::Closed)).await;
     }
 
-    /// Closes it for good. Close what was started on it first: a
-    /// [`Publisher`](crate::Publisher::close) settles what it has taken, a
+    /// Closes the connection for good. Close its users first: a
+    /// [`Publisher`](crate::Publisher::close) settles the messages it has taken, a
     /// [`Consumer`](crate::Consumer::close) sends its acks.
     ///
     /// # Cancel safety
-    /// It is closed even if this is dropped.
+    /// The connection closes even if this future is dropped.
     pub async fn close(&self) {
         self.0.closing.cancel();
         let mut state = self.state();

@@ -1,4 +1,5 @@
-//! Keeps a connection up: builds an epoch, watches it, and when it ends builds the next.
+//! The supervisor keeps a connection up: it builds an epoch, watches it, and builds the next when
+//! it ends.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -23,11 +24,13 @@ use crate::error::{Error, within};
 /// How long the broker may take to declare the whole topology. A cluster that is just starting
 /// takes seconds for each quorum queue.
 const DECLARE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long the broker may take to say goodbye.
+/// How long the broker may take to answer a close. Two seconds leave most of a drain to the work in
+/// hand.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The client tells of nearly every end of a connection; this finds the others.
+/// How often the supervisor asks the client whether the connection lives. The client reports nearly
+/// every end of a connection by itself; this look finds the others.
 const LIVENESS_INTERVAL: Duration = Duration::from_secs(5);
-/// An epoch that lived this long was a success: the next failure begins with the shortest delay.
+/// An epoch that lived this long was a success: the pause after its end is the shortest one again.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
 
 pub(crate) struct Supervisor {
@@ -82,7 +85,7 @@ impl Supervisor {
         self.state.send_replace(LinkState::Closed);
     }
 
-    /// Connects and declares. Dropped on the way, it leaves nothing behind.
+    /// Connects and declares. When the future is dropped on the way, its connection is cut.
     async fn build(&self) -> Result<(Arc<Epoch>, Events, Hangup), Error> {
         let hangup = Hangup::default();
         let link = transport::connect(&self.address, &self.name, &hangup).await?;
@@ -108,9 +111,9 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Offers the epoch to everything that stands on this connection, until it ends.
+    /// Offers the epoch to publishers, batchers and consumers until it ends.
     async fn serve(&self, epoch: &Arc<Epoch>, mut events: Events) -> String {
-        // The epoch first: who sees `Up` finds it.
+        // The epoch comes first, so that a task that sees `Up` finds it.
         self.epochs.send_replace(Some(Arc::clone(epoch)));
         self.state.send_replace(LinkState::Up);
         let mut liveness = interval(LIVENESS_INTERVAL);
@@ -161,12 +164,13 @@ impl Supervisor {
     }
 }
 
-/// Ends an epoch, politely if the broker still listens.
+/// Ends an epoch, with a close handshake if the broker still answers.
 async fn part(epoch: &Epoch, hangup: Hangup, why: &str) {
     let goodbye = epoch.link().close(lapin::protocol::constants::REPLY_SUCCESS, "closed".into());
     let mut goodbye = pin!(timeout(CLOSE_TIMEOUT, goodbye));
-    // It is on its way before anybody drops a consumer: a consumer that is dropped is cancelled, and
-    // a cancelled one lets the next overtake what it still held.
+    // The close is on the wire before any consumer is dropped. A dropped consumer is cancelled, and
+    // after a cancel the broker serves the next consumer ahead of the deliveries that the first
+    // still held.
     let said = poll!(&mut goodbye).is_ready();
     epoch.fail(why);
     if !said {

@@ -1,4 +1,4 @@
-//! Opening a connection, and letting go of it whatever state it is in.
+//! Opening a connection, and cutting it in whatever state it is.
 
 use std::io;
 use std::net::Shutdown;
@@ -15,7 +15,8 @@ use tokio::time::timeout;
 use crate::connection::address::Address;
 use crate::error::{Error, within};
 
-/// How long the broker may take, from the first packet to the end of the AMQP handshake.
+/// How long the broker may take from the first packet to the end of the AMQP handshake. A node that
+/// starts accepts the socket some seconds before it answers.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Opens a connection that `hangup` can cut.
@@ -49,7 +50,8 @@ pub(crate) async fn connect(
                     }
                 }
             };
-            // The client runs this on a thread of its own, which dropping `connecting` does not end.
+            // The client runs this on a thread of its own, and dropping `connecting` does not end
+            // that thread.
             let dialled = timeout(CONNECT_TIMEOUT, dialling).await;
             Ok(dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?)
         },
@@ -58,10 +60,11 @@ pub(crate) async fn connect(
     within(CONNECT_TIMEOUT, "connecting", connecting).await
 }
 
-/// Cuts a connection when it is dropped, whatever the client is doing with it.
+/// Cuts a connection when it is dropped, whatever the client does with the connection.
 ///
-/// The client's own thread waits for an answer to a handshake or to a close as long as the socket
-/// is open: a broker that hangs would cost a thread and a socket with each attempt to reconnect.
+/// The client's own thread waits for the answer to a handshake or to a close as long as the socket
+/// is open. Without the cut, a broker that hangs would cost a thread and a socket with each attempt
+/// to reconnect.
 #[derive(Debug, Default)]
 pub(crate) struct Hangup(Arc<Mutex<Line>>);
 
@@ -86,16 +89,16 @@ impl Drop for Hangup {
     fn drop(&mut self) {
         let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Line::Open(socket) = std::mem::replace(&mut *line, Line::HungUp) {
-            // Fails if the peer was faster.
+            // The shutdown fails if the peer was faster.
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
 }
 
-/// rustls panics if it has to choose between several providers that somebody linked.
+/// rustls panics if the process links several cryptography providers and has chosen none.
 fn choose_cryptography() {
     if CryptoProvider::get_default().is_none() {
-        // Fails if somebody else was faster, which is as good.
+        // The call fails if another thread has chosen a provider first, which is as good.
         let _ = ring::default_provider().install_default();
     }
 }
@@ -126,7 +129,7 @@ mod tests {
             let end = timeout(LONG, peer.read(&mut said)).await.expect("an end");
             assert!(matches!(end, Ok(0) | Err(_)), "{scheme}: {end:?}");
         }
-        // The client's threads see it as well.
+        // The client's threads see the end of the connection as well.
         #[cfg(target_os = "linux")]
         timeout(LONG, async {
             while client_threads() > 0 {

@@ -1,38 +1,39 @@
-//! Which deliveries of a channel were acked, and how to say it in few frames.
+//! Which deliveries of a channel are acked, and how to tell the broker in few frames.
 //!
-//! A channel numbers its deliveries from 1 without gaps. One `multiple` ack stands for all up to
-//! its number; the number itself must not have been acked before, or the broker closes the channel.
+//! A channel numbers its deliveries from 1 without gaps. One `multiple` ack stands for all
+//! deliveries up to its number; that number itself must not have been acked before, or the broker
+//! closes the channel.
 
 use std::collections::BTreeMap;
 
-/// The acks of one channel. Its size is bounded by how many deliveries are held un-acked: what lies
-/// between two of them is one range.
+/// The acks of one channel. The prefetch bounds its size: between two un-acked deliveries lies at
+/// most one range.
 #[derive(Debug, Default)]
 pub(crate) struct AckWindow {
-    /// Given by the application, not told to the broker.
+    /// Acks that the application gave and the broker has not been told.
     given: Vec<u64>,
-    /// Every number up to this one was told.
+    /// The broker was told every number up to this one.
     up_to: u64,
-    /// Ranges beyond that which were told, first number to last, none adjacent.
+    /// Ranges beyond `up_to` that the broker was told: first number to last, none adjacent.
     beyond: BTreeMap<u64, u64>,
 }
 
-/// A frame to send.
+/// An ack frame to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ack {
     pub(crate) number: u64,
-    /// Whether it stands for all before it as well.
+    /// Whether the frame acks all earlier deliveries as well.
     pub(crate) multiple: bool,
 }
 
 impl AckWindow {
-    /// Takes an ack. Whether it is the first since the last [`flush`](Self::flush).
+    /// Takes an ack. Returns whether it is the first since the last [`flush`](Self::flush).
     pub(crate) fn give(&mut self, number: u64) -> bool {
         self.given.push(number);
         self.given.len() == 1
     }
 
-    /// What is to be told to the broker, in this order.
+    /// The frames to send to the broker, in this order.
     pub(crate) fn flush(&mut self) -> Vec<Ack> {
         let mut given = std::mem::take(&mut self.given);
         given.sort_unstable();
@@ -57,7 +58,8 @@ impl AckWindow {
             || self.beyond.range(..=number).next_back().is_some_and(|(_, last)| number <= *last)
     }
 
-    /// Moves `up_to` on over what was told and what is given; how many of `given` that covers.
+    /// Moves `up_to` over the numbers that were told and those in `given`. Returns how many of
+    /// `given` that covers.
     fn advance(&mut self, given: &[u64]) -> usize {
         let mut covered = 0;
         loop {
@@ -140,7 +142,7 @@ mod tests {
         assert!(window.beyond.is_empty());
     }
 
-    /// A broker that closes the channel on an ack of something it does not wait for.
+    /// A broker that closes the channel on an ack of a delivery it does not wait for.
     #[derive(Default)]
     struct Broker {
         held: BTreeSet<u64>,

@@ -1,4 +1,4 @@
-//! Acknowledging deliveries, many in one frame where that is possible.
+//! Acking deliveries, many in one frame where possible.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use crate::consume::ack_window::{Ack, AckWindow};
 use crate::consume::delivery::{DeliveryTag, SubscriptionId};
 
-/// Acks deliveries of one [`Consumer`](crate::Consumer). A clone is the same.
+/// Acks deliveries of one [`Consumer`](crate::Consumer). A clone acks for the same consumer.
 #[derive(Clone, Debug, Default)]
 pub struct Acks(Arc<Inner>);
 
@@ -18,11 +18,11 @@ struct Inner {
 }
 
 impl Acks {
-    /// Acks a delivery, soon: the broker may forget the message. Never waits, and what is given
-    /// while the last acks are being written leaves together.
+    /// Acks a delivery: the broker may forget the message. The call never waits. Acks that are
+    /// given while earlier ones are being written leave together.
     ///
-    /// A tag of an old epoch, or of another consumer, is forgotten: the broker has taken the message
-    /// back, or its own consumer's acks are meant. So is a tag that was acked before.
+    /// A tag of an old epoch is ignored, because the broker has taken the message back. So is a tag
+    /// of another consumer, and a tag that was acked before.
     pub fn ack(&self, tag: DeliveryTag) {
         let first = match &mut *self.open() {
             Some((subscribed, window)) if *subscribed == tag.subscribed => window.give(tag.number),
@@ -33,24 +33,24 @@ impl Acks {
         }
     }
 
-    /// Begins anew; from now on only tags of this subscription count.
+    /// Begins a new subscription; from now on only its tags count.
     pub(crate) fn begin(&self) -> SubscriptionId {
         let subscribed = SubscriptionId::next();
         *self.open() = Some((subscribed, AckWindow::default()));
         subscribed
     }
 
-    /// Forgets whatever is given from now on.
+    /// Ignores every ack from now on.
     pub(crate) fn end(&self) {
         *self.open() = None;
     }
 
-    /// Waits until there is something to [`flush`](Self::flush).
+    /// Waits until there is an ack to [`flush`](Self::flush).
     pub(crate) async fn given(&self) {
         self.0.given.notified().await;
     }
 
-    /// What is to be told to the broker.
+    /// The frames to send to the broker, in this order.
     pub(crate) fn flush(&self) -> Vec<Ack> {
         self.open().as_mut().map(|(_, window)| window.flush()).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! Reading a queue from its head, and taking out of it only what a person chose.
+//! Reading a queue from its head, and taking single messages out of it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,14 +17,15 @@ use crate::connection::epoch::{self, Epoch};
 use crate::consume::delivery::{Delivery, DeliveryTag, SubscriptionId};
 use crate::error::{Error, within};
 
-/// Reads what lies in a queue when it is opened, in its order, and holds all of it un-acked until
-/// it is [closed](Self::close) or dropped. Then everything returns to the queue in its order, but
-/// for what was [taken](Self::take). (Dropped, or killed, while it holds more than 2,000, nothing is
-/// lost, but blocks of 2,000 may return in another order.)
+/// Reads the messages that lie in a queue when it is opened, in the queue's order, and holds all of
+/// them un-acked until it is [closed](Self::close) or dropped. Then the messages return to the
+/// queue in their order, except those that were [taken](Self::take). (A browser that is dropped or
+/// killed while it holds more than 2,000 messages loses none, but blocks of 2,000 may return in
+/// another order.)
 ///
-/// For queues that only people read, such as the quarantine: meanwhile nobody else gets what it
-/// holds, and each look counts as a delivery. Unlike a [`Consumer`](crate::Consumer) it ends with
-/// its connection.
+/// For queues that only people read, such as the quarantine: other consumers do not get the
+/// messages that a browser holds, and each look counts as a delivery. Unlike a
+/// [`Consumer`](crate::Consumer) a browser ends with its connection.
 #[derive(Debug)]
 pub struct Browser {
     epoch: Arc<Epoch>,
@@ -32,31 +33,32 @@ pub struct Browser {
     ready: u64,
     readers: u64,
     left: u64,
-    /// Whether more may be delivered.
+    /// Whether the broker may deliver more.
     reading: bool,
-    /// In the order of the queue. A quorum queue lets one consumer hold so many and no more.
+    /// Channels with their messages, in the order of the queue. Several, because a quorum queue
+    /// lets one consumer hold no more than [`SHELF`] messages.
     shelves: Vec<Shelf>,
 }
 
 /// A message as it lies in a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Browsed {
-    /// The message.
+    /// The message itself.
     pub delivery: Delivery,
-    /// Where the broker took it from, if it is a dead letter.
+    /// Where the broker took the message from, if it is a dead letter.
     pub dead_letter: Option<DeadLetter>,
 }
 
 /// What the broker says about a message that it took out of a queue by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// The queue that it lay in first.
+    /// The queue that the message lay in first.
     pub queue: String,
-    /// Why it was taken out: `delivery_limit`, `expired`, `maxlen` or `rejected`.
+    /// Why the broker took it out: `delivery_limit`, `expired`, `maxlen` or `rejected`.
     pub reason: String,
 }
 
-/// Why a queue cannot be read, or read on.
+/// Why a queue cannot be read, or not read on.
 #[derive(Clone, Debug, ThisError)]
 #[error(transparent)]
 pub struct BrowseError(#[from] Error);
@@ -69,25 +71,27 @@ struct Shelf {
     held: u16,
 }
 
-/// How long the broker may take for an answer. A queue without a leader gives none.
+/// How long the broker may take to answer. A queue without a leader never answers.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// When nothing came for so long, the broker is asked whether anything is left.
+/// After this long without a delivery, the browser asks the broker whether messages are left. A
+/// broker on the same network delivers within a few milliseconds.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long what is given back may take to be ready again.
+/// How long returned messages may take to be ready in the queue again. After that the browser
+/// closes anyway: only their order is at stake.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// The most that a quorum queue lets one consumer hold
+/// The most messages that a quorum queue lets one consumer hold
 /// (<https://www.rabbitmq.com/docs/quorum-queues>).
 const SHELF: u16 = 2_000;
 
 impl Browser {
-    /// Begins to read a queue that exists.
+    /// Begins to read a queue, which has to exist.
     ///
     /// # Errors
     /// When there is no such queue, the broker does not answer, or the connection is closed.
     ///
     /// # Cancel safety
-    /// Dropped, it holds nothing.
+    /// A future that is dropped holds no message.
     pub async fn open(connection: &Connection, queue: &str) -> Result<Self, BrowseError> {
         let mut epochs = connection.epochs();
         let closed = || Error::EpochEnded { why: "the connection is closed".to_owned() };
@@ -109,13 +113,15 @@ impl Browser {
         Ok(browser)
     }
 
-    /// How many messages lay ready in the queue when it was opened: it reads no more than that.
+    /// How many messages lay ready in the queue when it was opened. The browser reads no more than
+    /// these.
     #[must_use]
     pub fn ready(&self) -> u64 {
         self.ready
     }
 
-    /// How many others were reading the queue when it was opened. What they hold is not seen here.
+    /// How many other consumers were reading the queue when it was opened. The browser does not see
+    /// the messages that they hold.
     #[must_use]
     pub fn other_readers(&self) -> u64 {
         self.readers
@@ -124,10 +130,10 @@ impl Browser {
     /// The next message; `None` after the last.
     ///
     /// # Errors
-    /// When the connection is lost, or the broker says that more is there and delivers nothing.
+    /// When the connection is lost, or the broker counts more messages and delivers none.
     ///
     /// # Cancel safety
-    /// No message is lost, but one may not be told.
+    /// When the future is dropped, no message is lost, but the caller may not be shown one.
     pub async fn next(&mut self) -> Result<Option<Browsed>, BrowseError> {
         loop {
             if self.left == 0 {
@@ -142,7 +148,7 @@ impl Browser {
             if let Ok(received) = timeout(PAUSE, shelf.deliveries.next()).await {
                 return self.read(received).map(Some);
             }
-            // The answer comes after what was delivered before it, on the same channel.
+            // The broker answers after the deliveries that it sent before, on the same channel.
             let (ready, _) = look(&shelf.channel, &self.queue).await?;
             if let Some(received) = shelf.deliveries.next().now_or_never() {
                 return self.read(received).map(Some);
@@ -159,10 +165,11 @@ impl Browser {
         }
     }
 
-    /// Takes one message out of the queue: it is gone when [`close`](Self::close) has returned.
+    /// Takes one message out of the queue: the queue no longer has it when [`close`](Self::close)
+    /// has returned.
     ///
     /// # Errors
-    /// When the connection is lost; the message is in the queue again then.
+    /// When the connection is lost; the queue then has the message again.
     pub async fn take(&mut self, tag: DeliveryTag) -> Result<(), BrowseError> {
         let of = |shelf: &&mut Shelf| shelf.subscribed == tag.subscribed;
         let Some(shelf) = self.shelves.iter_mut().find(of) else { return Ok(()) };
@@ -171,17 +178,19 @@ impl Browser {
         Ok(within(ANSWER_TIMEOUT, "sending acks", acking).await?)
     }
 
-    /// Returns everything that was not taken to the queue, in its order. The queue has all of it a
-    /// moment later.
+    /// Returns every message that was not taken to the queue, in its order. The queue has all of
+    /// them a moment later.
     ///
     /// # Errors
-    /// When the broker does not say that it is done: what was taken may be in the queue still.
+    /// When the broker does not confirm the end: messages that were taken may still be in the
+    /// queue.
     ///
     /// # Cancel safety
-    /// Dropped, some of what was taken may be in the queue still.
+    /// When the future is dropped, some of the taken messages may still be in the queue.
     pub async fn close(mut self) -> Result<(), BrowseError> {
         self.stop_reading().await?;
-        // One after the other, each when the one before is back: what is returned first comes first.
+        // The shelves close one after the other, each when the messages of the one before are back:
+        // the queue puts messages in the order in which they return.
         let mut shelves = self.shelves.into_iter().peekable();
         while let Some(Shelf { channel, deliveries, held, .. }) = shelves.next() {
             let before = match shelves.peek() {
@@ -199,7 +208,8 @@ impl Browser {
         Ok(())
     }
 
-    /// A shelf with room would get what another returns, and return it last.
+    /// Stops deliveries on all shelves: a shelf with room would get the messages that another
+    /// returns, and return them last.
     async fn stop_reading(&mut self) -> Result<(), Error> {
         if !std::mem::take(&mut self.reading) {
             return Ok(());
@@ -254,8 +264,8 @@ impl Browser {
     }
 }
 
-/// Waits until so many messages are ready in a queue: it learns of a closed channel a moment after
-/// the channel is closed.
+/// Waits until this many messages are ready in a queue. The queue learns of a closed channel a
+/// moment after the channel is closed.
 async fn returned(channel: &Channel, queue: &str, messages: u64) -> Result<(), Error> {
     let all = async {
         while look(channel, queue).await?.0 < messages {
@@ -263,11 +273,11 @@ async fn returned(channel: &Channel, queue: &str, messages: u64) -> Result<(), E
         }
         Ok(())
     };
-    // Whoever else reads the queue takes some of them: then their order is not ours to keep.
+    // Another reader of the queue may take some of them; their order is then out of our hands.
     timeout(RETURN_TIMEOUT, all).await.unwrap_or(Ok(()))
 }
 
-/// How many messages are ready in a queue, and how many read it.
+/// How many messages are ready in a queue, and how many consumers read it.
 async fn look(channel: &Channel, queue: &str) -> Result<(u64, u64), Error> {
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let name = short(queue)?;

@@ -9,36 +9,36 @@ use crate::publish::message::{Properties, read_properties};
 /// A message from the broker, to be acked by its tag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
-    /// What to ack it by.
+    /// The tag to ack the message by.
     pub tag: DeliveryTag,
-    /// The exchange it was published to.
+    /// The exchange that the message was published to.
     pub exchange: String,
-    /// The key it was published with.
+    /// The routing key that the message was published with.
     pub key: String,
-    /// Whether it was delivered before, to whomever.
+    /// Whether the broker has delivered the message before, to any consumer.
     pub redelivered: bool,
-    /// Its properties.
+    /// The message's properties.
     pub properties: Properties,
-    /// Its body.
+    /// The message's body.
     pub body: Bytes,
 }
 
-/// Which delivery of which epoch of which consumer. One of an old epoch cannot be acked any more:
-/// the broker has taken the message back and delivers it again.
+/// Names a delivery: its consumer, its epoch, its number. A delivery of an old epoch cannot be
+/// acked any more, because the broker has taken the message back and delivers it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DeliveryTag {
     pub(crate) subscribed: SubscriptionId,
     pub(crate) number: u64,
 }
 
-/// A consumer in one epoch; no two in a process are the same.
+/// A consumer in one epoch; no two subscriptions of a process are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SubscriptionId(pub(crate) u64);
 
 static SUBSCRIPTIONS: AtomicU64 = AtomicU64::new(0);
 
 impl SubscriptionId {
-    /// A new one.
+    /// A new subscription.
     pub(crate) fn next() -> Self {
         Self(SUBSCRIPTIONS.fetch_add(1, Ordering::Relaxed))
     }

@@ -1,4 +1,4 @@
-//! How much waits in a queue.
+//! The depth of a queue, as the queue itself tells it.
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use thiserror::Error;
 use crate::connection::Connection;
 use crate::error::{Error, within};
 
-/// A queue without a leader gives no answer.
+/// How long the broker may take to count. A queue without a leader never answers, and the caller
+/// asks again soon.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why messages could not be counted.
@@ -23,28 +24,29 @@ pub struct NotCounted {
 }
 
 impl Connection {
-    /// How many messages are ready in a queue. Those that a consumer holds do not count (reproduced
-    /// on 3.10.8). `None` if there is no such queue.
+    /// How many messages are ready in a queue. Messages that a consumer holds do not count
+    /// (reproduced on 3.10.8). `None` if there is no such queue.
     ///
     /// # Errors
     /// When the connection is away, or the broker does not answer within 5 s.
     ///
     /// # Cancel safety
-    /// It can be dropped at any time.
+    /// The future can be dropped at any time.
     pub async fn ready_messages(&self, queue: &str) -> Result<Option<u32>, NotCounted> {
         let not_counted = |why: String| NotCounted { queue: queue.to_owned(), why };
         let epoch = self.epochs().borrow().clone().filter(|epoch| !epoch.is_ended());
         let epoch = epoch.ok_or_else(|| not_counted("not connected".to_owned()))?;
         let name = ShortString::try_new(queue)
             .map_err(|_| not_counted(Error::NameTooLong { what: queue.to_owned() }.to_string()))?;
-        // A channel of its own: the broker closes it if there is no such queue.
+        // The count has a channel of its own, because the broker closes the channel if there is no
+        // such queue.
         let channel = epoch.channel().await.map_err(|error| not_counted(error.to_string()))?;
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let counting = channel.queue_declare(name, options, FieldTable::default());
         match within(COUNT_TIMEOUT, "counting", counting).await {
             Ok(found) => {
                 let closing = channel.close(constants::REPLY_SUCCESS, "counted".into());
-                // One that does not close in time goes with its connection.
+                // A channel that does not close in time goes with its connection.
                 let _ = within(COUNT_TIMEOUT, "closing a channel", closing).await;
                 Ok(Some(found.message_count()))
             }

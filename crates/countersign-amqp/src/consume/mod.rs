@@ -28,35 +28,36 @@ use crate::consume::acks::Acks;
 use crate::consume::delivery::{Delivery, SubscriptionId};
 use crate::error::{Error, within};
 
-/// What to consume, and how.
+/// Which queue to consume, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscription {
-    /// The queue.
+    /// The queue's name.
     pub queue: String,
-    /// How many deliveries may be without an ack, 1 to 2,000 (a quorum queue takes no more). It
-    /// also bounds what this process holds of the queue.
+    /// How many deliveries the consumer may hold un-acked, 1 to 2,000 (a quorum queue allows no
+    /// more). It also bounds how many messages of the queue this process keeps in memory.
     pub prefetch: u16,
-    /// The consumer's priority (`x-priority`): those with the highest are served first. None is 0.
+    /// The consumer's priority (`x-priority`): the broker serves the highest first. `None` counts
+    /// as 0.
     pub priority: Option<i32>,
 }
 
-/// A consumer of one queue. It subscribes again whenever the connection is built anew; what it held
-/// un-acked comes again then.
+/// A consumer of one queue. It subscribes again whenever the connection is built anew; the broker
+/// then delivers again the messages that it held un-acked.
 ///
-/// Dropping it is closing it, without waiting.
+/// Dropping a consumer closes it, without waiting.
 #[derive(Debug)]
 pub struct Consumer {
     current: Option<Stream>,
     streams: mpsc::Receiver<Stream>,
     acks: Acks,
     closing: Option<oneshot::Sender<Vec<Stream>>>,
-    /// Ends when the channel is closed.
+    /// The task that subscribes and acks; it ends when the channel is closed.
     task: Option<JoinHandle<()>>,
 }
 
 impl Consumer {
-    /// Starts consuming on this connection, which should have no publishers: a broker alarm would
-    /// stop the acks.
+    /// Starts to consume on this connection, which should have no publishers: on a connection that
+    /// publishes, a broker alarm stops the acks, too.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -76,10 +77,10 @@ impl Consumer {
         Self { current: None, streams, acks, closing: Some(closing), task: Some(task) }
     }
 
-    /// The next delivery; `None` after the connection was closed.
+    /// The next delivery. Returns `None` after the connection was closed.
     ///
     /// # Cancel safety
-    /// No delivery is lost by dropping the future.
+    /// No delivery is lost when the future is dropped.
     pub async fn next(&mut self) -> Option<Delivery> {
         loop {
             if let Some(stream) = &mut self.current {
@@ -92,11 +93,11 @@ impl Consumer {
         }
     }
 
-    /// Waits for one delivery and takes what else is there, up to `max` (at least 1); empty after
-    /// the connection was closed.
+    /// Waits for one delivery and adds the deliveries that are already there, up to `max` (at least
+    /// 1). The list is empty after the connection was closed.
     ///
     /// # Cancel safety
-    /// No delivery is lost by dropping the future.
+    /// No delivery is lost when the future is dropped.
     pub async fn next_batch(&mut self, max: usize) -> Vec<Delivery> {
         let Some(first) = self.next().await else { return Vec::new() };
         let mut batch = vec![first];
@@ -108,18 +109,19 @@ impl Consumer {
         batch
     }
 
-    /// What its deliveries are acked with.
+    /// The handle that acks this consumer's deliveries.
     #[must_use]
     pub fn acks(&self) -> Acks {
         self.acks.clone()
     }
 
     /// Sends the acks that were given, then closes the channel. The subscription is not cancelled
-    /// first: that would let another consumer go on while this one still holds deliveries, and
-    /// they would come out of order. What is not acked returns to the queue.
+    /// first: after a cancel the broker serves another consumer while this one still holds
+    /// deliveries, and messages would come out of order. Deliveries without an ack return to the
+    /// queue.
     ///
     /// # Cancel safety
-    /// It is closed even if this is dropped.
+    /// The consumer closes even if this future is dropped.
     pub async fn close(mut self) {
         let task = self.task.take();
         drop(self);
@@ -136,13 +138,13 @@ impl Drop for Consumer {
         let mut streams: Vec<_> = self.current.take().into_iter().collect();
         streams.extend(std::iter::from_fn(|| self.streams.try_recv().ok()));
         if let Some(closing) = self.closing.take() {
-            // Fails if the connection was closed before.
+            // The send fails if the connection was closed before.
             let _ = closing.send(streams);
         }
     }
 }
 
-/// What one epoch delivers.
+/// The deliveries of one epoch.
 #[derive(Debug)]
 struct Stream {
     subscribed: SubscriptionId,
@@ -152,7 +154,7 @@ struct Stream {
 }
 
 impl Stream {
-    /// `None` when the epoch has ended.
+    /// The next delivery of this epoch; `None` when the epoch has ended.
     async fn next(&mut self) -> Option<Delivery> {
         if let Some(delivery) = self.next_now() {
             return Some(delivery);
@@ -164,7 +166,7 @@ impl Stream {
         }
     }
 
-    /// `None` when there is none right now.
+    /// A delivery that is already there; `None` when there is none.
     fn next_now(&mut self) -> Option<Delivery> {
         if self.epoch.is_ended() {
             return None;
@@ -184,13 +186,16 @@ impl Stream {
     }
 }
 
-/// How long the broker may take to subscribe. A queue that has no leader yet takes longer.
+/// How long the broker may take to subscribe. A queue that is still electing its leader takes
+/// seconds.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the socket may take acks no more before the connection counts as lost.
+/// How long the socket may take no acks before the connection counts as lost. The heartbeat needs
+/// up to 20 s to notice the same.
 const ACK_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the last acks and the end of the channel may take.
+/// How long the last acks and the end of the channel may take, so that closing leaves most of a
+/// drain to the work in hand.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The most that a quorum queue takes (<https://www.rabbitmq.com/docs/quorum-queues>).
+/// The most that a quorum queue allows (<https://www.rabbitmq.com/docs/quorum-queues>).
 const MAX_PREFETCH: u16 = 2_000;
 
 /// The task of a consumer: subscribes, sends acks, closes.
@@ -222,7 +227,8 @@ impl Subscriber {
     }
 
     async fn consume_in(&mut self, epoch: &Arc<Epoch>) -> Result<ConsumeStop, Error> {
-        // Not before the application has seen the end of the last: what it does not take piles up.
+        // The application sees the end of the old epoch first: deliveries that it does not take
+        // pile up.
         let offer = tokio::select! {
             biased;
             _ = &mut self.closed => return Ok(ConsumeStop::Closed),
@@ -238,11 +244,12 @@ impl Subscriber {
         loop {
             tokio::select! {
                 biased;
-                // The streams are kept until the channel is closed: dropping one cancels it.
+                // The streams live until the channel is closed: dropping a stream cancels its
+                // consumer.
                 streams = &mut self.closed => {
                     let closing = close(&channel, &self.acks);
                     if let Err(error) = within(CLOSE_TIMEOUT, "closing a consumer", closing).await {
-                        warn!(queue = self.subscription.queue, %error, "not closed in order");
+                        warn!(queue = self.subscription.queue, %error, "consumer not closed in order");
                     }
                     drop(streams);
                     return Ok(ConsumeStop::Closed);
@@ -268,7 +275,8 @@ async fn subscribe(
     let name = ShortString::try_new(queue.as_str())
         .map_err(|_| Error::NameTooLong { what: queue.clone() })?;
     let subscribing = async {
-        // Before consuming: the client's buffer has no bound of its own.
+        // The prefetch is set before consuming, because the client's buffer has no bound of its
+        // own.
         let prefetch = (*prefetch).clamp(1, MAX_PREFETCH);
         channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
         let options = BasicConsumeOptions::default();

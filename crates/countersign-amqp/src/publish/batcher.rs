@@ -18,12 +18,11 @@ use crate::publish::waiting::{Batch, Limits, Owed, Waiting};
 /// How a [`Batcher`] batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatcherSettings {
-    /// How many entries one message holds at most, at least 1. Default: 1,000, the most that the
-    /// envelopes of the wire contract may hold.
+    /// How many entries one message holds at most, at least 1. Default: 1,000, the most that an
+    /// envelope of the wire contract may hold.
     pub max_entries: usize,
-    /// How many entries may be without an outcome; more are [`NotTaken::Overloaded`]. With
-    /// [`OnFailure::KeepTrying`], this is how many outlast the broker's absence.
-    /// Default: 100,000.
+    /// How many entries may be without an outcome; further ones are [`NotTaken::Overloaded`]. With
+    /// [`OnFailure::KeepTrying`], this many entries outlast the broker's absence. Default: 100,000.
     pub max_waiting: usize,
     /// What to do when a message is not routed. Default: [`OnFailure::Report`].
     pub on_failure: OnFailure,
@@ -32,10 +31,11 @@ pub struct BatcherSettings {
 /// What a [`Batcher`] does with a message that was not [`Routed`](PublishOutcome::Routed).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnFailure {
-    /// Its outcome is the outcome of its entries. Entries are not taken while the broker is away.
+    /// Reports the message's outcome as the outcome of its entries. The batcher takes no entries
+    /// while the broker is away.
     Report,
-    /// It is published again, with growing delays and across reconnects, until it is routed.
-    /// Entries are taken while the broker is away, up to the limit.
+    /// Publishes the message again, with growing delays and across reconnects, until it is routed.
+    /// The batcher takes entries while the broker is away, up to the limit.
     KeepTrying,
 }
 
@@ -47,9 +47,9 @@ impl Default for BatcherSettings {
 
 /// Lets entries share messages. A clone is the same batcher.
 ///
-/// One message is on its way at a time; what arrives meanwhile leaves in the next. So an entry
-/// that comes alone leaves at once, and under load messages grow by themselves. Dropping the last
-/// clone closes it; what it has taken is still published.
+/// One message is on its way at a time; entries that arrive meanwhile leave in the next. So an
+/// entry that comes alone leaves at once, and under load messages grow by themselves. Dropping the
+/// last clone closes the batcher, which still publishes the entries it has taken.
 #[derive(Debug)]
 pub struct Batcher<E>(Arc<Handle<E>>);
 
@@ -74,9 +74,10 @@ impl<E> Drop for Handle<E> {
 }
 
 impl<E: Send + 'static> Batcher<E> {
-    /// Starts a batcher that publishes what `pack` makes of one or more entries.
+    /// Starts a batcher that publishes the messages that `pack` makes of one or more entries.
     ///
-    /// A message that `pack` makes larger than a body may be is packed again in halves.
+    /// When `pack` makes a message larger than a body may be, the batcher packs its entries again
+    /// in halves.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -92,7 +93,7 @@ impl<E: Send + 'static> Batcher<E> {
         let abandon = CancellationToken::new();
         let link = publisher.link();
         let packer = Packer { publisher, on_failure, pack, log_limit: LogLimit::new() };
-        // If `pack` panics, nothing waits for a task that is no more.
+        // If `pack` panics, the callers hear of it instead of waiting for a task that has ended.
         let end = CloseAtEnd(Arc::clone(&waiting));
         let work = async move {
             packer.run(&end.0, most).await;
@@ -101,11 +102,12 @@ impl<E: Send + 'static> Batcher<E> {
         Self(Arc::new(Handle { waiting, link, on_failure, abandon }))
     }
 
-    /// Hands an entry over. Never waits; the outcome is that of the message it leaves in.
+    /// Hands an entry over. The call never waits. The entry's outcome is that of the message it
+    /// leaves in.
     ///
     /// # Errors
-    /// When it cannot be taken; nothing of it was sent. With [`OnFailure::KeepTrying`] the broker's
-    /// absence is no reason.
+    /// When the batcher cannot take the entry; nothing of it was sent. With
+    /// [`OnFailure::KeepTrying`] the broker's absence is no such reason.
     pub fn submit(&self, entry: E) -> Result<Pending, NotTaken> {
         let Handle { waiting, link, on_failure, .. } = &*self.0;
         waiting.push(entry, 0, || match on_failure {
@@ -114,18 +116,17 @@ impl<E: Send + 'static> Batcher<E> {
         })
     }
 
-    /// The state of its connection, now and from now on.
+    /// The state of the batcher's connection, now and from now on.
     #[must_use]
     pub fn link(&self) -> watch::Receiver<LinkState> {
         self.0.link.clone()
     }
 
-    /// Takes nothing more, and waits until every entry taken has its outcome, or until `deadline`
-    /// has passed: then the rest is [`Unknown`](PublishOutcome::Unknown). The publisher is not
-    /// closed.
+    /// Takes no further entries, and waits until every entry taken has its outcome. After
+    /// `deadline` the rest is [`Unknown`](PublishOutcome::Unknown). The publisher stays open.
     ///
     /// # Cancel safety
-    /// It takes nothing more even if this is dropped.
+    /// The batcher takes no further entries even if this future is dropped.
     pub async fn close(&self, deadline: Duration) {
         self.0.waiting.close();
         if timeout(deadline, self.0.waiting.finished()).await.is_err() {
@@ -144,7 +145,7 @@ impl<E> Drop for CloseAtEnd<E> {
     }
 }
 
-/// The one task that packs entries into messages and sees them through.
+/// The one task that packs entries into messages and sees the messages through.
 struct Packer<P> {
     publisher: Publisher,
     on_failure: OnFailure,
@@ -162,7 +163,7 @@ impl<P> Packer<P> {
         }
     }
 
-    /// Publishes entries in as few messages as they fit in.
+    /// Publishes entries in as few messages as can hold them.
     async fn publish<E>(&mut self, entries: Vec<E>, owed: Owed<E>)
     where
         P: Fn(&[E]) -> Outgoing,
@@ -186,7 +187,8 @@ impl<P> Packer<P> {
         }
     }
 
-    /// Publishes a message, as often as it takes; `Err` with its size when that is too large.
+    /// Publishes a message, with [`OnFailure::KeepTrying`] again and again. `Err` holds the body's
+    /// size when that is too large.
     async fn see_through(&mut self, message: Outgoing) -> Result<PublishOutcome, usize> {
         let mut backoff = Backoff::new();
         loop {

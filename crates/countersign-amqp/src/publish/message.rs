@@ -1,20 +1,20 @@
-//! A message on its way to the broker, and the properties that messages have both ways.
+//! A message on its way to the broker, and the properties of messages in both directions.
 
 use bytes::Bytes;
 use countersign_protocol::{HeaderValue, Headers, MessageId};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-/// A message to be published: persistent, and returned if it goes nowhere.
+/// A message to publish: persistent, and returned by the broker if no queue is bound for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outgoing {
-    /// Where to; up to 255 bytes.
+    /// The exchange to publish to; its name has up to 255 bytes.
     pub exchange: String,
-    /// With which key; up to 255 bytes.
+    /// The routing key; up to 255 bytes.
     pub key: String,
-    /// Its properties.
+    /// The message's properties.
     pub properties: Properties,
-    /// Its body, as large as the [`Publisher`](crate::Publisher) takes.
+    /// The message's body, as large as the [`Publisher`](crate::Publisher) takes.
     pub body: Bytes,
 }
 
@@ -23,17 +23,18 @@ pub struct Outgoing {
 /// Each text is up to 255 bytes, the headers together up to 32 KiB.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Properties {
-    /// Its id. One published without is given one, because returned messages are told apart by it.
+    /// The message's id. The publisher gives one to a message that has none, because it tells
+    /// returned messages apart by their ids.
     pub message_id: Option<String>,
-    /// Its kind (AMQP calls it `type`).
+    /// The message's kind (AMQP calls it `type`).
     pub kind: Option<String>,
-    /// Its content type.
+    /// The body's content type.
     pub content_type: Option<String>,
-    /// Who sent it.
+    /// The program that sent the message.
     pub app_id: Option<String>,
-    /// When it was published, in seconds since 1970 on the publisher's clock.
+    /// When the message was published, in seconds since 1970 on the publisher's clock.
     pub timestamp: Option<u64>,
-    /// Its headers: those that [`Headers`] allows and has a kind for; the rest is not read.
+    /// The headers that [`Headers`] allows and has a kind for; a reader skips the rest.
     pub headers: Headers,
 }
 
@@ -48,13 +49,13 @@ pub(crate) struct Prepared {
 }
 
 const PERSISTENT: u8 = 2;
-/// Properties travel in one frame, which is 128 KiB unless the broker is set to less; one that is
-/// larger would cost the connection.
+/// A message's properties travel in one frame, which is 128 KiB unless the broker is set to less;
+/// larger properties would cost the connection.
 const MAX_HEADER_BYTES: usize = 32 * 1024;
-/// What a header takes besides its name and its text: two lengths, the kind, a number.
+/// What a header takes on the wire besides its name and its text: two lengths, the kind, a number.
 const HEADER_OVERHEAD_BYTES: usize = 16;
 
-/// Makes a message what the client takes, or says what AMQP cannot say of it.
+/// Turns a message into the client's form. The error says what AMQP cannot express.
 pub(crate) fn prepare(message: Outgoing) -> Result<Prepared, String> {
     let Outgoing { exchange, key, properties, body } = message;
     let id = properties.message_id.unwrap_or_else(|| MessageId::generate().to_string());
@@ -112,7 +113,7 @@ fn short(what: &str, text: String) -> Result<ShortString, String> {
     ShortString::try_new(text).map_err(|_| format!("{what} of {bytes} bytes: AMQP allows 255"))
 }
 
-/// What another client wrote, as far as this contract has a place for it.
+/// Reads the properties that another client wrote, as far as this contract has a place for them.
 pub(crate) fn read_properties(received: &BasicProperties) -> Properties {
     let text = |field: &Option<ShortString>| field.as_ref().map(|text| text.as_str().to_owned());
     let mut headers = Headers::new();
@@ -131,7 +132,7 @@ pub(crate) fn read_properties(received: &BasicProperties) -> Properties {
     }
 }
 
-/// Clients differ in how they write a text or a number: any way will do.
+/// Clients differ in how they write a text or a number: this reads every way.
 fn read_header(value: &AMQPValue) -> Option<HeaderValue> {
     let text = |bytes: &[u8]| std::str::from_utf8(bytes).ok().map(str::to_owned);
     Some(match value {

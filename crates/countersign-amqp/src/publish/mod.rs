@@ -34,26 +34,27 @@ use crate::publish::waiting::{Batch, Limits, Waiting};
 /// How a [`Publisher`] publishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublisherSettings {
-    /// How many messages may be without an outcome, waiting and sent; more are
-    /// [`NotTaken::Overloaded`]. Too low: peaks are refused that the broker would take within
-    /// milliseconds. Too high: in trouble, callers learn late. Default: 10,000.
+    /// How many messages may be without an outcome, waiting and sent; further ones are
+    /// [`NotTaken::Overloaded`]. Too low: the publisher refuses peaks that the broker would take
+    /// within milliseconds. Too high: in trouble, callers learn late. Default: 10,000.
     pub max_waiting: usize,
-    /// How many bytes their bodies may have together, at least one largest body. Default: 64 MiB.
+    /// How many bytes the bodies of these messages may have together, at least one largest body.
+    /// Default: 64 MiB.
     pub max_waiting_bytes: usize,
-    /// How many bytes one body may have; more are [`NotTaken::TooLarge`]. Too high: RabbitMQ refuses
-    /// what is over its own `max_message_size` (16 MiB in 4.x) by closing the channel. Default: 1
-    /// MiB, as in the wire contract.
+    /// How many bytes one body may have; a larger one is [`NotTaken::TooLarge`]. Too high: RabbitMQ
+    /// answers a message over its own `max_message_size` (16 MiB in 4.x) by closing the channel.
+    /// Default: 1 MiB, as in the wire contract.
     pub max_body_bytes: usize,
-    /// On how many channels it publishes, at least 1. While one waits for the confirms of its
-    /// batch, the next fills another. Default: 4.
+    /// How many channels the publisher uses, at least 1. While one channel waits for the confirms
+    /// of its batch, the next fills another. Default: 4.
     pub channels: u16,
     /// How many messages one channel publishes before it waits for all their confirms, at least 1.
     /// Default: 1,000.
     pub max_batch: usize,
-    /// How long the broker may take to confirm a batch. Then what it did not confirm is
-    /// [`Unknown`](PublishOutcome::Unknown), and the connection is built anew, unless the broker blocks
-    /// it. A queue without a leader answers nothing. Too low: a slow disk looks like a lost leader.
-    /// Default: 10 s.
+    /// How long the broker may take to confirm a batch. Messages without a confirm are then
+    /// [`Unknown`](PublishOutcome::Unknown), and the supervisor builds the connection anew, unless
+    /// the broker blocks it. A queue without a leader never confirms. Too low: a slow disk looks
+    /// like a lost leader. Default: 10 s.
     pub confirm_timeout: Duration,
 }
 
@@ -72,11 +73,11 @@ impl Default for PublisherSettings {
 
 /// Publishes messages. A clone is the same publisher.
 ///
-/// The exchange must exist (the connection's topology can declare it): RabbitMQ answers a message
-/// to one that does not by closing the channel, so that the connection is built anew and everything
-/// on its way is [`Unknown`](PublishOutcome::Unknown).
+/// The exchange must exist (the connection's topology can declare it). RabbitMQ answers a message
+/// to a missing exchange by closing the channel: the supervisor then builds the connection anew,
+/// and all messages on their way are [`Unknown`](PublishOutcome::Unknown).
 ///
-/// Dropping the last clone closes it; what it has taken is still published.
+/// Dropping the last clone closes the publisher, which still publishes the messages it has taken.
 #[derive(Clone, Debug)]
 pub struct Publisher(Arc<Handle>);
 
@@ -95,8 +96,8 @@ impl Drop for Handle {
 }
 
 impl Publisher {
-    /// Starts a publisher on this connection, which should have no consumers: a broker alarm would
-    /// stop their acks.
+    /// Starts a publisher on this connection, which should have no consumers: on a connection that
+    /// publishes, a broker alarm stops the acks, too.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -123,11 +124,11 @@ impl Publisher {
         Self(Arc::new(Handle { waiting, max_body_bytes, link, abandon }))
     }
 
-    /// Hands a message over. Never waits; that it was taken does not say that the broker has it:
-    /// the outcome does.
+    /// Hands a message over. The call never waits. A message that the publisher has taken may still
+    /// not reach the broker; its outcome says whether it did.
     ///
     /// # Errors
-    /// When it cannot be taken; nothing of it was sent.
+    /// When the publisher cannot take the message; nothing of it was sent.
     pub fn publish(&self, message: Outgoing) -> Result<Pending, NotTaken> {
         let bytes = message.body.len();
         if bytes > self.0.max_body_bytes {
@@ -139,17 +140,17 @@ impl Publisher {
         }
     }
 
-    /// The state of its connection, now and from now on.
+    /// The state of the publisher's connection, now and from now on.
     #[must_use]
     pub fn link(&self) -> watch::Receiver<LinkState> {
         self.0.link.clone()
     }
 
-    /// Takes nothing more, and waits until everything taken has its outcome, or until `deadline`
-    /// has passed: then the rest is [`Unknown`](PublishOutcome::Unknown).
+    /// Takes no further messages, and waits until every message taken has its outcome. After
+    /// `deadline` the rest is [`Unknown`](PublishOutcome::Unknown).
     ///
     /// # Cancel safety
-    /// It takes nothing more even if this is dropped.
+    /// The publisher takes no further messages even if this future is dropped.
     pub async fn close(&self, deadline: Duration) {
         self.0.waiting.close();
         if timeout(deadline, self.0.waiting.finished()).await.is_err() {
@@ -161,12 +162,14 @@ impl Publisher {
     }
 }
 
-/// A batch's bodies are copied by the client: this times the number of channels is what it holds.
+/// How many bytes of bodies one batch holds. The client copies them, so it holds this times the
+/// number of channels.
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// How long the broker may take to turn confirms on.
 const CONFIRM_SELECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What waits while the broker is away is not kept back for its return: nobody knows when that is.
+/// Gives up the messages that wait while the broker is away: when the broker returns is unknown,
+/// and the caller can decide better what to do meanwhile.
 async fn give_up_while_away(waiting: Arc<Waiting<Prepared>>, mut link: watch::Receiver<LinkState>) {
     let mut there = true;
     while there {
@@ -247,7 +250,7 @@ impl Lane {
         }
     }
 
-    /// `None` when time is up.
+    /// Waits for the confirms; `None` when the confirm timeout is over.
     async fn land(&self, epoch: &Epoch, flight: &mut Flight<'_>) -> Option<Result<(), Error>> {
         tokio::select! {
             biased;
@@ -257,7 +260,7 @@ impl Lane {
         }
     }
 
-    /// Waits with a batch that is settled already, for as long as the broker blocks: a new
+    /// Waits with a batch whose outcomes are given, for as long as the broker blocks: a new
     /// connection would be blocked just as well, as soon as it publishes.
     async fn sit_out(
         &self,

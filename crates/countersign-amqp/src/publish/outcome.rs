@@ -1,4 +1,4 @@
-//! What became of a message, or why it was not even taken.
+//! What became of a message, or why the publisher did not take it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,47 +10,49 @@ use tokio::sync::oneshot;
 /// What the broker did with a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublishOutcome {
-    /// It stands in every queue that it was routed to.
+    /// The message stands in every queue that it was routed to.
     Routed,
-    /// It went to no queue, and never will as it is: nothing is bound for it, or AMQP cannot say it.
+    /// The message went to no queue, and as it is never will: no queue is bound for it, or AMQP
+    /// cannot express it.
     Unroutable {
-        /// What the broker says.
+        /// The broker's reason.
         why: String,
     },
-    /// A queue that it was routed to did not take it: full, most likely. Another may have.
+    /// A queue that the message was routed to did not take it: most likely the queue is full.
+    /// Another queue may have taken it.
     Refused,
-    /// Nobody knows: it may be in the broker or not. Publish it again with the same id.
+    /// The broker may have the message or not. Publish it again with the same id.
     Unknown {
         /// What happened instead of an answer.
         why: String,
     },
 }
 
-/// Why a message or an entry was not taken. Nothing of it was sent.
+/// Why a publisher or a batcher did not take a message or an entry. Nothing of it was sent.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum NotTaken {
-    /// As much is waiting as may wait.
-    #[error("overloaded: as much is waiting for the broker as may wait")]
+    /// As many messages or bytes wait for the broker as may wait.
+    #[error("overloaded: as many messages wait for the broker as may")]
     Overloaded,
     /// The broker is not connected, or blocks publishers.
     #[error("the broker is away: {why}")]
     Away {
-        /// What is the matter.
+        /// Why the broker is away.
         why: String,
     },
     /// The body has this many bytes, more than the publisher takes.
-    #[error("body of {0} bytes: more than is published here")]
+    #[error("body of {0} bytes: more than this publisher takes")]
     TooLarge(usize),
-    /// [`close`](crate::Publisher::close) was called.
+    /// The caller has called [`close`](crate::Publisher::close).
     #[error("closed")]
     Closed,
 }
 
-/// A [`PublishOutcome`] to come.
+/// The [`PublishOutcome`] of a message, once it is known.
 ///
 /// # Cancel safety
-/// Dropping it does not withdraw the message; it is published all the same.
+/// Dropping it does not withdraw the message; the publisher sends it all the same.
 #[derive(Debug)]
 #[must_use = "only the outcome says whether the broker has the message"]
 pub struct Pending(Inner);

@@ -12,7 +12,7 @@ use lapin::types::ShortString;
 
 use crate::publish::outcome::PublishOutcome;
 
-/// What tells a message from others when it is returned.
+/// What tells a returned message from others.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Label {
     pub(crate) id: ShortString,
@@ -20,7 +20,7 @@ pub(crate) struct Label {
     pub(crate) key: ShortString,
 }
 
-/// A publisher confirm, and whichever returned message came with it.
+/// A publisher confirm, and the returned message that came with it, if any.
 #[derive(Clone, Debug)]
 pub(crate) struct PublisherConfirm {
     pub(crate) acked: bool,
@@ -34,8 +34,8 @@ pub(crate) struct Returned {
     pub(crate) why: String,
 }
 
-/// The outcome of each message of a closed batch. `None` is a confirm that did not come; `missing`
-/// says why not.
+/// The outcome of each message of a finished batch. `None` stands for a confirm that did not
+/// arrive; `missing` says why.
 pub(crate) fn batch_outcomes(
     sent: &[Label],
     confirms: &[Option<PublisherConfirm>],
@@ -63,8 +63,8 @@ pub(crate) fn batch_outcomes(
 /// The returned messages of a batch.
 struct Returns<'a> {
     of: HashMap<&'a Label, Times<'a>>,
-    /// Whether one came back that was not sent in this batch. It never should; if it does, nothing
-    /// about this batch is certain.
+    /// Whether the broker returned a message that this batch did not send. It never should; if it
+    /// does, nothing about this batch is certain.
     of_others: bool,
 }
 

@@ -1,4 +1,5 @@
-//! What was taken and has no outcome yet: a bounded queue, and the account of what left it.
+//! Entries that were taken and have no outcome yet: a bounded queue, and the account of those that
+//! left it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,30 +8,30 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::publish::outcome::{NotTaken, Pending, PublishOutcome};
 
-/// How much may be without an outcome, waiting or on its way.
+/// How many entries and bytes may be without an outcome, waiting or on their way.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) entries: usize,
     pub(crate) bytes: usize,
 }
 
-/// Entries that wait to be taken in batches, by any number of tasks.
+/// Entries that wait until any of several tasks takes them in batches.
 #[derive(Debug)]
 pub(crate) struct Waiting<T> {
     limits: Limits,
     state: Mutex<State<T>>,
-    /// One permit when there is something to take, or nothing to come any more.
+    /// Holds one permit when the queue has an entry, or is closed and stays empty.
     more: Notify,
-    /// Told when the last outcome after `close` is given.
+    /// Notified when the last outcome after `close` is given.
     finished: Notify,
 }
 
 #[derive(Debug)]
 struct State<T> {
     queue: VecDeque<Entry<T>>,
-    /// Waiting and on their way: what the limits are about.
+    /// Entries waiting and on their way: the limits hold for these.
     unsettled: Limits,
-    /// How many have not been told their outcome.
+    /// How many callers have not been told their outcome.
     untold: usize,
     closed: bool,
 }
@@ -42,15 +43,15 @@ struct Entry<T> {
     outcome: oneshot::Sender<PublishOutcome>,
 }
 
-/// Entries that were taken together, apart from those who wait for them.
+/// Entries that were taken together, apart from the callers that wait for them.
 #[derive(Debug)]
 pub(crate) struct Batch<T> {
     pub(crate) items: Vec<T>,
     pub(crate) owed: Owed<T>,
 }
 
-/// Who waits for a batch's outcomes, in the order of its items. Those who were told none when it is
-/// dropped see [`PublishOutcome::Unknown`].
+/// The callers that wait for a batch's outcomes, in the order of its items. Callers that were told
+/// none when this is dropped see [`PublishOutcome::Unknown`].
 #[derive(Debug)]
 pub(crate) struct Owed<T> {
     outcomes: Vec<oneshot::Sender<PublishOutcome>>,
@@ -87,7 +88,8 @@ impl<T> Waiting<T> {
             if state.closed {
                 return Err(NotTaken::Closed);
             }
-            // Under the lock, so that `give_up` comes either before this question or after the push.
+            // `away` is asked under the lock, so that `give_up` runs either before this question or
+            // after the push.
             if let Some(why) = away() {
                 return Err(NotTaken::Away { why });
             }
@@ -106,11 +108,11 @@ impl<T> Waiting<T> {
         Ok(pending)
     }
 
-    /// Waits for one entry and takes what else is there, up to `most`; `None` when it is closed and
-    /// empty.
+    /// Waits for one entry and adds the entries that are already there, up to `most`. Returns
+    /// `None` when the queue is closed and empty.
     ///
     /// # Cancel safety
-    /// Nothing is taken unless it is returned.
+    /// No entry is taken unless it is returned.
     pub(crate) async fn take(self: &Arc<Self>, most: Limits) -> Option<Batch<T>> {
         loop {
             let more = self.more.notified();
@@ -118,7 +120,7 @@ impl<T> Waiting<T> {
                 return Some(batch);
             }
             if self.lock().closed {
-                // For whoever else waits here.
+                // The permit goes on to the next task that waits here.
                 self.more.notify_one();
                 return None;
             }
@@ -152,7 +154,7 @@ impl<T> Waiting<T> {
         (!items.is_empty()).then(|| Batch { owed: owed(), items })
     }
 
-    /// Settles what still waits as unknown, if `why` gives a reason to.
+    /// Settles the entries that still wait as unknown, if `why` gives a reason to.
     pub(crate) fn give_up(self: &Arc<Self>, why: impl FnOnce() -> Option<String>) {
         let (given_up, why) = {
             let mut state = self.lock();
@@ -165,14 +167,14 @@ impl<T> Waiting<T> {
         owed.settle_all(PublishOutcome::Unknown { why });
     }
 
-    /// Takes nothing more.
+    /// Takes no further entries.
     pub(crate) fn close(&self) {
         self.lock().closed = true;
         self.more.notify_one();
         self.told(0);
     }
 
-    /// Waits until it is closed and everything has its outcome.
+    /// Waits until the queue is closed and every entry has its outcome.
     pub(crate) async fn finished(&self) {
         loop {
             let finished = self.finished.notified();
@@ -185,7 +187,8 @@ impl<T> Waiting<T> {
         }
     }
 
-    /// Makes room: before the outcomes are told, so that who hears one finds room for the next.
+    /// Makes room before the callers are told, so that a caller that hears an outcome finds room
+    /// for its next entry.
     fn make_room(&self, entries: usize, bytes: usize) {
         let mut state = self.lock();
         state.unsettled.entries -= entries;
@@ -215,27 +218,27 @@ impl<T> State<T> {
 }
 
 impl<T> Owed<T> {
-    /// Gives the outcomes, in the order of the batch's items.
+    /// Gives each caller its outcome, in the order of the batch's items.
     pub(crate) fn settle(mut self, outcomes: impl IntoIterator<Item = PublishOutcome>) {
         let owed = std::mem::take(&mut self.outcomes);
         let entries = owed.len();
         self.waiting.make_room(entries, std::mem::take(&mut self.bytes));
         for (owed, outcome) in owed.into_iter().zip(outcomes) {
-            // Nobody waits for it any more: that is allowed.
+            // The send fails if the caller no longer waits, which it is free to do.
             let _ = owed.send(outcome);
         }
         self.waiting.told(entries);
     }
 
-    /// Gives all of them the same outcome.
+    /// Gives all callers the same outcome.
     pub(crate) fn settle_all(self, outcome: PublishOutcome) {
         self.settle(std::iter::repeat(outcome));
     }
 
-    /// Parts with those from `at` on.
+    /// Splits off the callers from `at` on.
     pub(crate) fn split_off(&mut self, at: usize) -> Self {
         let outcomes = self.outcomes.split_off(at);
-        // Whole bytes stay with the first: both are given back in the end.
+        // The bytes stay with the first part whole: both parts give back what they hold in the end.
         Self { outcomes, bytes: 0, waiting: Arc::clone(&self.waiting) }
     }
 }

@@ -26,8 +26,8 @@ async fn while_the_broker_blocks_nothing_is_taken_and_consumers_still_ack() {
         assert_eq!(outcome(publisher.publish(message).unwrap()).await, PublishOutcome::Routed);
     }
 
-    // RabbitMQ blocks a connection when it publishes. What it was sent by then has an outcome in
-    // time, and is not the end of the connection: the next would be blocked as well.
+    // RabbitMQ blocks a connection when it publishes. The messages sent by then get an outcome in
+    // time, and do not end the connection: the next one would be blocked as well.
     broker.memory_alarm(true).await.unwrap();
     let stuck = publisher.publish(message("open", "stuck")).unwrap();
     state(&publishing, "blocked", is_blocked).await;

@@ -14,7 +14,7 @@ use countersign_testbed::{Broker, BrokerSettings, Vhost, vhost};
 
 use crate::support::{LONG, connect, outcome, soon, state, topology};
 
-/// Lines of numbers to one queue.
+/// Entries are numbers, a message is lines of numbers, and all go to one queue.
 fn pack(entries: &[usize]) -> Outgoing {
     let lines: Vec<_> = entries.iter().map(usize::to_string).collect();
     Outgoing {
@@ -83,7 +83,7 @@ async fn a_message_that_is_too_large_is_packed_in_halves() {
     let publisher = Publisher::start(&connection, PublisherSettings::default());
     let packed = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&packed);
-    // Each line takes a fifth of what a body may have; 13 is more than one body.
+    // Each line takes a fifth of what a body may have; 13 lines are more than one body.
     let large = move |entries: &[usize]| {
         count.fetch_add(1, Ordering::Relaxed);
         let line = |entry: &usize| {
@@ -94,7 +94,7 @@ async fn a_message_that_is_too_large_is_packed_in_halves() {
         Outgoing { body: lines.join("\n").into(), ..pack(&[]) }
     };
     let batcher = Batcher::start(publisher, BatcherSettings::default(), large);
-    // Nothing runs between these: all leave together.
+    // No other task runs between these calls, so all entries leave together.
     let pending: Vec<_> = (1..=20).map(|entry| (entry, batcher.submit(entry).unwrap())).collect();
     for (entry, pending) in pending {
         let outcome = outcome(pending).await;

@@ -1,4 +1,4 @@
-//! Reading a queue and taking out of it what was chosen.
+//! Reading a queue and taking chosen messages out of it.
 
 use countersign_amqp::{Browser, Connection, PublishOutcome, Publisher, PublisherSettings};
 use countersign_protocol::topology::Argument;
@@ -22,7 +22,7 @@ async fn filled(url: &str, count: usize) {
     connection.close().await;
 }
 
-/// Reads the queue once so much is in it.
+/// Reads the queue once it holds this many messages.
 async fn holding(connection: &Connection, count: usize) -> Browser {
     eventually(&format!("{count} are back"), LONG, async || {
         let browser = Browser::open(connection, "q").await.unwrap();
@@ -31,7 +31,7 @@ async fn holding(connection: &Connection, count: usize) -> Browser {
     .await
 }
 
-/// The ids of all of it, in order.
+/// The ids of all messages, in order.
 async fn read(browser: &mut Browser) -> Vec<String> {
     let mut ids = Vec::new();
     while let Some(browsed) = soon("the next message", browser.next()).await.unwrap() {

@@ -1,4 +1,4 @@
-//! Deliveries, acks, and what comes again.
+//! Deliveries, acks, and redeliveries.
 
 use countersign_amqp::{LinkState, PublishOutcome, Publisher, PublisherSettings};
 use countersign_protocol::topology::Argument;
@@ -68,7 +68,7 @@ async fn acks_in_any_order_are_all_told_and_never_twice() {
     let mut held = Vec::new();
     for number in 0..2_000_usize {
         held.push(next(&mut consumer).await);
-        // One in seven is held back until there are fifty of them.
+        // One delivery in seven is held back until there are fifty of them.
         if number % 7 != 0 {
             acks.ack(held.pop().unwrap().tag);
         }
@@ -173,7 +173,8 @@ async fn a_consumer_whose_queue_is_deleted_subscribes_to_the_one_that_is_declare
     acks.ack(next(&mut consumer).await.tag);
     depth_becomes(&vhost, "it is acked", 0, 0).await;
     vhost.delete_queue("open").await;
-    // Looked for by the application, as always: that is how the end of the subscription is seen.
+    // The application looks for the next delivery, as always: it sees the end of the subscription
+    // there.
     let next_one = tokio::spawn(async move {
         let delivery = next(&mut consumer).await;
         (delivery, consumer)

@@ -32,7 +32,7 @@ fn publish_all(publisher: &Publisher, count: usize) -> Vec<countersign_amqp::Pen
 async fn lost_before_the_broker_had_it_is_unknown_and_goes_through_again() {
     let vhost = vhost().await;
     let (connection, proxy) = through_proxy(&vhost, "lost before").await;
-    // Of a hundred, ten leave and the others wait for their turn.
+    // Of a hundred messages, ten leave and the others wait for their turn.
     let settings = PublisherSettings { channels: 1, max_batch: 10, ..PublisherSettings::default() };
     let publisher = Publisher::start(&connection, settings);
     assert_eq!(outcome(publish_all(&publisher, 1).remove(0)).await, PublishOutcome::Routed);
@@ -66,7 +66,7 @@ async fn lost_after_the_broker_had_it_is_unknown_too() {
     let publisher = Publisher::start(&connection, PublisherSettings::default());
     assert_eq!(outcome(publish_all(&publisher, 1).remove(0)).await, PublishOutcome::Routed);
 
-    // The confirms stay on their way long enough to be cut off.
+    // The confirms stay on their way long enough for the proxy to cut them off.
     proxy.conduct(Conduct::Forward { after: Duration::from_secs(3) });
     let pending = publish_all(&publisher, 100);
     eventually("the broker has the messages", LONG, async || {
@@ -122,8 +122,8 @@ async fn under_load_with_the_connection_killed_twice_nothing_routed_is_missing()
     assert_eq!(drain(&vhost, "open").await.len(), routed);
 }
 
-/// Publishes message after message, each until it is routed; how many, and how often it was not
-/// known.
+/// Publishes message after message, each until it is routed. Returns how many, and how many
+/// outcomes were unknown.
 async fn publish_until(
     (publisher, connection, enough): (Publisher, Connection, Arc<AtomicBool>),
     task: usize,

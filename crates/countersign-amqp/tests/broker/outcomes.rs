@@ -1,4 +1,4 @@
-//! Everybody gets the outcome of his own message, whatever becomes of the others.
+//! Each caller gets the outcome of its own message, whatever becomes of the others.
 
 use std::collections::BTreeMap;
 
@@ -16,19 +16,19 @@ use crate::support::{LONG, connect, drain, message, outcome, topology};
 
 const TASKS: usize = 48;
 const MESSAGES_PER_TASK: usize = 500;
-/// How many a task has on its way at a time.
+/// How many messages a task has on their way at a time.
 const IN_FLIGHT: usize = 100;
 
-/// Half of all goes to the full queue.
+/// Half of all messages go to the full queue.
 const HALF_REFUSED: [&str; 16] = [
     "full", "open", "full", "nowhere", "full", "both", "full", "full", "open", "nowhere", "full",
     "full", "open", "full", "nowhere", "open",
 ];
-/// Without a refusal in between, the broker confirms many with one frame: then the client attaches
-/// returned messages to any of them.
+/// Without a refusal in between, the broker confirms many messages with one frame; the client then
+/// attaches returned messages to any of them.
 const HALF_UNROUTABLE: [&str; 4] = ["open", "nowhere", "nowhere", "open"];
 
-/// What was published, and what was said of it.
+/// A published message, and its outcome.
 struct Told {
     key: &'static str,
     id: String,
@@ -56,7 +56,7 @@ async fn of_24_000_messages_half_of_them_unroutable_each_gets_its_own_verdict() 
 }
 
 /// Publishes to these keys in a mixed order, from many tasks at once, and compares each outcome
-/// with what is in the queues; how often each kind was given.
+/// with the queues' content. Returns how often each kind of outcome was given.
 async fn publish_and_check(
     settings: PublisherSettings,
     keys: &'static [&'static str],
@@ -107,14 +107,14 @@ impl Told {
         match self.key {
             "open" => routed == all && (open, full) == (routed, 0),
             "full" => routed + refused == all && (open, full) == (0, routed),
-            // Refused by one, and in the other all the same.
+            // One queue refuses the message, and the other has it all the same.
             "both" => routed + refused == all && (open, full) == (all, routed),
             _ => unroutable == all && (open, full) == (0, 0),
         }
     }
 }
 
-/// `open` takes everything, `full` hardly anything; the key `both` leads to both of them.
+/// Queue `open` takes every message, `full` hardly any; the key `both` leads to both queues.
 fn open_and_full() -> Topology {
     let full = [
         ("x-max-length", Argument::Integer(10)),
@@ -146,7 +146,8 @@ async fn publish_mixed(
         for number in burst {
             let key = keys[(number * 7 + task * 5 + number / 16) % keys.len()];
             let id = format!("{task}-{number}");
-            // Some twice, so that one batch holds the same id, exchange and key twice.
+            // Some messages are there twice, so that one batch holds the same id, exchange and key
+            // twice.
             let copies = if number % 20 == 0 { 2 } else { 1 };
             let outcomes: Vec<_> =
                 (0..copies).map(|_| publisher.publish(message(key, &id)).unwrap()).collect();
@@ -203,7 +204,7 @@ async fn what_cannot_be_published_is_refused_before_it_is_sent() {
     let unsayable = publisher.publish(message(&"k".repeat(256), "c")).unwrap();
     assert!(matches!(outcome(unsayable).await, PublishOutcome::Unroutable { .. }));
 
-    // Nothing runs between these: this test has one thread.
+    // No other task runs between these calls: this test has one thread.
     let taken: Vec<_> = (0..3).map(|_| publisher.publish(message("open", "d")).unwrap()).collect();
     assert_eq!(publisher.publish(message("open", "e")).unwrap_err(), NotTaken::Overloaded);
     for pending in taken {

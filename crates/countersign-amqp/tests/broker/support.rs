@@ -1,4 +1,4 @@
-//! What the tests have in common: short ways to say what they are about.
+//! Short ways for the tests to say what they do.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -12,10 +12,10 @@ use countersign_amqp::{
 use countersign_protocol::topology::{Argument, Binding, ExchangeKind, Queue, Topology};
 use countersign_testbed::Vhost;
 
-/// Longer than anything takes on a busy machine.
+/// Longer than any step takes on a busy machine.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-/// Waits, but not for ever.
+/// Waits for a future, but not for ever.
 pub(crate) async fn soon<T>(what: &str, wait: impl Future<Output = T>) -> T {
     let done = tokio::time::timeout(LONG, wait).await;
     done.unwrap_or_else(|_| panic!("waited {LONG:?} for: {what}"))
@@ -31,7 +31,7 @@ pub(crate) async fn connect(url: &str, name: &str, topology: Topology) -> Connec
     connection
 }
 
-/// Waits until the connection is in such a state.
+/// Waits until the connection is in a state that `is` accepts.
 pub(crate) async fn state(
     connection: &Connection,
     what: &str,
@@ -64,7 +64,7 @@ pub(crate) fn message(key: &str, id: &str) -> Outgoing {
     }
 }
 
-/// How often each id is in a queue. Empties it.
+/// How often each id is in a queue. Empties the queue.
 pub(crate) async fn drain(vhost: &Vhost, queue: &str) -> BTreeMap<String, usize> {
     let mut ids = BTreeMap::new();
     loop {

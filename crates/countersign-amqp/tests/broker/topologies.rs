@@ -1,4 +1,4 @@
-//! Declaring, and what happens when the broker has something else already.
+//! Declaring, also against a broker that has the names already with other settings.
 
 use countersign_amqp::{Connection, LinkState};
 use countersign_protocol::Tier;
@@ -34,7 +34,8 @@ async fn the_whole_topology_of_the_contract_is_declared_and_can_be_declared_agai
             "logistics.orders.retry.1s",
         ]
     );
-    // An alternate exchange hides what is not routed: it is there where it should be, only there.
+    // An alternate exchange hides unroutable messages: exchange `confirm` has one, `check` has
+    // none.
     assert!(vhost.publish(topology::CONFIRM, "no such shard", json!({}), b"{}").await);
     assert!(!vhost.publish(topology::CHECK, "no such tier", json!({}), b"{}").await);
 }
