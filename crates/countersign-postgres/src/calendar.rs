@@ -9,8 +9,8 @@ use time::macros::format_description;
 use time::{Date, OffsetDateTime};
 use uuid::Uuid;
 
-/// How far ahead partitions are made: whoever is alive at all within this time makes the next ones,
-/// and ids of clocks that run ahead find a place.
+/// How far ahead partitions are made. Any process that is alive once within this time makes the
+/// next ones, and ids of clocks that run ahead find a partition.
 pub(crate) const AHEAD: Duration = Duration::from_secs(48 * 60 * 60);
 
 /// A day in UTC: the width of a partition.
@@ -36,7 +36,7 @@ impl Day {
         self.next().start()
     }
 
-    /// Its date, as partitions are named: `20261121`.
+    /// The day's date, as partition names end with it: `20261121`.
     pub(crate) fn digits(self) -> String {
         let date = OffsetDateTime::from_unix_timestamp(self.0 * DAY_MS / 1_000)
             .map_or(Date::MIN, OffsetDateTime::date);
@@ -51,24 +51,25 @@ impl Day {
     }
 }
 
-/// The smallest UUIDv7 of a moment, and everything below the first id of it.
+/// The smallest UUIDv7 of a moment: every id made earlier is smaller.
 pub(crate) fn bound(moment: UnixMillis) -> Uuid {
     let ms = moment.max(UnixMillis::EPOCH).min(UnixMillis::MAX_IN_ID).ms();
     Uuid::from_u128(u128::try_from(ms).unwrap_or(0) << 80)
 }
 
-/// What to do.
+/// The partitions to create and to drop.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) create: Vec<Day>,
     pub(crate) drop: Vec<Day>,
 }
 
-/// What to do so that ids of the coming 48 hours have a place, and ids past retention none.
+/// Plans partitions for the ids of the coming 48 hours, and drops those whose ids are all past
+/// retention.
 ///
-/// A table without partitions gets them back to the retention, since messages may be under way that
-/// are older than it. Later nothing is made in the past: an empty partition where one was dropped
-/// would claim that nothing ever happened then.
+/// A table without partitions gets them back to the retention, because messages may be under way
+/// that are older than the table. Later no partition is made in the past: an empty partition where
+/// one was dropped would claim that nothing ever happened then.
 pub(crate) fn plan(existing: &BTreeSet<Day>, now: UnixMillis, retention: Duration) -> Plan {
     let oldest_kept = Day::of(now.before(retention));
     let newest_needed = Day::of(now.after(AHEAD));

@@ -1,6 +1,6 @@
-//! What every part of Countersign needs from Postgres: a pool that waits for its server, migrations
+//! Access to Postgres for every part of Countersign: a pool that waits for its server, migrations
 //! that several processes may start at once, a transaction that cannot leak when its future is
-//! dropped, the kinds of trouble, and tables partitioned by message id.
+//! dropped, the kinds of database trouble, and tables partitioned by message id.
 
 mod url;
 

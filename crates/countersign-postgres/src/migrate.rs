@@ -7,9 +7,9 @@ use tracing::info;
 
 use crate::trouble::{Trouble, sqlstate, trouble};
 
-/// The migrations of an SDK: in schema `countersign`, with a table of their own (such as
-/// `countersign._producer_migrations`) that says which are applied, so that they and the service's
-/// migrations do not take each other for missing.
+/// The migrations of an SDK. They live in schema `countersign` and have a table of their own (such
+/// as `countersign._producer_migrations`) that says which are applied. So the SDK's and the
+/// service's migrations do not take each other for missing.
 #[must_use]
 pub fn sdk_migrator(mut migrations: Migrator, table: &'static str) -> Migrator {
     migrations.create_schema("countersign");
@@ -17,14 +17,15 @@ pub fn sdk_migrator(mut migrations: Migrator, table: &'static str) -> Migrator {
     migrations
 }
 
-/// Applies what is not applied yet. Of several processes that start at once, one does it and the
-/// others wait. A server that goes away meanwhile is waited for.
+/// Applies the migrations that are not applied yet. Of several processes that start at once, one
+/// applies them and the others wait. When the server goes away meanwhile, the function waits for
+/// it.
 ///
 /// # Errors
 /// When a migration fails or was changed after it was applied.
 ///
 /// # Cancel safety
-/// Can be dropped at any time: each migration is a transaction.
+/// The future can be dropped at any time: each migration is a transaction.
 pub async fn migrate(pool: &PgPool, migrator: &Migrator) -> Result<(), MigrateError> {
     let mut retry = Retry::new("apply migrations");
     loop {
@@ -44,14 +45,15 @@ pub async fn migrate(pool: &PgPool, migrator: &Migrator) -> Result<(), MigrateEr
 
 async fn apply(pool: &PgPool, migrator: &Migrator) -> Result<(), MigrateError> {
     let mut connection = pool.acquire().await.map_err(MigrateError::Execute)?;
-    // The migrator's lock belongs to the session and outlives an error: so must not the session.
+    // The migrator's lock belongs to the session and outlives an error, so the session must end,
+    // too.
     connection.close_on_drop();
     migrator.run_direct(None, &mut *connection, false).await
 }
 
 fn is_worth_another_try(error: &MigrateError) -> bool {
-    /// `CREATE … IF NOT EXISTS` in two sessions at once: the second may find a duplicate key in a
-    /// catalog, or the thing itself.
+    /// The error codes of `CREATE … IF NOT EXISTS` in two sessions at once: the second may find a
+    /// duplicate key in a catalog, or the table itself.
     const RACES: [&str; 4] = ["23505", "42P06", "42P07", "42710"];
     let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else {
         return false;

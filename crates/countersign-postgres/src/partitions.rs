@@ -15,38 +15,42 @@ use crate::transaction::{CommitError, Transaction};
 /// A table `PARTITION BY RANGE (message_id)`, one partition for each day in UTC.
 ///
 /// Partitions are made 48 hours ahead and dropped whole once all of their ids are older than the
-/// retention; no row is ever deleted. There is no default partition: it would stand in the way of
-/// new ones, so an id without a partition is refused by Postgres (23514).
+/// retention; no row is ever deleted. There is no default partition, because it would stand in the
+/// way of new ones. So Postgres refuses an id without a partition (23514).
 #[derive(Clone, Debug)]
 pub struct Partitions {
     table: &'static str,
     retention: Duration,
 }
 
-/// How long it may take to wait for whoever makes partitions at the same time.
+/// How long a process waits for another that makes partitions of the same table. Making them takes
+/// milliseconds each.
 const TURN_TIMEOUT: &str = "10s";
-/// How long a `DROP` may stand in line for the table's lock: everybody else stands behind it.
+/// How long a `DROP` may wait for the table's lock: every later statement on the table waits behind
+/// it.
 const DROP_TIMEOUT: &str = "200ms";
+/// The pause between two rounds: short beside a day's partition, so that a missed round costs nothing.
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(5 * 60);
+/// The pause after a failed round: a lock or a restart is over by then.
 const AFTER_FAILURE: Duration = Duration::from_secs(10);
 
 impl Partitions {
-    /// The partitions of this table (`countersign.inbox`, or `confirmation` in schema `public`),
-    /// whose rows are kept for at least `retention`.
+    /// The partitions of this table (`countersign.inbox`, or `confirmation` in schema `public`).
+    /// Its rows are kept for at least `retention`.
     #[must_use]
     pub fn new(table: &'static str, retention: Duration) -> Self {
         Self { table, retention }
     }
 
-    /// Makes what is missing, drops what is past retention, and says which ids have a place. On the
-    /// database's clock.
+    /// Makes the missing partitions, drops those past retention, and returns the window of ids that
+    /// have a partition. The database's clock counts.
     ///
     /// # Errors
-    /// When partitions could not be made. A partition that could not be dropped, because somebody
-    /// uses it, is left for the next time.
+    /// When partitions could not be made. A partition that could not be dropped, because another
+    /// session uses it, is left for the next time.
     ///
     /// # Cancel safety
-    /// Can be dropped at any time.
+    /// The future can be dropped at any time.
     pub async fn maintain(&self, pool: &PgPool) -> Result<Window, sqlx::Error> {
         let (window, past) = self.create_missing(pool).await?;
         for day in past {
@@ -60,7 +64,8 @@ impl Partitions {
         Ok(window)
     }
 
-    /// [`maintain`](Self::maintain)s the table until `shutdown`, publishing what has a place.
+    /// [`maintain`](Self::maintain)s the table until `shutdown`, and sends the window of ids
+    /// whenever it changes.
     pub async fn keep(
         self,
         pool: PgPool,
@@ -106,7 +111,8 @@ impl Partitions {
             days.remove(day);
         }
         let (oldest, newest) = calendar::newest_run(&days).ok_or(sqlx::Error::RowNotFound)?;
-        // The end of a day is the start of the next one: the newest id is of the millisecond before.
+        // The end of a day is the start of the next one, so the newest id is of the millisecond
+        // before.
         let newest = newest.end().before(Duration::from_millis(1));
         Ok((Window { oldest: oldest.start(), newest }, plan.drop))
     }
@@ -122,7 +128,7 @@ impl Partitions {
         })
     }
 
-    /// One at a time, across processes.
+    /// The statement that lets one process at a time make partitions of this table.
     fn take_turn(&self) -> String {
         format!(
             "SET LOCAL lock_timeout = '{TURN_TIMEOUT}';
@@ -148,8 +154,8 @@ impl Partitions {
         Ok(days)
     }
 
-    /// `CREATE TABLE … PARTITION OF` would wait for every open insert, and make all later ones wait
-    /// behind it; `ATTACH` does not.
+    /// The statement that makes a partition. `CREATE TABLE … PARTITION OF` would wait for every
+    /// open insert and make all later ones wait behind it; `ATTACH` does not.
     fn create_sql(&self, day: Day) -> String {
         format!(
             "CREATE TABLE {partition} (LIKE {table} INCLUDING ALL);

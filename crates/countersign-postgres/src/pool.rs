@@ -8,10 +8,10 @@ use sqlx::{ConnectOptions, Connection};
 
 use crate::url::DatabaseUrl;
 
-/// How a pool behaves.
+/// A pool's name, size and time limits.
 #[derive(Clone, Debug)]
 pub struct PoolSettings {
-    /// What Postgres shows as the name of its client, in `pg_stat_activity`.
+    /// The client's name that Postgres shows in `pg_stat_activity`.
     pub application_name: String,
     /// The most connections open at once. Too few: callers wait for each other. Too many: Postgres
     /// slows down well before its own `max_connections` (100 by default, for all its clients).
@@ -19,13 +19,13 @@ pub struct PoolSettings {
     pub max_connections: u32,
     /// How long a caller waits for a free connection before it gets an error. Default: 5 s.
     pub acquire_timeout: Duration,
-    /// After how long Postgres ends a transaction that sits idle. It bounds what a stuck process can
-    /// hold locked. Default: 60 s.
+    /// After how long Postgres ends a transaction that sits idle. The limit bounds how long a stuck
+    /// process can hold locks. Default: 60 s.
     pub idle_in_transaction_timeout: Duration,
 }
 
 impl PoolSettings {
-    /// The defaults, under this name.
+    /// The defaults, with this application name.
     #[must_use]
     pub fn new(application_name: &str) -> Self {
         Self {
@@ -37,16 +37,17 @@ impl PoolSettings {
     }
 }
 
-/// A connection that was used more recently than this is taken to be alive: asking it would cost
-/// every transaction a round trip.
+/// A connection that was used more recently than this counts as alive: a ping would cost every
+/// transaction a round trip.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+/// How long the server may take to accept and authenticate. One that is well takes milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Opens a pool, waiting for the server for as long as it takes; the log says who is waited for, at
-/// growing intervals.
+/// Opens a pool and waits for the server for as long as it takes. Meanwhile the log names the
+/// server at growing intervals.
 ///
 /// # Cancel safety
-/// Can be dropped at any time.
+/// The future can be dropped at any time.
 pub async fn connect(url: &DatabaseUrl, settings: PoolSettings) -> PgPool {
     let options = options(url, &settings);
     wait_for_server(url, &options).await;
@@ -62,14 +63,14 @@ pub async fn connect(url: &DatabaseUrl, settings: PoolSettings) -> PgPool {
         .connect_lazy_with(options)
 }
 
-/// Opens one connection at the first try, for a person who waits for the answer. No statement on it
-/// takes longer than 10 s.
+/// Opens one connection at the first try, for a person who waits for the answer. No statement on
+/// the connection takes longer than 10 s.
 ///
 /// # Errors
-/// When the server does not answer within 10 s, or lets nobody in.
+/// When the server does not answer within 10 s, or refuses the client.
 ///
 /// # Cancel safety
-/// Can be dropped at any time.
+/// The future can be dropped at any time.
 pub async fn connect_once(
     url: &DatabaseUrl,
     application_name: &str,

@@ -10,11 +10,11 @@ use thiserror::Error;
 
 /// A transaction on a connection of its own.
 ///
-/// Two things are different from sqlx's. [`open`](Self::open) can be cancelled: in sqlx 0.9.0 a
-/// cancelled `begin` leaves an open transaction in the pool, and what is written on that connection
-/// later vanishes. And [`commit`](Self::commit) does not mistake a rollback for a commit.
+/// Two things are different from sqlx's transaction. [`open`](Self::open) can be cancelled: in sqlx
+/// 0.9.0 a cancelled `begin` leaves an open transaction in the pool, and later writes on that
+/// connection vanish. And [`commit`](Self::commit) does not mistake a rollback for a commit.
 ///
-/// `BEGIN`s inside of it (`sqlx::Connection::begin`) are savepoints, as usual.
+/// A nested `BEGIN` (`sqlx::Connection::begin`) is a savepoint, as usual.
 ///
 /// # Cancel safety
 /// Every future of this type and of its connection can be dropped at any time: the transaction is
@@ -22,26 +22,27 @@ use thiserror::Error;
 #[must_use = "dropped without `commit`, a transaction is rolled back"]
 pub struct Transaction {
     connection: PoolConnection<Postgres>,
-    /// Whether sqlx knows if the connection is in a transaction. If not, it must not return to the
-    /// pool.
+    /// Whether sqlx knows if the connection is in a transaction. If it does not, the connection
+    /// must not return to the pool.
     is_known: bool,
 }
 
 /// Why a transaction was not, or may not have been, committed.
 #[derive(Debug, Error)]
 pub enum CommitError {
-    /// Nothing of it took effect.
+    /// Nothing of the transaction took effect.
     #[error("the transaction was rolled back")]
     NotCommitted(#[source] sqlx::Error),
-    /// It may have been committed or not: the connection broke at the wrong moment, or a statement
-    /// inside of it ended the transaction by itself.
+    /// The transaction may be committed or not: the connection broke at the wrong moment, or a
+    /// statement inside the transaction ended it by itself.
     #[error("whether the transaction was committed is unknown")]
     Unknown(#[source] sqlx::Error),
 }
 
 /// `in_failed_sql_transaction`
 const FAILED_TRANSACTION: &str = "25P02";
-/// `idle_in_transaction_session_timeout`: the session was ended while it waited for a statement.
+/// `idle_in_transaction_session_timeout`: the server ended the session while it waited for a
+/// statement.
 const IDLE_TOO_LONG: &str = "25P03";
 /// `no_active_sql_transaction`
 const NO_TRANSACTION: &str = "25P01";
@@ -49,21 +50,22 @@ const NO_TRANSACTION: &str = "25P01";
 impl Transaction {
     /// Begins a transaction and runs `statement` (may be empty) in the same round trip.
     ///
-    /// `statement` has no parameters: write values into it only if they cannot contain a quote, such
-    /// as ids and numbers. It may be several statements, separated by semicolons, beginning for
-    /// example with `SET TRANSACTION ISOLATION LEVEL …`. How many rows it affected is not known; to
-    /// claim a key, let the insert fail and ask [`is_duplicate_key`](crate::is_duplicate_key).
+    /// `statement` has no parameters: write values into it only if they cannot contain a quote,
+    /// such as ids and numbers. It may be several statements, separated by semicolons, beginning
+    /// for example with `SET TRANSACTION ISOLATION LEVEL …`. The number of rows it affected is not
+    /// known; to claim a key, let the insert fail and ask
+    /// [`is_duplicate_key`](crate::is_duplicate_key).
     ///
     /// # Errors
-    /// When no connection could be had, or `statement` failed; there is no transaction then.
+    /// When the pool has no connection in time, or `statement` failed; there is no transaction
+    /// then.
     pub async fn open(pool: &PgPool, statement: &str) -> Result<Self, sqlx::Error> {
         let mut transaction = Self { connection: pool.acquire().await?, is_known: false };
         let sql = AssertSqlSafe(format!("BEGIN;{statement}")).into_sql_str();
         let begun = PgTransactionManager::begin(&mut transaction.connection, Some(sql)).await;
         transaction.is_known = match &begun {
             Ok(()) => true,
-            // The server is well and waits for the end of the transaction, of which sqlx thinks that
-            // it never began.
+            // The server is well and waits for the end of a transaction that, to sqlx, never began.
             Err(error) if is_error_of_statement(error) => {
                 sqlx::raw_sql("ROLLBACK").execute(&mut *transaction.connection).await.is_ok()
             }
@@ -72,22 +74,23 @@ impl Transaction {
         begun.map(|()| transaction)
     }
 
-    /// Commits.
+    /// Commits the transaction.
     ///
     /// Postgres answers the `COMMIT` of a transaction in which a statement failed with a `ROLLBACK`
-    /// that looks like success. So a statement that fails in such a transaction goes along, in the
-    /// same round trip.
+    /// that looks like success. So a `SELECT 1`, which fails in such a transaction, goes along in
+    /// the same round trip.
     ///
     /// # Errors
-    /// When it was not committed, or when that is unknown: see [`CommitError`].
+    /// When the transaction was not committed, or when that is unknown: see [`CommitError`].
     ///
     /// # Cancel safety
     /// When the future is dropped, the transaction may have been committed or not.
     pub async fn commit(mut self) -> Result<(), CommitError> {
         // `AND CHAIN`, because sqlx counts itself in a transaction until it sends a COMMIT or a
-        // ROLLBACK of its own: so there is a transaction for it to roll back, with the round trip
-        // that it makes whenever a connection returns to the pool. It also finds out a `COMMIT`
-        // inside of the transaction, because without one it is an error.
+        // ROLLBACK of its own. The chained transaction gives sqlx one to roll back, with the round
+        // trip that it makes whenever a connection returns to the pool. `AND CHAIN` also exposes a
+        // `COMMIT` that was sent inside the transaction: without a transaction to chain, it is an
+        // error.
         let sql = "SELECT 1;COMMIT AND CHAIN";
         let Err(error) = sqlx::raw_sql(sql).execute(&mut *self).await else { return Ok(()) };
         match crate::sqlstate(&error).as_deref() {
@@ -104,11 +107,10 @@ impl Transaction {
         }
     }
 
-    /// Rolls back.
+    /// Rolls the transaction back.
     ///
     /// # Errors
-    /// When the connection was lost; the transaction is then rolled back as well, by the server,
-    /// perhaps a little later.
+    /// When the connection was lost; the server then rolls back by itself, perhaps a little later.
     ///
     /// # Cancel safety
     /// When the future is dropped, the transaction is rolled back all the same.
@@ -116,8 +118,8 @@ impl Transaction {
         PgTransactionManager::rollback(&mut self).await
     }
 
-    /// There is no transaction on the server any more. A ROLLBACK would be a warning, in its log and
-    /// in ours.
+    /// Begins a transaction for sqlx to roll back, when the server has none any more. A ROLLBACK
+    /// without a transaction would be a warning, in the server's log and in ours.
     async fn give_sqlx_something_to_roll_back(&mut self) {
         if let Err(error) = sqlx::raw_sql("BEGIN").execute(&mut **self).await {
             tracing::debug!(%error, "the connection was lost after the end of a transaction");
@@ -156,8 +158,8 @@ impl std::fmt::Debug for Transaction {
 }
 
 /// Whether the server refused one statement and lives on. An error that ends the session says
-/// nothing about what it did before: with synchronous replication, for example, a commit that waits
-/// for its standby when the server shuts down has been made.
+/// nothing about the statements before it. With synchronous replication, for example, a commit that
+/// waits for its standby when the server shuts down has been made.
 fn is_error_of_statement(error: &sqlx::Error) -> bool {
     let Some(error) = error.as_database_error() else { return false };
     let Some(error) = error.try_downcast_ref::<PgDatabaseError>() else { return false };
@@ -166,11 +168,11 @@ fn is_error_of_statement(error: &sqlx::Error) -> bool {
     !ends_the_session && !is_about_the_connection
 }
 
-/// Has a `ROLLBACK` sent, after whatever the connection is in the middle of, on its way back to the
-/// pool; a connection on which that fails does not return. Does nothing after the end of a
-/// transaction.
+/// Queues a `ROLLBACK`, which sqlx sends when the connection returns to the pool, after the
+/// statement that the connection is in the middle of. A connection on which the rollback fails does
+/// not return. After the end of a transaction this does nothing.
 fn queue_rollback(connection: &mut PgConnection) {
-    // Savepoints first: they count as transactions within one.
+    // sqlx counts savepoints as transactions within one, so they end first.
     while PgTransactionManager::get_transaction_depth(connection) > 0 {
         PgTransactionManager::start_rollback(connection);
     }

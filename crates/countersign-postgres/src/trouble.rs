@@ -1,22 +1,21 @@
-//! What a database error means for whoever got it.
+//! The meaning of a database error for its caller.
 
-/// What to do about a database error.
+/// How a caller should treat a database error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// The same again, later or on another connection, may well work: the connection was lost, the
-    /// server restarts or has become read-only, a deadlock, a serialization failure, no connection
-    /// free, a lock or statement timeout.
+    /// The same statement may well work later or on another connection: the connection was lost,
+    /// the server restarts or has become read-only, a deadlock, a serialization failure, no free
+    /// connection, a lock or statement timeout.
     Again,
-    /// It is the data: a value out of range, a violated constraint, a NUL in a text. The same data
-    /// fails again.
+    /// The data is at fault: a value out of range, a violated constraint, a NUL in a text. The same
+    /// data fails again.
     Data,
-    /// Anything else: a missing table, a missing right, a mistake in the statement.
+    /// Any other fault: a missing table, a missing right, a mistake in the statement.
     Other,
 }
 
-/// What a database error means.
-///
-/// By SQLSTATE class: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+/// The kind of trouble that a database error means, by its SQLSTATE class:
+/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
 #[must_use]
 pub fn trouble(error: &sqlx::Error) -> Trouble {
     use sqlx::Error as E;
@@ -61,7 +60,7 @@ pub fn sqlstate(error: &sqlx::Error) -> Option<String> {
 
 /// Whether a unique key of this table (`schema.table`), or of one of its partitions, was violated.
 ///
-/// It is how a partitioned table tells "this id is here already" in the same round trip as the
+/// A partitioned table tells "this id is here already" this way, in the same round trip as the
 /// `BEGIN` (see [`Transaction::open`](crate::Transaction::open)).
 #[must_use]
 pub fn is_duplicate_key(error: &sqlx::Error, table: &str) -> bool {

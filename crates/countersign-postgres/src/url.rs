@@ -1,4 +1,4 @@
-//! Where a database is.
+//! The address of a database.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,14 +8,14 @@ use thiserror::Error;
 
 /// The address of a Postgres database, such as `postgres://user:password@host:5432/orders`.
 ///
-/// What can stand in it: <https://docs.rs/sqlx/0.9/sqlx/postgres/struct.PgConnectOptions.html>.
-/// Without `sslmode` Postgres is spoken to in plain text when it refuses TLS: write
-/// `?sslmode=verify-full` where the network is not yours. Shown without the password.
+/// Its options: <https://docs.rs/sqlx/0.9/sqlx/postgres/struct.PgConnectOptions.html>. Without
+/// `sslmode` the client speaks plain text when Postgres refuses TLS: write `?sslmode=verify-full`
+/// where the network is not yours. `Display` and `Debug` leave the password out.
 #[derive(Clone)]
 pub struct DatabaseUrl(PgConnectOptions);
 
-/// Why a text is not the address of a Postgres database. The text itself is not in it, since it may
-/// hold a password.
+/// Why a text is not the address of a Postgres database. The error does not repeat the text, which
+/// may hold a password.
 #[derive(Debug, Error)]
 #[error("not a database address: {0}; use postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
 pub struct InvalidDatabaseUrl(String);

@@ -35,7 +35,7 @@ async fn wherever_a_transaction_is_cancelled_the_pool_stays_clean() {
             }
             Err(_) => cancelled += 1,
         }
-        // If it runs in a transaction left open, this vanishes.
+        // If this runs in a transaction left open, the row vanishes.
         stage.note(id + 1).await;
     }
     assert!(cancelled > ROUNDS / 10, "only {cancelled} of {ROUNDS} were cancelled");

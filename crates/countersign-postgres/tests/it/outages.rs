@@ -1,4 +1,4 @@
-//! Servers that are not there yet, or not any more.
+//! Servers that have not started yet, or are gone.
 
 use countersign_postgres::{PoolSettings, Transaction, Trouble, connect, migrate, trouble};
 use countersign_testbed::{Postgres, PostgresSettings, eventually};

@@ -1,4 +1,4 @@
-//! Partitions appear ahead of time, go past retention, and stand in nobody's way.
+//! Partitions appear ahead of time, go past retention, and hold up no reader or writer.
 
 use std::time::{Duration, Instant};
 
@@ -87,7 +87,8 @@ async fn what_is_past_retention_goes_whole_and_what_is_in_use_stays_for_now() {
     insert(&stage.pool, id_of(kept)).await.unwrap();
     insert(&stage.pool, id_of(gone)).await.unwrap();
 
-    // Somebody reads: nothing can be dropped, nobody is held up for long, and the rest is done.
+    // A session reads: no partition can be dropped, no other session waits for long, and the rest
+    // is done.
     let mut reader = stage.outside.begin().await.unwrap();
     sqlx::query("SELECT FROM countersign.seen").execute(&mut *reader).await.unwrap();
     let short = Partitions::new(TABLE, 3 * DAY);
@@ -122,7 +123,7 @@ async fn making_them_does_not_wait_for_open_inserts() {
         .unwrap();
     let began = Instant::now();
     let window = partitions_of_it.maintain(&stage.pool).await.unwrap();
-    // It would wait for 10 s, then fail.
+    // The process would wait for 10 s, then fail.
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     assert!(window.admit(id_of(now().after(2 * DAY))).is_ok());
     open.commit().await.unwrap();

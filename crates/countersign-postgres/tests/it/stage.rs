@@ -9,9 +9,9 @@ use sqlx::{AssertSqlSafe, PgPool};
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 pub(crate) struct Stage {
-    /// What the test works with.
+    /// The pool that the test works with.
     pub(crate) pool: PgPool,
-    /// A connection of somebody else.
+    /// A connection of another session.
     pub(crate) outside: PgPool,
     pub(crate) database: Database,
 }
@@ -35,7 +35,7 @@ impl Stage {
         sqlx::query("INSERT INTO note VALUES ($1)").bind(id).execute(&self.pool).await.unwrap();
     }
 
-    /// What is committed.
+    /// The committed rows.
     pub(crate) async fn notes(&self) -> Vec<i64> {
         sqlx::query_scalar("SELECT id FROM note ORDER BY id")
             .fetch_all(&self.outside)

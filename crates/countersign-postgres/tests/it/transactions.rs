@@ -1,4 +1,4 @@
-//! Commits and rollbacks are what they say.
+//! A commit has committed and a rollback has rolled back when it says so.
 
 use countersign_postgres::{
     CommitError, Transaction, Trouble, is_duplicate_key, sqlstate, trouble,
