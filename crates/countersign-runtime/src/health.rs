@@ -9,12 +9,13 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+/// How long a process may take to answer: less than the 3 s that a supervisor's check usually has.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Asks the process that listens on `listen`.
+/// Asks the process that listens on `listen` whether it serves.
 ///
 /// # Errors
-/// When it does not answer within two seconds, or says that it does not serve.
+/// When the process does not answer within two seconds, or says that it does not serve.
 pub(crate) fn ask(listen: SocketAddr) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -34,7 +35,7 @@ pub(crate) fn ask(listen: SocketAddr) -> anyhow::Result<()> {
     })
 }
 
-/// A server that listens on every address is asked on the loopback one.
+/// The address to dial: a server that listens on every address is asked on the loopback one.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -1,4 +1,4 @@
-//! What every Countersign process does besides its work: settings, logs, signals, health.
+//! The common parts of every Countersign process: settings, logs, signals, health.
 //!
 //! A program's `main` is one call of [`run`]. Nothing below it reads the environment or a signal.
 

@@ -1,11 +1,11 @@
-//! Log lines: which, and what they look like.
+//! Log lines: which are written, and in what format.
 
 use std::io::IsTerminal as _;
 use std::str::FromStr;
 
 use tracing_subscriber::EnvFilter;
 
-/// What log lines look like.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     Json,
@@ -24,22 +24,23 @@ impl FromStr for Format {
     }
 }
 
-/// What is left out unless the filter says otherwise: lapin calls an orderly goodbye an error (what
-/// happens to a connection is said by `countersign_amqp`), and sqlx says at each start that a table
+/// Lines that are left out unless the filter names them. lapin logs an orderly close as an error
+/// (`countersign_amqp` logs what happens to a connection), and sqlx logs at each start that a table
 /// exists already.
 const QUIET: &str = "lapin=off,sqlx::postgres::notice=warn";
 
-/// What is left out whatever the filter says: lapin logs the whole body of each returned message.
+/// Lines that are left out whatever the filter says: lapin logs the whole body of each returned
+/// message.
 const NEVER: &str = "lapin::returned_messages=off";
 
 /// Reads a filter such as `info,countersign_callback=debug`.
 pub(crate) fn filter(text: &str) -> Result<EnvFilter, String> {
-    // Read alone first, so that an error quotes what the person wrote.
+    // The text is parsed alone first, so that an error quotes what the person wrote.
     EnvFilter::builder().parse(text).map_err(|e| e.to_string())?;
     EnvFilter::builder().parse(format!("{QUIET},{text},{NEVER}")).map_err(|e| e.to_string())
 }
 
-/// Starts writing log lines to standard error. To be called once.
+/// Starts to write log lines to standard error. To be called once.
 pub(crate) fn start(filter: EnvFilter, format: Format) {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -13,16 +13,16 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tracing::{info, warn};
 
-/// The running process: when it has to stop, and where it is spoken to.
+/// The running process: when it has to stop, and where it serves.
 #[derive(Clone, Debug)]
 pub struct Process {
     /// The program's name.
     pub name: &'static str,
     /// Cancelled when a signal asks the process to stop.
     pub shutdown: CancellationToken,
-    /// How long after that the process still has.
+    /// How long after that signal the process may still take.
     pub drain: Duration,
-    /// Where it serves gRPC.
+    /// The address on which the process serves gRPC.
     pub listen: SocketAddr,
     health: HealthReporter,
     health_service: HealthService,
@@ -31,7 +31,7 @@ pub struct Process {
 type HealthService =
     tonic_health::pb::health_server::HealthServer<tonic_health::server::HealthService>;
 
-/// All services together, in the words of the gRPC health protocol.
+/// The name of all services together in the gRPC health protocol.
 const WHOLE_SERVER: &str = "";
 
 /// How long before the end of the drain the server stops waiting for its clients. A half-open
@@ -54,13 +54,13 @@ impl Process {
         process
     }
 
-    /// Says in the health service that the process can do its work.
+    /// Tells the health service that the process can do its work.
     pub async fn ready(&self) {
         self.health.set_service_status(WHOLE_SERVER, ServingStatus::Serving).await;
         info!(listen = %self.listen, "ready");
     }
 
-    /// Says in the health service that the process can do its work as soon as `ready` returns, unless
+    /// Tells the health service that the process can do its work as soon as `ready` returns, unless
     /// the process has to stop first. The wait goes on in a task of its own.
     pub fn ready_when(&self, ready: impl Future<Output = ()> + Send + 'static) {
         let process = self.clone();
@@ -71,20 +71,20 @@ impl Process {
         });
     }
 
-    /// Says in the health service that the process cannot do its work now.
+    /// Tells the health service that the process cannot do its work now.
     pub async fn not_ready(&self) {
         self.health.set_service_status(WHOLE_SERVER, ServingStatus::NotServing).await;
     }
 
     /// Serves `routes` until the process has to stop, and lets calls under way finish.
     ///
-    /// Health and reflection (v1 and v1alpha) of the `descriptors` are added.
+    /// The server adds health and reflection (v1 and v1alpha) of the `descriptors`.
     ///
     /// # Errors
-    /// When the address cannot be listened on, or a descriptor set is not one.
+    /// When the process cannot listen on the address, or a descriptor set is not one.
     ///
     /// # Cancel safety
-    /// Cancelling ends the calls under way.
+    /// Dropping the future ends the calls under way.
     pub async fn serve_grpc(
         &self,
         routes: Routes,
@@ -110,7 +110,8 @@ impl Process {
             self.shutdown.cancelled().await;
             self.not_ready().await;
         };
-        // Otherwise an answer of more than a packet waits 40 ms for the client's delayed ACK.
+        // Without `nodelay`, an answer of more than a packet waits 40 ms for the client's delayed
+        // ACK.
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let serving =
             Server::builder().add_routes(routes).serve_with_incoming_shutdown(incoming, stop);

@@ -14,30 +14,31 @@ use crate::settings::Settings;
 use crate::settings_table::{known, settings_table};
 use crate::{health, logs, process::Process};
 
-/// What a program is called and which settings it reads.
+/// A program's name and the settings it reads.
 #[derive(Clone, Copy, Debug)]
 pub struct Program {
-    /// Its name: of the binary, in the log, and in the servers' lists of connections.
+    /// The name of the binary, also in the log and in the servers' lists of connections.
     pub name: &'static str,
-    /// What it does, in a sentence or two, with an example. Shown by `--help`.
+    /// What the program does, in a sentence or two, with an example. `--help` shows it.
     pub about: &'static str,
-    /// Its own settings, [`listen`](crate::listen) included. Those for logs and draining are added.
+    /// The program's own settings, [`listen`](crate::listen) included. Those for logs and draining
+    /// are added.
     pub settings: &'static [Setting],
 }
 
-/// Wrong settings or flags: `EX_USAGE` of sysexits.h.
+/// The exit code for wrong settings or flags: `EX_USAGE` of sysexits.h.
 const EXIT_USAGE: u8 = 64;
 
 /// Runs a program: reads its settings, starts logs, and serves until a signal asks it to stop.
 ///
-/// `read` takes the settings apart, every mistake in them is reported at once (exit code 64).
-/// `serve` does the work; when [`Process::shutdown`] is cancelled it finishes what it has in hand
-/// and returns. It is left behind [`Process::drain`] after the signal; a second signal ends the
+/// `read` takes the settings apart; the program reports every mistake in them at once (exit code
+/// 64). `serve` does the work; when [`Process::shutdown`] is cancelled it finishes the work in hand
+/// and returns. After [`Process::drain`] the program leaves without it; a second signal ends the
 /// program at once.
 ///
 /// The exit code is 0 after a clean stop and 1 after an error or a missed deadline. With the
-/// subcommand `healthcheck` it only asks the running program for its health; with `settings` it only
-/// prints [`settings_table`].
+/// subcommand `healthcheck` the program only asks the running one for its health; with `settings`
+/// it only prints [`settings_table`].
 pub fn run<C>(
     program: Program,
     read: impl FnOnce(&mut Settings) -> Option<C>,
@@ -48,7 +49,7 @@ pub fn run<C>(
         Ok(flags) => flags,
         Err(asked) => {
             let code = if asked.use_stderr() { EXIT_USAGE } else { 0 };
-            // Standard output may be closed: there is nobody left to tell.
+            // Standard output may be closed: then no reader is left.
             let _ = asked.print();
             return ExitCode::from(code);
         }
@@ -81,7 +82,7 @@ pub fn run<C>(
         program.name,
         env!("CARGO_PKG_VERSION")
     );
-    // A second provider cannot be in: the process has only just begun.
+    // No other provider can be in place: the process has only just begun.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let _crash_points = fail::FailScenario::setup();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -96,14 +97,15 @@ pub fn run<C>(
         let process = Process::new(program.name, shutdown.clone(), drain, listen).await;
         supervise(&shutdown, drain, serve(config, process)).await
     });
-    // What is left behind after the deadline must not hold the process up.
+    // Tasks that outlive the deadline must not hold the process up.
     runtime.shutdown_timeout(Duration::from_millis(100));
     code
 }
 
 const LISTEN: &str = "COUNTERSIGN_LISTEN";
 const HEALTHCHECK: &str = "healthcheck";
-/// Hidden: it is for the page that lists the settings, and `--help` tells an operator the same.
+/// Hidden, because only the page that lists the settings needs it; `--help` tells an operator the
+/// same.
 const SETTINGS: &str = "settings";
 
 /// Drives `work` to its end, or to the drain deadline after a signal.
@@ -117,11 +119,11 @@ async fn supervise(
             error!(error = %e, "cannot listen for signals");
             return ExitCode::FAILURE;
         }
-        info!(drain_ms = drain.as_millis(), "stopping: finishing what is in hand");
+        info!(drain_ms = drain.as_millis(), "stopping: finishing the work in hand");
         shutdown.cancel();
         tokio::select! {
             () = tokio::time::sleep(drain) => {
-                error!(drain_ms = drain.as_millis(), "not finished in time: leaving what is in hand to the next process");
+                error!(drain_ms = drain.as_millis(), "not finished in time: leaving the work in hand to the next process");
             }
             _ = stop_signal() => warn!("second signal: leaving at once"),
         }
@@ -154,7 +156,7 @@ async fn stop_signal() -> std::io::Result<()> {
     Ok(())
 }
 
-/// The command line: a flag for each setting, every value still a text.
+/// The command line: a flag for each setting, whose value is still a text.
 fn command(program: &Program, known: &[Setting]) -> Command {
     let flag = |setting: &Setting| {
         let default = match setting.default {
@@ -186,7 +188,7 @@ fn given(known: &[Setting], flags: &ArgMatches) -> Vec<(String, String)> {
     known.iter().filter_map(value).collect()
 }
 
-/// What looks like one of our settings in the environment and is none.
+/// Names in the environment that look like a setting of ours and are none.
 fn unknown(known: &[Setting]) -> Vec<String> {
     std::env::vars_os()
         .filter_map(|(name, _)| name.into_string().ok())

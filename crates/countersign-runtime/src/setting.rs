@@ -1,19 +1,20 @@
-//! A setting: its name in the environment, and what a person needs to know about it.
+//! A setting: its name in the environment, and its meaning for a person.
 
 /// A setting that a program reads, from the environment or from the flag of the same name.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
-    /// Its name in the environment. The flag is the same in kebab case, without `COUNTERSIGN_`.
+    /// The setting's name in the environment. The flag is the same in kebab case, without
+    /// `COUNTERSIGN_`.
     pub name: &'static str,
-    /// What it means, and its unit.
+    /// The setting's meaning and unit.
     pub help: &'static str,
-    /// Its value when none is given; `None` if one has to be given.
+    /// The value when none is given; `None` if the operator has to give one.
     pub default: Option<&'static str>,
-    /// Whether it may hold a password: its value is never shown.
+    /// Whether the value may hold a password: it is never shown.
     pub secret: bool,
 }
 
-/// Where RabbitMQ is.
+/// The address of RabbitMQ.
 pub const AMQP_URL: Setting = Setting {
     name: "COUNTERSIGN_AMQP_URL",
     help: "RabbitMQ: amqp:// or amqps://user:password@host:port/vhost (the vhost / is written %2f)",
@@ -21,7 +22,7 @@ pub const AMQP_URL: Setting = Setting {
     secret: true,
 };
 
-/// Where this program's own Postgres database is.
+/// The address of this program's own Postgres database.
 pub const DATABASE_URL: Setting = Setting {
     name: "COUNTERSIGN_DATABASE_URL",
     help: "this program's Postgres database: postgres://user:password@host:port/database",
@@ -29,18 +30,18 @@ pub const DATABASE_URL: Setting = Setting {
     secret: true,
 };
 
-/// Which log lines are written.
+/// The filter for log lines.
 pub const LOG: Setting = Setting {
     name: "COUNTERSIGN_LOG",
-    help: "which log lines: error, warn, info, debug, trace, or filters such as info,countersign_callback=debug",
+    help: "the filter for log lines: error, warn, info, debug, trace, or filters such as info,countersign_callback=debug",
     default: Some("info"),
     secret: false,
 };
 
-/// What log lines look like.
+/// The format of log lines.
 pub const LOG_FORMAT: Setting = Setting {
     name: "COUNTERSIGN_LOG_FORMAT",
-    help: "what log lines look like: json or text",
+    help: "the format of log lines: json or text",
     default: Some("json"),
     secret: false,
 };
@@ -48,7 +49,7 @@ pub const LOG_FORMAT: Setting = Setting {
 /// The shared secret of calls that change something.
 pub const TOKEN: Setting = Setting {
     name: "COUNTERSIGN_TOKEN",
-    help: "the shared secret that calls which change something have to carry, as `authorization: Bearer TOKEN`: visible ASCII without spaces. Without one the callback service refuses such calls, and upstreams answer RequestResend to anybody",
+    help: "the shared secret of calls that change something, which carry it as `authorization: Bearer TOKEN`: visible ASCII without spaces. Without a secret the callback service refuses such calls, and upstreams answer RequestResend to every caller",
     default: None,
     secret: true,
 };
@@ -61,15 +62,15 @@ pub const TOKEN_FILE: Setting = Setting {
     secret: false,
 };
 
-/// How long a process may take to finish what it has in hand.
+/// How long a process may take to finish the work in hand.
 pub const DRAIN: Setting = Setting {
     name: "COUNTERSIGN_DRAIN",
-    help: "how long after SIGTERM what is in hand may take to finish; what is left then is done again by the next process. Keep it below the supervisor's own limit (10s for docker stop)",
+    help: "how long after SIGTERM the process may take to finish the work in hand; the next process does the rest again. Keep it below the supervisor's own limit (10s for docker stop)",
     default: Some("8s"),
     secret: false,
 };
 
-/// Where a program serves gRPC and its health.
+/// The address on which a program serves gRPC and its health.
 #[must_use]
 pub const fn listen(default: &'static str) -> Setting {
     Setting {
@@ -81,7 +82,7 @@ pub const fn listen(default: &'static str) -> Setting {
 }
 
 impl Setting {
-    /// The name of its flag: `COUNTERSIGN_AMQP_URL` is `--amqp-url`.
+    /// The name of the setting's flag: `COUNTERSIGN_AMQP_URL` is `--amqp-url`.
     pub(crate) fn flag(&self) -> String {
         let name = self.name.strip_prefix("COUNTERSIGN_").unwrap_or(self.name);
         name.to_ascii_lowercase().replace('_', "-")

@@ -1,4 +1,4 @@
-//! Settings as they are read: values by name, and every mistake in them.
+//! A program's settings as they are read: values by name, and every mistake in them.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::setting::Setting;
 
-/// The values of a program's settings. What is wrong with them is collected, so that a person sees
-/// every mistake at once.
+/// The values of a program's settings. It collects the mistakes in them, so that a person sees
+/// every one at once.
 #[derive(Debug)]
 pub struct Settings {
     values: BTreeMap<&'static str, Option<String>>,
@@ -16,7 +16,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The settings `known`, with values from name and text pairs; names that are not known are
+    /// The settings `known`, with values from name and text pairs. Names that are not known are
     /// left out. An empty text counts as not given.
     #[must_use]
     pub fn from_pairs(
@@ -32,8 +32,8 @@ impl Settings {
         Self { values, mistakes: Vec::new() }
     }
 
-    /// A setting's value; `None` if there is none or it is wrong, which is then recorded as a
-    /// mistake.
+    /// A setting's value. `None` if the setting has none, or a wrong one, which is then recorded as
+    /// a mistake.
     pub fn read<T>(&mut self, name: &str) -> Option<T>
     where
         T: FromStr<Err: Display>,
@@ -117,7 +117,7 @@ impl Settings {
         &self.mistakes
     }
 
-    /// What was read, for the log: secrets are left out.
+    /// The settings' values for the log, secrets left out.
     pub(crate) fn shown(&self, known: &[Setting]) -> String {
         let show = |setting: &Setting| match self.values.get(setting.name)?.as_deref()? {
             _ if setting.secret => Some(format!("{}=(set)", setting.name)),
