@@ -29,7 +29,7 @@ const TURN_TIMEOUT: &str = "10s";
 /// How long a `DROP` may wait for the table's lock: every later statement on the table waits behind
 /// it.
 const DROP_TIMEOUT: &str = "200ms";
-/// The pause between two rounds: short beside a day's partition, so that a missed round costs nothing.
+/// The pause between two rounds: short beside the 48 hours that partitions are ahead.
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(5 * 60);
 /// The pause after a failed round: a lock or a restart is over by then.
 const AFTER_FAILURE: Duration = Duration::from_secs(10);

@@ -9,7 +9,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-/// How long a process may take to answer: less than the 3 s that a supervisor's check usually has.
+/// How long a process may take to answer: less than the 3 s that the compose file gives the check.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Asks the process that listens on `listen` whether it serves.
