@@ -95,8 +95,8 @@ impl Answers {
         };
         let transitions: Vec<Transition> = taken.rows.iter().filter_map(after_answer).collect();
         let (tallies, unused) = count(answered);
-        taken.heard(&tallies, &unused, &self.pacing).await?;
-        taken.add_canaries(&confirmed_canaries(&transitions)).await?;
+        let confirmed = confirmed_canaries(&transitions);
+        taken.heard(&tallies, &unused, &confirmed, &self.pacing).await?;
         taken.write(&transitions).await?;
         transitions.iter().for_each(log::transition);
         for upstream in unused.keys() {

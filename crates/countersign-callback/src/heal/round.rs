@@ -204,10 +204,11 @@ impl Rounds {
     /// upstream may be asked for now. The others stay as they are, due.
     async fn ask_some(&self, mut taken: Taken, judged: Judged) -> Result<Vec<Asked>, sqlx::Error> {
         let Judged { mut transitions, mut asks } = judged;
-        let storms = self.pace(&mut taken, &mut asks).await?;
+        let confirmed = confirmed_canaries(&transitions);
+        let storms = self.pace(&mut taken, &mut asks, &confirmed).await?;
         let (asked, askings): (Vec<_>, Vec<_>) = asks.into_iter().unzip();
         transitions.extend(askings);
-        taken.add_canaries(&confirmed_canaries(&transitions)).await?;
+        taken.add_canaries(&confirmed).await?;
         taken.write(&transitions).await?;
         transitions.iter().for_each(log::transition);
         storms.iter().for_each(|(upstream, change)| log::storm(upstream, *change));
@@ -215,10 +216,12 @@ impl Rounds {
     }
 
     /// Keeps of `asks` what each upstream may be asked for now. Says where a storm begins or ends.
+    /// The upstreams of the `confirmed` canaries, which are added later, are locked along.
     async fn pace(
         &self,
         taken: &mut Taken,
         asks: &mut Vec<(Asked, Transition)>,
+        confirmed: &BTreeMap<Name, u32>,
     ) -> Result<Vec<(Name, budget::Change)>, sqlx::Error> {
         let mut wanted: BTreeMap<Name, u32> = BTreeMap::new();
         for (asked, _) in asks.iter() {
@@ -228,7 +231,7 @@ impl Rounds {
             return Ok(Vec::new());
         }
         let upstreams: Vec<Name> = wanted.keys().cloned().collect();
-        let mut paces = taken.paces(&upstreams, &self.pacing).await?;
+        let mut paces = taken.paces(&upstreams, confirmed, &self.pacing).await?;
         let mut may_ask: BTreeMap<Name, u32> = BTreeMap::new();
         let mut storms = Vec::new();
         for (upstream, paced) in &mut paces {

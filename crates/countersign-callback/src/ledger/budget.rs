@@ -1,10 +1,10 @@
 //! How fast upstreams are asked, agreed on by all replicas.
 //!
 //! A transaction that locks several things locks them in this order: the row of a `job`, rows of
-//! `overdue` by key, of `upstream_tally` by name, of `upstream_pace` by name. So no two of them wait
-//! for each other in a circle.
+//! `overdue` by key, of `upstream_tally` by name, of `upstream_pace` by name; rows of one table all in
+//! one statement. So no two of them wait for each other in a circle.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use countersign_postgres::Transaction;
@@ -111,6 +111,7 @@ impl Ledger {
         mut decide: impl FnMut(&Name, Pace, &Scene) -> Pace + Send,
     ) -> Result<(), sqlx::Error> {
         let mut transaction = Transaction::open(&self.pool, "").await?;
+        lock_paces(&mut transaction, upstreams.iter(), pacing).await?;
         let mut paces = paces(&mut transaction, upstreams, pacing).await?;
         let due: Vec<(String, i64)> = sqlx::query_as(
             "-- due_up_to
@@ -141,15 +142,22 @@ impl Ledger {
 }
 
 impl Taken {
-    /// What is stored about these upstreams, locked until [`write`](Self::write).
+    /// What is stored about these upstreams.
+    ///
+    /// Their rows are locked until [`write`](Self::write), and in the same step those that
+    /// [`add_canaries`](Self::add_canaries) changes for `confirmed`: two replicas that lock rows of
+    /// two upstreams in two steps each can wait for each other.
     ///
     /// # Errors
     /// When the database does not answer.
     pub(crate) async fn paces(
         &mut self,
         upstreams: &[Name],
+        confirmed: &BTreeMap<Name, u32>,
         pacing: &Pacing,
     ) -> Result<Paces, sqlx::Error> {
+        let locked: BTreeSet<&Name> = upstreams.iter().chain(confirmed.keys()).collect();
+        lock_paces(&mut self.transaction, locked.into_iter(), pacing).await?;
         paces(&mut self.transaction, upstreams, pacing).await
     }
 
@@ -196,8 +204,8 @@ impl Taken {
         Ok(())
     }
 
-    /// What upstreams answered, with what [`write`](Self::write) writes: adds it to what is known,
-    /// and gives a token back for each call that no resend came of.
+    /// What upstreams answered, with what [`write`](Self::write) writes: adds it to the tallies, gives
+    /// a token back for each call that no resend came of, and adds a canary for each confirmed one.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -205,30 +213,41 @@ impl Taken {
         &mut self,
         tallies: &Tallies,
         unused: &BTreeMap<Name, u32>,
+        confirmed: &BTreeMap<Name, u32>,
         pacing: &Pacing,
     ) -> Result<(), sqlx::Error> {
         if !tallies.is_empty() {
             add(&mut self.transaction, tallies).await?;
         }
-        if unused.is_empty() {
+        let upstreams: BTreeSet<&Name> = unused.keys().chain(confirmed.keys()).collect();
+        if upstreams.is_empty() {
             return Ok(());
         }
-        let upstreams: Vec<&str> = unused.keys().map(Name::as_str).collect();
-        let tokens: Vec<i32> = unused.values().map(|count| stored_count(*count)).collect();
+        let of = |counts: &BTreeMap<Name, u32>| -> Vec<i32> {
+            let count = |upstream: &&Name| counts.get(*upstream).copied().unwrap_or(0);
+            upstreams.iter().map(count).map(stored_count).collect()
+        };
+        // One statement for tokens and canaries, so that all rows are locked in one step, by name. An
+        // upstream without canaries has NULL of them, and NULL stays NULL whatever is added.
         sqlx::query(
-            "-- give_tokens_back
-             WITH unused AS (
-                 SELECT * FROM UNNEST($1::text[], $2::integer[]) AS unused (upstream, tokens)
+            "-- give_back
+             WITH given AS (
+                 SELECT * FROM UNNEST($1::text[], $2::integer[], $3::integer[])
+                     AS given (upstream, tokens, canaries)
              ), locked AS MATERIALIZED (
-                 SELECT upstream FROM upstream_pace WHERE upstream = ANY($1)
-                 ORDER BY upstream FOR UPDATE
+                 SELECT pace.upstream FROM upstream_pace AS pace JOIN given USING (upstream)
+                 WHERE given.tokens > 0 OR pace.canaries IS NOT NULL
+                 ORDER BY pace.upstream FOR UPDATE OF pace
              )
-             UPDATE upstream_pace AS pace SET tokens = least(pace.tokens + unused.tokens, $3)
-             FROM locked JOIN unused USING (upstream)
+             UPDATE upstream_pace AS pace
+             SET tokens = least(pace.tokens + given.tokens, $4),
+                 canaries = pace.canaries + given.canaries
+             FROM locked JOIN given USING (upstream)
              WHERE pace.upstream = locked.upstream",
         )
-        .bind(upstreams)
-        .bind(tokens)
+        .bind(upstreams.iter().map(|upstream| upstream.as_str()).collect::<Vec<_>>())
+        .bind(of(unused))
+        .bind(of(confirmed))
         .bind(pacing.burst())
         .execute(&mut *self.transaction)
         .await?;
@@ -256,7 +275,7 @@ async fn add(connection: &mut PgConnection, tallies: &Tallies) -> Result<(), sql
                 looked_up, unconfirmed, missing, not_missing
          FROM UNNEST($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
              AS more (upstream, looked_up, unconfirmed, missing, not_missing)
-         ORDER BY upstream
+         ORDER BY upstream COLLATE \"C\"
          ON CONFLICT (upstream, half_minute) DO UPDATE
          SET looked_up = tally.looked_up + excluded.looked_up,
              unconfirmed = tally.unconfirmed + excluded.unconfirmed,
@@ -290,23 +309,37 @@ struct PaceRow {
     lost: i64,
 }
 
-/// Locks what is stored about these upstreams, and *then* looks what is going on: a statement that
-/// waited for the lock would see the ledger as it was before whoever held it was done.
+/// Locks the rows of these upstreams by name, and makes those that are not there yet.
+///
+/// The order is that of the column, which sorts by bytes: names from an array would be sorted as the
+/// database's language has it, where "a-c" may come after "ab".
+async fn lock_paces(
+    transaction: &mut Transaction,
+    upstreams: impl Iterator<Item = &Name>,
+    pacing: &Pacing,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "-- lock_paces
+         INSERT INTO upstream_pace AS pace (upstream, tokens)
+         SELECT upstream, $2 FROM UNNEST($1::text[]) AS asked (upstream)
+         ORDER BY upstream COLLATE \"C\"
+         ON CONFLICT (upstream) DO UPDATE SET tokens = pace.tokens",
+    )
+    .bind(upstreams.map(Name::as_str).collect::<Vec<_>>())
+    .bind(pacing.burst())
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
+}
+
+/// Reads the rows of these upstreams, and what is under way. To be called in a statement after
+/// [`lock_paces`]: a statement that waits for a lock sees the ledger as it was before the transaction
+/// that held it was committed.
 async fn paces(
     transaction: &mut Transaction,
     upstreams: &[Name],
     pacing: &Pacing,
 ) -> Result<Paces, sqlx::Error> {
-    sqlx::query(
-        "-- lock_paces
-         INSERT INTO upstream_pace AS pace (upstream, tokens)
-         SELECT upstream, $2 FROM UNNEST($1::text[]) AS asked (upstream) ORDER BY upstream
-         ON CONFLICT (upstream) DO UPDATE SET tokens = pace.tokens",
-    )
-    .bind(texts(upstreams))
-    .bind(pacing.burst())
-    .execute(&mut **transaction)
-    .await?;
     let rows: Vec<PaceRow> = sqlx::query_as(
         "-- paces
          SELECT upstream, tokens, canaries, canaries_only,

@@ -124,3 +124,65 @@ async fn a_replica_that_stops_finishes_its_batch_and_its_calls() {
     assert_eq!(stage.state(asked, "waiting").await.resends, 1);
     stage.all_is_acked_in_the_end().await;
 }
+
+/// A round that asks `orders` while it finds a canary of `alpha` confirmed needs the paces of both.
+/// If it had that of `orders` when it waits for that of `alpha`, another replica's round could have
+/// them the other way round, and Postgres would end one of the two.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_round_that_waits_for_one_upstream_holds_up_no_other() {
+    let upstream = Upstream::always(say(Outcome::Republished)).await;
+    let stage = Stage::new(&upstream, &[]).await;
+    // From here on a marker has come back, and the upstream has a pace.
+    let first = MessageId::generate();
+    stage.check(&[first], &["logistics"]).await;
+    upstream.is_asked(first, 2).await;
+    stage.confirm("logistics", &[first]).await;
+    stage.state(first, "confirmed").await;
+    // A storm of `alpha` that does not end meanwhile.
+    sqlx::raw_sql(
+        "INSERT INTO upstream_tally (upstream, half_minute, looked_up, unconfirmed, missing)
+         SELECT 'alpha', floor(extract(epoch FROM now()) / 30)::bigint + later, 1000, 1000, 1000
+         FROM generate_series(0, 4) AS later;
+         INSERT INTO upstream_pace (upstream, tokens, canaries, canaries_only)
+         VALUES ('alpha', 1, 5, true)",
+    )
+    .execute(&stage.pool)
+    .await
+    .unwrap();
+    let mut other_replica = stage.pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM upstream_pace WHERE upstream = 'alpha' FOR UPDATE")
+        .execute(&mut *other_replica)
+        .await
+        .unwrap();
+    let (canary, missing) = (MessageId::generate(), MessageId::generate());
+    sqlx::query("INSERT INTO confirmation (message_id, consumer) VALUES ($1, 'logistics')")
+        .bind(canary.uuid())
+        .execute(&stage.pool)
+        .await
+        .unwrap();
+    sqlx::query(
+        "INSERT INTO overdue (message_id, upstream, consumers, state, cause, reason, resends,
+                              due_at, missing_after)
+         SELECT message_id, upstream, '{logistics}', 'waiting', 'not_confirmed', 'a test', resends,
+                now(), now() - interval '1 hour'
+         FROM (VALUES ($1, 'alpha', 1), ($2, 'orders', 0)) AS due (message_id, upstream, resends)",
+    )
+    .bind(canary.uuid())
+    .bind(missing.uuid())
+    .execute(&stage.pool)
+    .await
+    .unwrap();
+    let rounds = "SELECT count(DISTINCT pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
+                  WHERE relation = 'overdue'::regclass AND mode = 'RowShareLock'
+                    AND wait_event_type = 'Lock' AND datname = current_database()";
+    stage.counts("rounds that wait for alpha", rounds, 1).await;
+    sqlx::query("SELECT FROM upstream_pace WHERE upstream = 'orders' FOR UPDATE NOWAIT")
+        .execute(&mut *other_replica)
+        .await
+        .expect("the round that waits has not locked the pace of orders");
+    other_replica.rollback().await.unwrap();
+    upstream.is_asked(missing, 2).await;
+    stage.state(canary, "confirmed").await;
+    let canaries = "SELECT canaries::bigint FROM upstream_pace WHERE upstream = 'alpha'";
+    assert_eq!(stage.count(canaries).await, 6, "the confirmed canary lets one more follow");
+}
