@@ -11,14 +11,12 @@ use countersign_postgres::Transaction;
 use countersign_protocol::Name;
 use sqlx::{FromRow, PgConnection};
 
-use super::columns::{read_text, stored_count, stored_total, texts};
+use super::columns::{read_text, stored_count, texts};
+use super::tallies::{Tallies, add};
 use super::{Ledger, Taken, committed};
 use crate::rules::budget::{Pace, Pacing, Scene, Tally, Weather};
 use crate::rules::cause::Cause;
 use crate::rules::states::StateName;
-
-/// What became of checks, by upstream.
-pub(crate) type Tallies = BTreeMap<Name, Tally>;
 
 /// What is stored about each upstream, and what is going on.
 pub(crate) type Paces = BTreeMap<Name, Paced>;
@@ -35,25 +33,6 @@ pub(crate) struct Paced {
 }
 
 impl Ledger {
-    /// Adds what became of checks to what is known, and forgets what is old.
-    ///
-    /// # Errors
-    /// When nothing was added, or nobody knows whether it was.
-    pub(crate) async fn tally(&self, tallies: &Tallies) -> Result<(), sqlx::Error> {
-        let mut connection = self.pool.acquire().await?;
-        if !tallies.is_empty() {
-            add(&mut connection, tallies).await?;
-        }
-        sqlx::query(
-            "-- forget_tallies
-             DELETE FROM upstream_tally
-             WHERE half_minute < floor(extract(epoch FROM now()) / 30)::bigint - 2",
-        )
-        .execute(&mut *connection)
-        .await?;
-        Ok(())
-    }
-
     /// The upstreams in a storm, and those in which one wanes.
     ///
     /// # Errors
@@ -253,43 +232,6 @@ impl Taken {
         .await?;
         Ok(())
     }
-}
-
-/// The sum of both.
-pub(crate) fn merge(tallies: &mut Tallies, more: Tallies) {
-    for (upstream, tally) in more {
-        *tallies.entry(upstream).or_default() += tally;
-    }
-}
-
-async fn add(connection: &mut PgConnection, tallies: &Tallies) -> Result<(), sqlx::Error> {
-    let upstreams: Vec<&str> = tallies.keys().map(Name::as_str).collect();
-    let column = |count: fn(&Tally) -> u64| -> Vec<i64> {
-        tallies.values().map(|tally| stored_total(count(tally))).collect()
-    };
-    sqlx::query(
-        "-- tally
-         INSERT INTO upstream_tally AS tally
-             (upstream, half_minute, looked_up, unconfirmed, missing, not_missing)
-         SELECT upstream, floor(extract(epoch FROM now()) / 30)::bigint,
-                looked_up, unconfirmed, missing, not_missing
-         FROM UNNEST($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
-             AS more (upstream, looked_up, unconfirmed, missing, not_missing)
-         ORDER BY upstream COLLATE \"C\"
-         ON CONFLICT (upstream, half_minute) DO UPDATE
-         SET looked_up = tally.looked_up + excluded.looked_up,
-             unconfirmed = tally.unconfirmed + excluded.unconfirmed,
-             missing = tally.missing + excluded.missing,
-             not_missing = tally.not_missing + excluded.not_missing",
-    )
-    .bind(upstreams)
-    .bind(column(|tally| tally.looked_up))
-    .bind(column(|tally| tally.unconfirmed))
-    .bind(column(|tally| tally.missing))
-    .bind(column(|tally| tally.not_missing))
-    .execute(connection)
-    .await?;
-    Ok(())
 }
 
 #[derive(FromRow)]

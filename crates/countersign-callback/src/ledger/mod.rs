@@ -6,7 +6,8 @@
 //!   come; `transitions`: what becomes of a row.
 //! - `browse`, `story`: overdue rows and one message, for an operator.
 //! - `jobs`: created, worked on under the lock of their row, told.
-//! - `budget`, `progress`, `markers`: what is known of upstreams, of consumers, of shards.
+//! - `budget`, `progress`, `markers`: what is known of upstreams, of consumers, of shards; `tallies`:
+//!   what became of each upstream's checks.
 //! - `rolled_back`: what upstreams say was rolled back.
 //!
 //! Everything is sorted by key before it is written, so that two writers never wait for each other
@@ -47,6 +48,8 @@ mod jobs;
 
 mod budget;
 
+mod tallies;
+
 mod progress;
 
 mod markers;
@@ -60,13 +63,14 @@ use countersign_protocol::UnixMillis;
 use sqlx::PgPool;
 
 pub(crate) use self::browse::{Counted, Listed, Place};
-pub(crate) use self::budget::{KnownUpstream, Tallies, merge};
+pub(crate) use self::budget::KnownUpstream;
 pub(crate) use self::confirmations::{Confirmation, Due};
 pub(crate) use self::jobs::{Began, ListedItem, LockedJob};
 pub(crate) use self::markers::ShardMarkers;
 pub(crate) use self::overdue::{Late, Taken};
 pub(crate) use self::progress::{Reached, Reading, Watched};
 pub(crate) use self::rolled_back::{Armed, KEPT};
+pub(crate) use self::tallies::{Tallies, merge};
 
 /// The ledger's migrations.
 pub(crate) static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/callback");
