@@ -1,10 +1,10 @@
-//! The wall clock: for what is written into messages, and for the age of ids.
+//! The wall clock, for the times in messages and for the age of ids.
 
 use std::time::{Duration, SystemTime};
 
 use countersign_protocol::UnixMillis;
 
-/// This moment.
+/// The current time.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place where this crate reads the wall clock"

@@ -1,4 +1,4 @@
-//! A message as it is stored.
+//! A message as the database stores it.
 
 use std::collections::BTreeMap;
 
@@ -47,7 +47,7 @@ impl Envelope {
         }
     }
 
-    /// The message, when its id and body are added.
+    /// The whole message, with its id and body.
     pub(crate) fn message(self, id: MessageId, body: Vec<u8>) -> Result<Message, SourceError> {
         let mut message = Message::new(&self.exchange, &self.key, body).with_id(id);
         message.kind = self.kind;

@@ -1,4 +1,4 @@
-//! Why messages were not sent.
+//! Why the SDK did not send messages.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -11,12 +11,13 @@ use crate::message::Message;
 use crate::send::armed::Armed;
 use crate::send::checks::NotHeld;
 
-/// Why messages were not sent, from arming to the commit.
+/// Why the SDK did not send messages, from arming to the commit.
 ///
-/// [`kind`](Self::kind) says what happened, [`is_retryable`](Self::is_retryable) whether another try
-/// may succeed, and [`may_be_committed`](Self::may_be_committed) whether the transaction surely is
-/// not committed. What another try needs is given back: [`into_armed`](Self::into_armed),
-/// [`into_messages`](Self::into_messages). The cause, such as the database's error, is the `source`.
+/// [`kind`](Self::kind) says what happened, [`is_retryable`](Self::is_retryable) whether another
+/// try may succeed, and [`may_be_committed`](Self::may_be_committed) whether the transaction may be
+/// committed. The error gives back the values that another try needs:
+/// [`into_armed`](Self::into_armed), [`into_messages`](Self::into_messages). The cause, such as the
+/// database's error, is the `source`.
 ///
 /// An error of a statement in the transaction becomes one of these, so that `?` does for the whole
 /// flow:
@@ -41,32 +42,32 @@ struct Inner {
     given_back: GivenBack,
 }
 
-/// What another try begins with.
+/// The value that another try begins with.
 enum GivenBack {
     Nothing,
     Messages(Vec<Message>),
     Armed(Armed),
 }
 
-/// What happened, by what the caller can do about it. Unless it says otherwise, nothing was committed
-/// and nothing was sent.
+/// What happened, by what the caller can do about it. Unless a kind says otherwise, nothing was
+/// committed and nothing was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The broker has not confirmed as many messages, or bytes, as
     /// [`max_unconfirmed`](crate::ProducerSettings::max_unconfirmed) allows. Arm the messages again
-    /// when it has caught up.
+    /// when the broker has caught up.
     Overloaded,
     /// The broker is not connected, or blocks publishers. Arm the messages again later.
     BrokerAway,
-    /// [`Publisher::close`](crate::Publisher::close) was called.
+    /// The caller has called [`Publisher::close`](crate::Publisher::close).
     Closed,
     /// A message that can never be sent as it is, or a transaction of none or of over 1,000 messages.
     Invalid,
     /// No wait queue is bound for the tier: the callback service has never run, or the tier is not
     /// in its `COUNTERSIGN_CHECK_TIERS`.
     NoWaitQueue,
-    /// The wait queue does not take the check: it is full, most likely.
+    /// The wait queue does not take the check: most likely the queue is full.
     WaitQueueFull,
     /// The broker did not say within the arm timeout whether it holds the check.
     NoAnswer,
@@ -85,20 +86,20 @@ pub enum ErrorKind {
     /// failure), or has a fault that retries do not mend (a missing table):
     /// [`Error::is_retryable`] tells them apart.
     Database,
-    /// The transaction may be committed or not: the connection broke at the commit. If it is, its
-    /// messages are sent when their checks come due.
+    /// The transaction may be committed or not: the connection broke at the commit. If it is
+    /// committed, its messages are sent when their checks come due.
     CommitUnknown,
 }
 
 impl Error {
-    /// What happened.
+    /// The kind of failure.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// Whether the same again may succeed later, with the messages that are given back or the same
-    /// ones. Not when they need a change first, nor when they may be committed.
+    /// Whether another try may succeed later, with the messages that the error gives back or the
+    /// same ones. `false` when the messages need a change first, and when they may be committed.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self.0.kind {
@@ -118,14 +119,14 @@ impl Error {
         }
     }
 
-    /// Whether the transaction may be committed. If not, it surely is not, and nothing of it is ever
-    /// sent.
+    /// Whether the transaction may be committed. If `false`, it surely is not, and none of its
+    /// messages is ever sent.
     #[must_use]
     pub fn may_be_committed(&self) -> bool {
         self.0.kind == ErrorKind::CommitUnknown
     }
 
-    /// The one message that it is about, if it is not about all.
+    /// The one message that the error is about, if it is not about all.
     #[must_use]
     pub fn message_id(&self) -> Option<MessageId> {
         self.0.message_id
@@ -137,8 +138,9 @@ impl Error {
         self.database()?.as_database_error()?.constraint()
     }
 
-    /// The messages with their checks still armed, to begin another transaction with: when the
-    /// database refused to begin it, or rolled it back at the commit.
+    /// The messages with their checks still armed, to begin another transaction with. The error
+    /// holds them when the database refused to begin the transaction, or rolled it back at the
+    /// commit.
     #[must_use]
     pub fn into_armed(self) -> Option<Armed> {
         match self.0.given_back {
@@ -147,7 +149,7 @@ impl Error {
         }
     }
 
-    /// The messages, to be armed again. None when they can no longer be sent, when they may be
+    /// The messages, to arm again. None when they can no longer be sent, when they may be
     /// committed, and when a statement of the transaction failed.
     #[must_use]
     pub fn into_messages(self) -> Vec<Message> {
@@ -187,7 +189,7 @@ impl Error {
         self
     }
 
-    /// The database refused; `text` says what.
+    /// An error of the database; `text` says what it refused.
     pub(crate) fn of_database(text: &str, source: sqlx::Error) -> Self {
         let kind = match trouble(&source) {
             Trouble::Data => ErrorKind::Data,
@@ -196,7 +198,7 @@ impl Error {
         Self::new(kind, text).with_source(source)
     }
 
-    /// The publisher took no check.
+    /// An error of the publisher, which took no check.
     pub(crate) fn of_publisher(why: &NotTaken) -> Self {
         match why {
             NotTaken::Overloaded => Self::overloaded(),
@@ -216,7 +218,8 @@ impl Error {
     }
 }
 
-/// For the statements of the transaction: returned with `?`, the error drops it and so rolls it back.
+/// For the statements of the transaction: `?` returns the error, which drops the transaction and so
+/// rolls it back.
 impl From<sqlx::Error> for Error {
     fn from(source: sqlx::Error) -> Self {
         Self::of_database("a statement of the transaction failed", source)

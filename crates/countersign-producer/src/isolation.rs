@@ -1,4 +1,4 @@
-//! How far transactions may see each other's doings.
+//! How far transactions see each other's changes.
 
 /// The isolation level of a transaction
 /// (<https://www.postgresql.org/docs/current/transaction-iso.html>).
@@ -9,6 +9,6 @@ pub enum Isolation {
     ReadCommitted,
     /// Every statement sees what was committed when the transaction began.
     RepeatableRead,
-    /// As if one transaction ran after the other.
+    /// The outcome is as if the transactions ran one after the other.
     Serializable,
 }

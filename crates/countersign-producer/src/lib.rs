@@ -1,5 +1,5 @@
-//! The upstream's side of Countersign: send a message with a transaction, and be asked again if a
-//! consumer does not confirm it.
+//! The upstream's side of Countersign: it sends a message with a transaction, and sends it again
+//! when the callback service asks because a consumer did not confirm.
 //!
 //! ```no_run
 //! # use countersign_producer::{Message, Publisher};

@@ -8,7 +8,7 @@ use countersign_protocol::{Attempt, HeaderValue, Headers, MessageId, Name, UnixM
 use serde::Serialize;
 use thiserror::Error;
 
-/// A message to be sent: what, and where to. Cheap to clone.
+/// A message to send, with its exchange and key. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     pub(crate) id: MessageId,
@@ -21,22 +21,22 @@ pub struct Message {
     pub(crate) body: Bytes,
 }
 
-/// Why a header was not taken.
+/// Why a message does not take a header.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
     "{0:?} is not a header that may be set: use a-z, 0-9, '.', '_' and '-', beginning with a letter, but not with 'x-' or 'countersign-'"
 )]
 pub struct InvalidHeader(String);
 
-/// Longer names of exchanges and keys cannot be said in AMQP 0-9-1, in bytes.
+/// The longest name of an exchange or key in AMQP 0-9-1, in bytes.
 const MAX_SHORT_STRING: usize = 255;
-/// The names of a message's consumers with the quotes around them, in bytes: 1,000 checked messages
-/// have to fit into one envelope.
+/// The longest list of a message's consumers, each with the quotes around its name, in bytes: one
+/// envelope has to hold 1,000 checked messages.
 const MAX_CONSUMER_BYTES: usize = 950;
 const QUOTES_AND_COMMA: usize = 3;
 
 impl Message {
-    /// A message with a new id, to this exchange with this key.
+    /// A message with a new id, for this exchange with this key.
     #[must_use]
     pub fn new(exchange: &str, key: &str, body: impl Into<Bytes>) -> Self {
         Self {
@@ -54,7 +54,7 @@ impl Message {
     /// A message with a new id whose body is `content` in JSON; `kind` is what AMQP calls `type`.
     ///
     /// # Errors
-    /// When `content` cannot be said in JSON.
+    /// When `content` cannot be written as JSON.
     pub fn json(
         exchange: &str,
         key: &str,
@@ -66,14 +66,14 @@ impl Message {
     }
 
     /// The same message under the id it was first sent with: for a
-    /// [`MessageSource`](crate::MessageSource), which makes it anew from stored data.
+    /// [`MessageSource`](crate::MessageSource), which makes the message anew from stored data.
     #[must_use]
     pub fn with_id(mut self, id: MessageId) -> Self {
         self.id = id;
         self
     }
 
-    /// Sets what kind of message it is (AMQP calls it `type`).
+    /// Sets the message's kind (AMQP calls it `type`).
     #[must_use]
     pub fn with_kind(mut self, kind: &str) -> Self {
         self.kind = Some(kind.to_owned());
@@ -87,7 +87,8 @@ impl Message {
         self
     }
 
-    /// Sets the consumers that have to confirm it, instead of the publisher's default. 1 to 16.
+    /// Sets the consumers that have to confirm the message, instead of the publisher's default. 1
+    /// to 16.
     #[must_use]
     pub fn with_consumers(mut self, consumers: Vec<Name>) -> Self {
         self.set_consumers(consumers);
@@ -103,8 +104,8 @@ impl Message {
     /// Sets a header, such as `traceparent`.
     ///
     /// # Errors
-    /// When a header of this name belongs to the broker or to Countersign, or cannot be read by
-    /// every client.
+    /// When a header of this name belongs to the broker or to Countersign, or not every client can
+    /// read it.
     pub fn with_header(mut self, name: &str, value: HeaderValue) -> Result<Self, InvalidHeader> {
         if !name.starts_with("countersign-") && self.headers.set(name, value) {
             Ok(self)
@@ -113,13 +114,13 @@ impl Message {
         }
     }
 
-    /// Its id.
+    /// The message's id.
     #[must_use]
     pub fn id(&self) -> MessageId {
         self.id
     }
 
-    /// What stands in the way of sending it, for a person.
+    /// Why the message cannot be sent, for a person; `None` if it can.
     pub(crate) fn problem(&self) -> Option<String> {
         let names = self.consumers.iter().map(|name| name.as_str().len() + QUOTES_AND_COMMA);
         let longest = [&self.kind, &self.content_type].into_iter().flatten().map(String::len).max();
@@ -144,7 +145,7 @@ impl Message {
         }
     }
 
-    /// As it goes to the broker.
+    /// The message in the form in which it goes to the broker.
     pub(crate) fn outgoing(&self, upstream: &Name, attempt: Attempt, now: UnixMillis) -> Outgoing {
         let properties = Properties {
             message_id: Some(self.id.to_string()),

@@ -1,4 +1,4 @@
-//! What has to be in the database before the first message.
+//! The tables that have to be in the database before the first message.
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::sql;
 
-/// Makes or updates schema `countersign`, and keeps its partitions in the background until
+/// Creates or updates schema `countersign`, and keeps its partitions in the background until
 /// `shutdown`.
 ///
-/// Ids are kept for `retention` ([`ProducerSettings::retention`](crate::ProducerSettings)). Any
-/// number of processes may call it at once. Has to be called within a Tokio runtime.
+/// The table keeps ids for `retention` ([`ProducerSettings::retention`](crate::ProducerSettings)).
+/// Any number of processes may call this function at once. Call it within a Tokio runtime.
 ///
 /// # Errors
-/// When a migration or making partitions fails. A database that is away is waited for while
-/// migrating.
+/// When a migration or making partitions fails. When the database is away while migrating, the
+/// function waits for it.
 pub async fn prepare(
     pool: &PgPool,
     retention: Duration,

@@ -1,14 +1,14 @@
-//! What `countersign.enlisted` says.
+//! The contents of `countersign.enlisted`.
 
 use countersign_protocol::{MessageId, Name};
 
-/// What the table says of an id.
+/// The table's record of an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Record {
     Absent,
     /// A transaction with this id committed.
     Enlisted,
-    /// No transaction with this id did, and none ever can.
+    /// No transaction with this id has committed, and none ever can.
     Fenced,
 }
 
@@ -16,7 +16,7 @@ pub(crate) enum Record {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EnlistedMessage {
     pub(crate) id: MessageId,
-    /// The consumers that had to confirm it when it was enlisted. Empty if that was not written
-    /// down.
+    /// The consumers that had to confirm the message when it was enlisted. Empty if the row does
+    /// not say.
     pub(crate) consumers: Vec<Name>,
 }

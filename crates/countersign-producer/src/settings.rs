@@ -1,11 +1,11 @@
-//! What an upstream decides about its messages.
+//! An upstream's choices about its messages.
 
 use std::time::Duration;
 
 use countersign_protocol::topology::ExchangeKind;
 use countersign_protocol::{Name, Tier, Token, Topology};
 
-/// How a [`Publisher`](crate::Publisher) behaves.
+/// The settings of a [`Publisher`](crate::Publisher).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ProducerSettings {
@@ -13,40 +13,41 @@ pub struct ProducerSettings {
     /// `COUNTERSIGN_UPSTREAMS`.
     pub upstream: Name,
     /// How long after arming a check comes due. Too short: checks come due before the consumer had
-    /// a chance, and messages are sent twice. Too long: a lost message is noticed late. It has to be
-    /// one of the callback service's `COUNTERSIGN_CHECK_TIERS`.
+    /// a chance, and messages are sent twice. Too long: a lost message is noticed late. The
+    /// callback service has to have the tier in its `COUNTERSIGN_CHECK_TIERS`.
     pub tier: Tier,
     /// The consumers that have to confirm a message that names none itself. 1 to 16.
     pub consumers: Vec<Name>,
-    /// The exchanges that messages go to; declared at the start of each connection.
+    /// The exchanges that messages go to. The publisher declares them at the start of each
+    /// connection.
     pub exchanges: Vec<(String, ExchangeKind)>,
     /// How long a commit waits for the broker to hold the check; then it rolls back. Too short: a
-    /// broker that elects a leader fails transactions. Too long: they hold their locks meanwhile.
-    /// Default: 1 s.
+    /// broker that elects a leader fails transactions. Too long: transactions hold their locks
+    /// meanwhile. Default: 1 s.
     pub arm_timeout: Duration,
     /// How old a message's id may be when its transaction begins. It has to be shorter than
-    /// `longest_transaction`, or a transaction may find itself fenced off. Default: 30 s.
+    /// `longest_transaction`, or a transaction may find its id fenced. Default: 30 s.
     pub armed_max_age: Duration,
-    /// How long after an id was made its transaction may still commit. A younger id that is not
-    /// there is "in progress"; an older one is fenced off. Too short: slow transactions fail. Too
-    /// long: messages of transactions that were rolled back stay open so long. For upstreams without
-    /// Postgres there is no fence, and it has to be longer than any transaction *surely* takes.
-    /// Default: 60 s.
+    /// How long after an id was made its transaction may still commit. When the table lacks a
+    /// younger id, the upstream answers "in progress"; an older one it fences. Too short: slow
+    /// transactions fail. Too long: messages of transactions that were rolled back stay open this
+    /// long. An upstream without Postgres has no fence: for it, the time has to be longer than any
+    /// transaction *surely* takes. Default: 60 s.
     pub longest_transaction: Duration,
-    /// How long enlisted ids are kept. An older id that is not there is "unknown". At least the
-    /// callback service's `COUNTERSIGN_PARK_AFTER`. Default: 30 days.
+    /// How long the table keeps enlisted ids. For an older id that is missing, the upstream answers
+    /// "unknown". At least the callback service's `COUNTERSIGN_PARK_AFTER`. Default: 30 days.
     pub retention: Duration,
-    /// How many messages may be armed or published without the broker having confirmed them; more
-    /// are refused as "overloaded". Default: 10,000.
+    /// How many messages may be armed or published without the broker having confirmed them;
+    /// further ones are refused as "overloaded". Default: 10,000.
     pub max_unconfirmed: usize,
-    /// How many bytes the bodies of those may have together. Default: 64 MiB.
+    /// How many bytes the bodies of these messages may have together. Default: 64 MiB.
     pub max_unconfirmed_bytes: usize,
-    /// Whether each message is stored in `countersign.enlisted`, so that
-    /// [`StoredMessages`](crate::StoredMessages) can find it. It costs a round trip and a second copy
-    /// of the data. Default: no.
+    /// Whether `countersign.enlisted` stores each message, so that
+    /// [`StoredMessages`](crate::StoredMessages) can find it. Storing costs a round trip and a
+    /// second copy of the data. Default: no.
     pub store_messages: bool,
-    /// The token that a caller of `RequestResend` has to show. The callback service has to have the
-    /// same in its `COUNTERSIGN_TOKEN`. Default: none; every client that can connect may ask.
+    /// The token that a caller of `RequestResend` has to show. The callback service needs the same
+    /// in its `COUNTERSIGN_TOKEN`. Default: none; every client that can connect may ask.
     pub token: Option<Token>,
 }
 

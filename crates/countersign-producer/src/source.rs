@@ -1,4 +1,4 @@
-//! Where an upstream finds its messages again.
+//! The upstream's own data, in which it finds its messages again.
 
 use countersign_protocol::MessageId;
 use sqlx::PgConnection;
@@ -8,13 +8,14 @@ use crate::message::Message;
 /// Finds messages again in the upstream's own data. The user writes it (or stores the messages
 /// themselves: [`StoredMessages`](crate::StoredMessages)).
 ///
-/// `Store` is what it is asked on: a connection to the Postgres database that the transactions are
-/// in (its primary, read only here), or `()` for an upstream that keeps its data elsewhere.
+/// `Store` is the way to the data: a connection to the Postgres database that holds the
+/// transactions (its primary, read only here), or `()` for an upstream that keeps its data
+/// elsewhere.
 pub trait MessageSource<Store = PgConnection>: Send + Sync + 'static {
-    /// The message of this id, as it is to be sent now, made from committed data.
+    /// Finds the message of this id, as it is to be sent now, made from committed data.
     ///
     /// # Errors
-    /// When the data cannot be read. The caller is told to ask again.
+    /// When the data cannot be read. The upstream then tells its caller to ask again.
     fn find(
         &self,
         store: &mut Store,
@@ -22,17 +23,18 @@ pub trait MessageSource<Store = PgConnection>: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Found, SourceError>> + Send;
 }
 
-/// Any error at all.
+/// Any error of a [`MessageSource`].
 pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What a [`MessageSource`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// The message, with the id that was asked for ([`Message::with_id`]).
+    /// The message, with the id that the caller asked for ([`Message::with_id`]).
     Message(Message),
-    /// It was committed and is no longer wanted, a cancelled order for example. Final.
+    /// The message was committed and is no longer wanted, because of a cancelled order for example.
+    /// Final.
     Withdrawn {
-        /// Why, for a person.
+        /// The reason, for a person.
         reason: String,
     },
     /// There is no such message.

@@ -12,10 +12,11 @@ use crate::isolation::Isolation;
 use crate::message::Message;
 use crate::record::{EnlistedMessage, Record};
 
-/// The table, as error messages of Postgres name it.
+/// The table's name in error messages of Postgres.
 pub(crate) const ENLISTED: &str = "countersign.enlisted";
 
-/// For `RequestResend`: under REPEATABLE READ, a fence could miss the transaction that it waited for.
+/// The transaction of `RequestResend` is READ COMMITTED: under REPEATABLE READ, a fence could miss
+/// the transaction that it waited for.
 pub(crate) const READ_ONLY: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY";
 
 pub(crate) fn set_isolation(isolation: Isolation) -> &'static str {
@@ -26,8 +27,9 @@ pub(crate) fn set_isolation(isolation: Isolation) -> &'static str {
     }
 }
 
-/// Text, not parameters, so that it travels with the `BEGIN`; an id is hexadecimal digits and
-/// hyphens, and no name holds a quote. Sorted, since two transactions that insert the same keys in opposite orders deadlock.
+/// Enlists ids. The statement is text without parameters, so that it travels with the `BEGIN`; an
+/// id is hexadecimal digits and hyphens, and no name holds a quote. The ids are sorted, because two
+/// transactions that insert the same keys in opposite orders deadlock.
 pub(crate) fn enlist_ids(isolation: Isolation, messages: &[Message]) -> String {
     let mut messages: Vec<&Message> = messages.iter().collect();
     messages.sort_by_key(|message| message.id);
@@ -66,7 +68,7 @@ pub(crate) async fn enlist_messages(
     Ok(())
 }
 
-/// What is committed of an id.
+/// The committed record of an id.
 pub(crate) async fn look_up(
     connection: &mut PgConnection,
     id: MessageId,
@@ -81,7 +83,7 @@ pub(crate) async fn look_up(
     record(state.as_deref())
 }
 
-/// What is committed of an id, and the database's time.
+/// The committed record of an id, and the database's time.
 pub(crate) async fn look_up_now(
     connection: &mut PgConnection,
     id: MessageId,
@@ -98,7 +100,8 @@ pub(crate) async fn look_up_now(
     Ok((record(state.as_deref())?, UnixMillis::from_ms(found.try_get(1)?)))
 }
 
-/// Which of these ids are in the table, as whatever.
+/// Which of these ids are in the table, enlisted or fenced. Both bounds are given, so that Postgres
+/// reads only their partitions.
 pub(crate) async fn taken(
     pool: &PgPool,
     ids: impl Iterator<Item = MessageId>,
@@ -117,8 +120,9 @@ pub(crate) async fn taken(
     taken.into_iter().map(message_id).collect()
 }
 
-/// Takes the key of an id unless it is taken; waits half a second for a transaction that has it and
-/// is still open.
+/// Takes the key of an id unless it is taken. The statement waits half a second for an open
+/// transaction that holds the key: most end by then, and the caller does not wait long for the
+/// others.
 pub(crate) fn fence(id: MessageId) -> String {
     format!(
         "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
@@ -149,17 +153,19 @@ pub(crate) async fn stored_message(
 /// The sweep's lease: one process walks at a time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SweepLease {
-    /// Where the walk begins: the callback service knows every id up to this one.
+    /// The place where the walk begins: the callback service knows every id up to this one.
     pub(crate) position: Option<MessageId>,
-    /// The database's clock.
+    /// The database's time.
     pub(crate) now: UnixMillis,
 }
 
-/// Takes the sweep's lease for `term`, unless a process has it or the pause after a walk lasts. When
-/// the last walk from the oldest id began longer than `anew` ago, this one begins there, too.
+/// Takes the sweep's lease for `term`, unless another process has it or the pause after a walk
+/// lasts. When the last walk from the oldest id began longer than `anew` ago, this one begins
+/// there, too.
 ///
-/// A single statement, like all of the sweep's: it may be cut off at any time. The `WHERE` is read
-/// under the row's lock, so of two processes one gets the row back and the other nothing.
+/// Like all of the sweep's SQL it is a single statement, so the process may die at any time.
+/// Postgres reads the `WHERE` under the row's lock: of two processes, one gets the row back and the
+/// other nothing.
 pub(crate) async fn take_sweep_lease(
     pool: &PgPool,
     holder: Uuid,
@@ -193,8 +199,8 @@ pub(crate) async fn take_sweep_lease(
     }))
 }
 
-/// Moves the sweep's position from `from` to `to`, and keeps everybody else out for `term`; `false`
-/// when another process has taken the lease, or an operator has set the position.
+/// Moves the sweep's position from `from` to `to`, and keeps all other processes out for `term`.
+/// Returns `false` when another process has taken the lease, or an operator has set the position.
 pub(crate) async fn renew_sweep_lease(
     pool: &PgPool,
     holder: Uuid,
@@ -218,7 +224,7 @@ pub(crate) async fn renew_sweep_lease(
 }
 
 /// Up to `limit` committed messages after `position` whose ids were made before `newest`, oldest
-/// first. Both bounds are given, so that only their partitions are read.
+/// first. Both bounds are given, so that Postgres reads only their partitions.
 pub(crate) async fn enlisted_after(
     pool: &PgPool,
     position: Option<MessageId>,
@@ -254,7 +260,7 @@ fn joined(names: &[Name]) -> String {
 }
 
 fn whole_ms(duration: Duration) -> i64 {
-    // A longer one would be no moment that Postgres knows.
+    // A longer interval would lead to a time outside of Postgres's range.
     const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
     i64::try_from(duration.min(LONGEST).as_millis()).unwrap_or(i64::MAX)
 }

@@ -1,4 +1,4 @@
-//! Messages stored with their enlisted ids, for upstreams that would rather not write a `find`.
+//! Messages stored with their enlisted ids, for upstreams that do not want to write a `find`.
 
 use countersign_protocol::MessageId;
 use sqlx::PgConnection;
@@ -8,8 +8,8 @@ use crate::sql;
 
 /// Finds the messages that [`store_messages`](crate::ProducerSettings::store_messages) stored.
 ///
-/// It sends what was first meant to be sent, and never says "withdrawn". A message stored without it,
-/// or past retention, is not found.
+/// The source sends a message as it was first sent, and never says "withdrawn". It does not find
+/// messages that were enlisted without `store_messages`, or that are past retention.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StoredMessages;
 

@@ -1,5 +1,5 @@
-//! What to answer to `RequestResend`: pure functions of what the records say, what was found, the
-//! id's age and the policy.
+//! The answer to `RequestResend`: pure functions of the record, the source's word, the id's age and
+//! the policy.
 
 use std::time::Duration;
 
@@ -7,25 +7,25 @@ use crate::message::Message;
 use crate::record::Record;
 use crate::source::Found;
 
-/// From when to when a missing id says something.
+/// Between which ages a missing id proves something.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Policy {
     pub(crate) longest_transaction: Duration,
     pub(crate) retention: Duration,
 }
 
-/// What to do when the records were looked at, and nothing else yet.
+/// The next step after the first look at the records.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum FirstLook {
-    /// Ask the source; the row stands.
+    /// Ask the source; the row does not change any more.
     AskSource,
-    /// No transaction may commit this id from now on; then ask the source.
+    /// Insert a fence, so that no transaction commits this id from now on; then ask the source.
     Fence,
-    /// Nothing else has to be known.
+    /// Answer at once.
     Answer(Answer),
 }
 
-/// The answer, before anything is sent.
+/// The answer, before any message is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     Republish(Message),
@@ -35,7 +35,7 @@ pub(crate) enum Answer {
     Unknown { reason: String },
 }
 
-/// The records were read, without waiting for open transactions.
+/// Decides after a look at the records that waits for no open transaction.
 pub(crate) fn first_look(record: Record, age: Duration, policy: Policy) -> FirstLook {
     match record {
         Record::Enlisted | Record::Fenced => FirstLook::AskSource,
@@ -47,11 +47,11 @@ pub(crate) fn first_look(record: Record, age: Duration, policy: Policy) -> First
     }
 }
 
-/// The row stands, and the source was asked.
+/// Decides when the row does not change any more and the source was asked.
 pub(crate) fn by_record(record: Record, found: Found) -> Answer {
     match (record, found) {
-        // Also when it is fenced: then the data came some other way, by a restored backup perhaps.
-        // It is there, so it is to be processed.
+        // Also when the id is fenced: the data then came some other way, perhaps by a restored
+        // backup. The message is there, so consumers are to process it.
         (_, Found::Message(message)) => Answer::Republish(message),
         (_, Found::Withdrawn { reason }) => Answer::Withdrawn { reason },
         (Record::Enlisted, Found::NotFound) => Answer::Unknown {
@@ -61,7 +61,7 @@ pub(crate) fn by_record(record: Record, found: Found) -> Answer {
     }
 }
 
-/// There are no records: the source was asked, and the age has to do.
+/// Decides without records, by the source's word and the id's age.
 pub(crate) fn by_age(found: Found, age: Duration, policy: Policy) -> Answer {
     match found {
         Found::Message(message) => Answer::Republish(message),

@@ -1,4 +1,5 @@
-//! Looking an id up: in `countersign.enlisted` and with the user's source, or with the source alone.
+//! Looking an id up: in `countersign.enlisted` and with the user's source, or with the source
+//! alone.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::record::Record;
 use crate::source::{Found, MessageSource, SourceError};
 use crate::sql;
 
-/// Why the question has no answer now.
+/// Why the upstream cannot answer now.
 #[derive(Debug, Error)]
 pub(crate) enum Unanswered {
     #[error("the database: {0}")]
@@ -24,7 +25,8 @@ pub(crate) enum Unanswered {
     WrongMessage { asked: MessageId, returned: MessageId },
 }
 
-/// When to ask again while a transaction with this id is open.
+/// When the caller should ask again while a transaction with this id is open. A business
+/// transaction is usually over by then.
 const OPEN_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// `lock_not_available`
@@ -33,7 +35,7 @@ const LOCK_TIMEOUT: &str = "55P03";
 const NO_PARTITION: &str = "23514";
 
 impl Unanswered {
-    /// Whether asking again may help.
+    /// Whether the same question may have an answer later.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
             Self::Database(error) => trouble(error) == Trouble::Again,
@@ -45,7 +47,7 @@ impl Unanswered {
     }
 }
 
-/// By `countersign.enlisted`, on the database's clock.
+/// Looks the id up in `countersign.enlisted`, on the database's clock.
 pub(crate) async fn by_enlistment(
     pool: &PgPool,
     source: &impl MessageSource,
@@ -84,13 +86,14 @@ pub(crate) async fn by_enlistment(
     }
 }
 
-/// By age, on this process's clock.
+/// Looks the id up by its age, on this process's clock.
 pub(crate) async fn by_age(
     source: &impl MessageSource<()>,
     policy: Policy,
     id: MessageId,
 ) -> Result<Answer, Unanswered> {
-    // Before asking: it may be committed while the source is asked, but not found any more.
+    // The age is taken before the source is asked: otherwise a transaction could commit after the
+    // source has looked, and the id count as old.
     let age = clock::now().since(id.time());
     let found = find(source, &mut (), id).await?;
     Ok(decision::by_age(found, age, policy))
@@ -111,7 +114,7 @@ async fn find<Store>(
 }
 
 enum Fence {
-    /// This is committed, and final.
+    /// The row is committed, and final.
     Stands(Record),
     /// A transaction with this id is open.
     Blocked,
@@ -119,7 +122,7 @@ enum Fence {
     NoPlace,
 }
 
-/// Makes sure that the id is in the table: as what a transaction committed, or as a fence.
+/// Makes sure that the id is in the table: as a transaction's committed id, or as a fence.
 async fn fence(pool: &PgPool, id: MessageId) -> Result<Fence, sqlx::Error> {
     let mut fencing = match Transaction::open(pool, &sql::fence(id)).await {
         Ok(fencing) => fencing,
@@ -132,7 +135,8 @@ async fn fence(pool: &PgPool, id: MessageId) -> Result<Fence, sqlx::Error> {
         }
     };
     let record = sql::look_up(&mut fencing, id).await?;
-    // Only a committed fence is an answer. A fence of which that is unknown is looked up next time.
+    // Only a committed fence is an answer. When the commit's outcome is unknown, the next request
+    // looks the fence up.
     fencing.commit().await.map_err(|error| match error {
         CommitError::NotCommitted(cause) | CommitError::Unknown(cause) => cause,
     })?;

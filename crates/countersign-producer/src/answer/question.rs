@@ -1,4 +1,4 @@
-//! A `RequestResend` that can be answered.
+//! A `RequestResend` that the upstream can answer.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tonic::Status;
 
 use crate::clock;
 
-/// What is asked for.
+/// The message that the caller asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Question {
     pub(crate) id: MessageId,
@@ -20,11 +20,11 @@ pub(crate) struct Question {
     pub(crate) reason: String,
 }
 
-/// An error repeats no more of an id that cannot be read, in characters: a UUID has 36.
+/// An error repeats no more characters than this of an id that cannot be read. A UUID has 36.
 const SHOWN: usize = 64;
 
 impl Question {
-    /// Reads a request; the error says what is wrong with it.
+    /// Reads a request. The error says what is wrong with it.
     pub(crate) fn read(request: RequestResendRequest) -> Result<Self, Status> {
         let RequestResendRequest { message_id, attempt, missing_consumers, reason } = request;
         let id: MessageId = message_id.parse().map_err(|why| {

@@ -5,15 +5,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use countersign_protocol::{Attempt, MessageId, UnixMillis};
 
-/// What this process republished lately.
+/// The messages that this process republished lately.
 ///
-/// It is in memory: after a restart, or when another replica is asked, a repeat is published a second
-/// time. That costs a duplicate, which the consumer's inbox absorbs.
+/// They are in memory. After a restart, or when the caller asks another replica, a repeat is
+/// published a second time. That costs a duplicate, which the consumer's inbox absorbs.
 #[derive(Debug)]
 pub(crate) struct Repeats {
     memory: Mutex<Memory>,
-    /// One of them is held while a message is republished, so that a repeat that comes meanwhile
-    /// waits for its outcome. Few, shared by all ids.
+    /// A request holds one of these locks while it republishes, so that a repeat that comes
+    /// meanwhile waits for its outcome. The locks are few, shared by all ids.
     turns: Vec<tokio::sync::Mutex<()>>,
     capacity: usize,
 }
@@ -28,20 +28,23 @@ struct Memory {
 struct Latest {
     /// The highest attempt published.
     attempt: Attempt,
-    /// The latest that was asked for by its number. One published by hand does not stand in its way.
+    /// The latest attempt that a caller asked for by its number. A republish by hand does not stand
+    /// in its way.
     requested: Option<Republished>,
 }
 
-/// A message was republished.
+/// A republish that happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Republished {
     pub(crate) attempt: Attempt,
     pub(crate) published_at: UnixMillis,
 }
 
-/// Messages that share a turn are answered one after the other, so as many as this at once.
+/// How many requests can republish at once: messages that share a lock are answered one after the
+/// other.
 const TURNS: u128 = 64;
-/// By hand, with nothing remembered: it was published at least once before.
+/// The attempt of a republish by hand when nothing is remembered: the message was published at
+/// least once before.
 const AT_LEAST: u32 = 2;
 
 impl Repeats {
@@ -50,25 +53,25 @@ impl Repeats {
         Self { memory: Mutex::default(), turns, capacity }
     }
 
-    /// Waits until no other request republishes this message here.
+    /// Waits until no other request of this process republishes this message.
     pub(crate) async fn turn(&self, id: MessageId) -> tokio::sync::MutexGuard<'_, ()> {
         let index = usize::try_from(id.uuid().as_u128() % TURNS).unwrap_or(0);
         self.turns[index].lock().await
     }
 
-    /// The outcome of the same request before.
+    /// The outcome of an earlier request for the same attempt.
     pub(crate) fn recall(&self, id: MessageId, asked: Attempt) -> Option<Republished> {
         let latest = *self.memory().latest.get(&id)?;
         latest.requested.filter(|republished| republished.attempt == asked)
     }
 
-    /// The number of a publish asked for by hand: the one after the highest remembered.
+    /// The attempt of a republish by hand: the one after the highest remembered.
     pub(crate) fn next_attempt(&self, id: MessageId) -> Attempt {
         let latest = self.memory().latest.get(&id).map(|latest| latest.attempt.next());
         latest.or_else(|| Attempt::from_number(AT_LEAST)).unwrap_or(Attempt::FIRST)
     }
 
-    /// Remembers; forgets the message that was first remembered longest ago.
+    /// Remembers a republish, and forgets the message that was first remembered longest ago.
     pub(crate) fn remember(&self, id: MessageId, republished: Republished, by_hand: bool) {
         let mut memory = self.memory();
         let Memory { latest, oldest_first } = &mut *memory;

@@ -8,20 +8,20 @@ use crate::clock;
 use crate::message::Message;
 use crate::send::publisher::Publisher;
 
-/// What became of a republish.
+/// The outcome of a republish.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Resent {
-    /// The broker confirmed and routed it.
+    /// The broker confirmed and routed the message.
     Done(Republished),
-    /// It surely was not sent.
+    /// The message surely was not sent.
     Not(String),
     /// The broker did not say whether it has the message.
     Unclear(String),
 }
 
 impl Publisher {
-    /// The flow once more, for a message that is committed: its check first, and when the broker
-    /// holds that, the message.
+    /// Repeats the flow for a committed message: first its check, and when the broker holds the
+    /// check, the message.
     pub(crate) async fn republish(
         &self,
         mut message: Message,

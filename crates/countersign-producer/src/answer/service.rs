@@ -1,4 +1,5 @@
-//! `RequestResend`: the callback service, or an operator, asks for a message to be sent again.
+//! `RequestResend`: the callback service, or an operator, asks the upstream to send a message
+//! again.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use crate::source::MessageSource;
 pub type UpstreamServer =
     countersign_protocol::grpc::upstream_server::UpstreamServer<UpstreamService>;
 
-/// Answers `RequestResend`. Made by [`upstream`] or [`upstream_without_store`].
+/// Answers `RequestResend`. [`upstream`] or [`upstream_without_store`] makes it.
 #[derive(Clone)]
 pub struct UpstreamService {
     inner: Arc<Inner>,
@@ -39,18 +40,19 @@ struct Inner {
     under_way: Arc<Semaphore>,
 }
 
-/// Finds out what to do about an id.
+/// Looks an id up and decides about it.
 type LookUp =
     Box<dyn Fn(MessageId) -> BoxFuture<'static, Result<Answer, Unanswered>> + Send + Sync>;
 
-/// More requests than this at once are refused.
+/// The service refuses more requests than this at once. Each takes a database connection at times;
+/// the callback service asks again later.
 const MAX_UNDER_WAY: usize = 256;
-/// For so many messages repeats of the same attempt are recognised.
+/// For this many messages the service recognises repeats of the same attempt.
 const REMEMBERED: usize = 10_000;
 
 /// The service for an upstream whose transactions are in Postgres.
 ///
-/// `pool` leads to the primary of the database that the transactions are in.
+/// `pool` leads to the primary of the database that holds the transactions.
 #[must_use]
 pub fn upstream(publisher: Publisher, pool: PgPool, source: impl MessageSource) -> UpstreamServer {
     let (policy, source) = (publisher.policy(), Arc::new(source));
@@ -63,9 +65,9 @@ pub fn upstream(publisher: Publisher, pool: PgPool, source: impl MessageSource) 
 
 /// The service for an upstream that keeps its data elsewhere.
 ///
-/// There is no fence: what is not found, and whose id is older than
-/// [`longest_transaction`](crate::ProducerSettings::longest_transaction), counts as never committed.
-/// So the source has to read what is committed *now*, not a replica that lags behind.
+/// This service has no fence: an id that the source does not find, older than
+/// [`longest_transaction`](crate::ProducerSettings::longest_transaction), counts as never
+/// committed. So the source has to read what is committed *now*, not a replica that lags behind.
 #[must_use]
 pub fn upstream_without_store(
     publisher: Publisher,
@@ -95,7 +97,7 @@ impl Upstream for UpstreamService {
             ))
         })?;
         let inner = Arc::clone(&self.inner);
-        // In a task, so that a caller that hangs up does not leave half of it done.
+        // The answer runs in a task, so that a caller that hangs up does not leave half of it done.
         let answering = tokio::spawn(async move {
             let _permit = permit;
             inner.answer(question).await

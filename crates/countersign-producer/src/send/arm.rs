@@ -21,11 +21,11 @@ use crate::send::publisher::Publisher;
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
 
 impl Publisher {
-    /// Arms a message's check. It leaves at once, together with those of other callers.
+    /// Arms a message's check. The check leaves at once, together with those of other callers.
     ///
     /// # Errors
     /// When the broker is away or blocked, when too much is unconfirmed, or when the message cannot
-    /// be sent at all. Nothing was sent then, and the message is given back.
+    /// be sent at all. Nothing was sent then, and the error gives the message back.
     pub fn arm(&self, message: Message) -> Result<Armed, Error> {
         self.arm_all(vec![message])
     }
@@ -33,7 +33,7 @@ impl Publisher {
     /// Arms the checks of 1 to 1,000 messages that one transaction sends.
     ///
     /// # Errors
-    /// As [`arm`](Self::arm).
+    /// As those of [`arm`](Self::arm).
     pub fn arm_all(&self, mut messages: Vec<Message>) -> Result<Armed, Error> {
         if let Err(why) = self.complete(&mut messages) {
             return Err(why.giving_back(messages));
@@ -59,7 +59,7 @@ impl Publisher {
         }
     }
 
-    /// Fills in what messages leave to their publisher, and looks whether they can be sent.
+    /// Fills in the publisher's defaults, and checks that the messages can be sent.
     fn complete(&self, messages: &mut [Message]) -> Result<(), Error> {
         if messages.is_empty() || messages.len() > MAX_ENTRIES {
             let count = messages.len();
@@ -88,14 +88,14 @@ impl Armed {
     /// Waits until the broker holds the checks, for at most the arm timeout.
     ///
     /// # Errors
-    /// When it does not; the messages are given back, to be armed again.
+    /// When the broker does not; the error gives the messages back, to arm again.
     ///
     /// # Cancel safety
     /// When the future is dropped, nothing is sent.
     pub async fn held(mut self) -> Result<Held, Error> {
         match self.checks.wait(&self.batch.publisher).await {
             Ok(()) => {
-                // Whether a dropped `Held` is committed, only the upstream's own store knows.
+                // Only the upstream's own store knows whether a dropped `Held` is committed.
                 self.batch.notice.withhold();
                 Ok(Held { batch: self.batch })
             }

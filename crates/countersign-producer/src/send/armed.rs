@@ -9,11 +9,11 @@ use crate::send::checks::Checks;
 
 /// Messages whose checks are on their way to the broker. Next: [`begin`](Self::begin).
 ///
-/// While the transaction does its work the checks travel; [`commit`](crate::Enlisted::commit) waits
+/// The checks travel while the transaction does its work; [`commit`](crate::Enlisted::commit) waits
 /// for both. To hold no locks meanwhile, wait first: [`held`](Self::held).
 ///
-/// When dropped, nothing is sent. The callback service is told so, if that is possible at once;
-/// otherwise the checks come due later and are answered "never committed".
+/// When this is dropped, nothing is sent. The SDK tells the callback service if it can do so at
+/// once; otherwise the checks come due later, and the upstream answers "never committed".
 #[must_use = "nothing is sent: begin a transaction with it, commit and publish"]
 pub struct Armed {
     pub(crate) batch: Batch,
@@ -29,14 +29,14 @@ pub struct Held {
 }
 
 impl Armed {
-    /// The ids of its messages.
+    /// The ids of the messages.
     pub fn message_ids(&self) -> impl Iterator<Item = MessageId> {
         self.batch.message_ids()
     }
 }
 
 impl Held {
-    /// The ids of its messages.
+    /// The ids of the messages.
     pub fn message_ids(&self) -> impl Iterator<Item = MessageId> {
         self.batch.message_ids()
     }

@@ -1,4 +1,4 @@
-//! Messages that go together.
+//! Messages that one transaction sends together.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::send::in_flight::Share;
 use crate::send::publisher::Inner;
 use crate::send::rolled_back::Notice;
 
-/// The messages of one transaction, with their share of what may be unconfirmed.
+/// The messages of one transaction, with their share of the limit on unconfirmed messages.
 pub(crate) struct Batch {
     pub(crate) publisher: Arc<Inner>,
     pub(crate) messages: Vec<Message>,
@@ -27,7 +27,7 @@ impl Batch {
     }
 
     /// How long ago the batch was armed or, if that is longer ago, its oldest id was made: the
-    /// callback service's questions are answered by the id's age.
+    /// upstream answers the callback service's questions by the id's age.
     pub(crate) fn age(&self) -> Duration {
         let now = clock::now();
         let oldest = self.message_ids().map(|id| now.since(id.time())).max();

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::send::publisher::{Inner, Publisher};
 
-/// Checks of which the broker has not said that it holds them. Empty when it has.
+/// Checks that the broker has not said it holds. Empty when it has.
 pub(crate) struct Checks(Vec<Pending>);
 
 /// Why the broker does not hold a check, or may not.
@@ -58,13 +58,14 @@ impl Checks {
 }
 
 impl Publisher {
-    /// Fresh checks for messages that are committed. The error says why the broker does not hold
-    /// them all.
+    /// Arms fresh checks for messages that are committed. The error says why the broker does not
+    /// hold them all.
     pub(crate) async fn rearm(
         &self,
         messages: impl IntoIterator<Item = (MessageId, Vec<Name>)>,
     ) -> Result<(), String> {
-        // No arming id: no notice ever takes back the check of a committed message.
+        // A fresh check has no arming id: no notice ever takes back the check of a committed
+        // message.
         let checked = messages.into_iter().map(|(id, consumers)| CheckedMessage {
             id,
             consumers,

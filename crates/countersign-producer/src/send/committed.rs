@@ -1,4 +1,5 @@
-//! After the commit: the messages are handed to the broker, and what it refuses is tried again.
+//! After the commit: the SDK hands the messages to the broker, and tries those again that the
+//! broker refuses.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,10 +21,11 @@ pub struct Committed {
     pub(crate) batch: Batch,
 }
 
-/// After this many publishes of one message the rest is left to its check. The pauses between them
-/// are 11 s together.
+/// After this many publishes of one message the check does the rest. The pauses between them are 11
+/// s together.
 const MAX_TRIES: u32 = 8;
-/// A message that the broker does not take within this time is left to its check, too.
+/// After this time the check does the rest, too. It is long enough for a leader election of a
+/// quorum queue.
 const MAX_TRYING: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -31,8 +33,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 impl Committed {
     /// Hands the messages over, and returns at once.
     ///
-    /// What the broker refuses is published again in the background, a few times; what it still does
-    /// not take is sent when the check comes due. Has to be called within a Tokio runtime.
+    /// When the broker refuses a message, the SDK publishes it again in the background, a few
+    /// times. When the broker still does not take it, the message is sent when its check comes due.
+    /// Call this within a Tokio runtime.
     pub fn publish(self) {
         let Batch { publisher, messages, share, .. } = self.batch;
         let now = clock::now();
@@ -51,7 +54,7 @@ impl Committed {
     }
 }
 
-/// Sees a published message through until the broker has it or it is left to its check.
+/// Sees a published message through until the broker has it or its check has to do the rest.
 async fn settle(publisher: &Inner, handed_over: Result<Pending, NotTaken>, message: Message) {
     let began = Instant::now();
     let limit = MAX_TRYING.min(publisher.settings.tier.delay());
@@ -83,7 +86,7 @@ enum Step {
     LeaveToTheCheck(String),
 }
 
-/// What to do after a publish, of which this was the `tries`-th within `elapsed`.
+/// The next step after the `tries`-th publish, `elapsed` after the first.
 fn next_step(
     outcome: &Result<PublishOutcome, NotTaken>,
     tries: u32,

@@ -29,12 +29,13 @@ pub struct Enlisted {
 }
 
 impl Armed {
-    /// Begins the transaction and enlists the messages' ids, in one round trip (two when messages are
-    /// stored).
+    /// Begins the transaction and enlists the messages' ids, in one round trip (two when the
+    /// upstream stores its messages).
     ///
     /// # Errors
-    /// When the database refuses, the messages are given back, still armed. When it is too late for
-    /// their ids ([`ErrorKind::TooOld`], [`ErrorKind::Fenced`]), make new messages and arm those.
+    /// When the database refuses, the error gives the messages back, still armed. When it is too
+    /// late for their ids ([`ErrorKind::TooOld`], [`ErrorKind::Fenced`]), make new messages and arm
+    /// those.
     ///
     /// # Cancel safety
     /// When the future is dropped, nothing remains.
@@ -52,7 +53,7 @@ impl Armed {
     pub async fn begin_at(self, pool: &PgPool, isolation: Isolation) -> Result<Enlisted, Error> {
         let Self { mut batch, checks } = self;
         batch.publisher.notices.learn(pool);
-        // Until its commit, dropping it rolls it back.
+        // A transaction that is dropped before its commit is rolled back.
         batch.notice.release();
         let (age, limit) = (batch.age(), batch.publisher.settings.armed_max_age);
         if age > limit {
@@ -79,8 +80,8 @@ impl Armed {
 }
 
 impl Held {
-    /// As [`Armed::begin`]; the commit then has nothing to wait for. For another isolation level:
-    /// `Armed::from(held).begin_at(…)`.
+    /// Begins as [`Armed::begin`] does; the commit then does not wait for checks. For another
+    /// isolation level: `Armed::from(held).begin_at(…)`.
     ///
     /// # Errors
     /// As [`Armed::begin`].
@@ -94,12 +95,12 @@ impl Held {
 
 impl Enlisted {
     /// Waits until the broker holds the checks, for at most the arm timeout, and commits. If the
-    /// broker does not, rolls back.
+    /// broker does not hold them by then, rolls back.
     ///
     /// # Errors
-    /// When nothing was committed: the messages are given back, still armed if it was the database
-    /// that refused (a deferred constraint, a serialization failure, a statement that had failed
-    /// before). With [`ErrorKind::CommitUnknown`], it may be committed.
+    /// When nothing was committed: the error gives the messages back, still armed if the database
+    /// refused (a deferred constraint, a serialization failure, a statement that had failed
+    /// before). With [`ErrorKind::CommitUnknown`], the transaction may be committed.
     ///
     /// # Cancel safety
     /// When the future is dropped, the transaction may be committed or not; if it is, its messages
@@ -111,7 +112,7 @@ impl Enlisted {
             return Err(Error::from(why).giving_back(batch.messages));
         }
         fail::fail_point!("producer.armed", |_| std::process::abort());
-        // Dropped from here on, it may be committed.
+        // When the future is dropped from here on, the transaction may be committed.
         batch.notice.withhold();
         match transaction.commit().await {
             Ok(()) => {}
@@ -129,7 +130,7 @@ impl Enlisted {
         Ok(Committed { batch })
     }
 
-    /// Rolls back and gives the messages back, still armed: for another try.
+    /// Rolls back and gives the messages back, still armed, for another try.
     ///
     /// # Cancel safety
     /// When the future is dropped, the transaction is rolled back all the same.
@@ -138,13 +139,13 @@ impl Enlisted {
         Armed { batch: self.batch, checks: self.checks }
     }
 
-    /// The ids of its messages.
+    /// The ids of the messages.
     pub fn message_ids(&self) -> impl Iterator<Item = MessageId> {
         self.batch.message_ids()
     }
 }
 
-/// When the connection is lost, the server rolls back by itself.
+/// Rolls back. When the connection is lost, the server rolls back by itself.
 async fn roll_back(transaction: Transaction) {
     if let Err(error) = transaction.rollback().await {
         tracing::debug!(%error, "rolled back by losing the connection");
@@ -170,7 +171,7 @@ async fn enlist(
     }
 }
 
-/// Which of these ids is in the table already, and why; `None` when that cannot be said.
+/// Which of these ids is in the table already, and why. `None` when the database does not say.
 async fn taken(pool: &PgPool, batch: &Batch) -> Option<Error> {
     for id in batch.message_ids() {
         let (kind, text) = match sql::look_up(&mut *pool.acquire().await.ok()?, id).await.ok()? {

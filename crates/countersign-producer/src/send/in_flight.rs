@@ -1,17 +1,17 @@
-//! How much may be unconfirmed at once: messages, and the bytes in them.
+//! The limit on unconfirmed messages, and on the bytes in them.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// What may be taken: messages, and kibibytes of them.
+/// The free room: messages, and kibibytes of them.
 #[derive(Debug)]
 pub(crate) struct Budget {
     messages: Arc<Semaphore>,
     kibibytes: Arc<Semaphore>,
 }
 
-/// What was taken; given back when dropped.
+/// The share of a transaction's messages. Dropping it gives it back.
 #[derive(Debug)]
 pub(crate) struct Share {
     _messages: OwnedSemaphorePermit,
@@ -27,10 +27,10 @@ impl Budget {
         Self { messages: semaphore(messages), kibibytes: semaphore(bytes / KIBIBYTE) }
     }
 
-    /// Takes a share for messages of these sizes in bytes; `None` if that is more than is left.
+    /// Takes a share for messages of these sizes in bytes; `None` if the room left is smaller.
     pub(crate) fn take(&self, sizes: impl ExactSizeIterator<Item = usize>) -> Option<Share> {
         let count = u32::try_from(sizes.len()).ok()?;
-        // Each message counts for at least one: its headers take place, too.
+        // Each message counts for at least one kibibyte: its headers take room, too.
         let kibibytes = sizes.map(|bytes| bytes / KIBIBYTE + 1).sum::<usize>();
         Some(Share {
             _messages: Arc::clone(&self.messages).try_acquire_many_owned(count).ok()?,

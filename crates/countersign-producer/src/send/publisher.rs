@@ -30,9 +30,9 @@ pub struct Publisher {
 pub(crate) struct Inner {
     pub(crate) settings: ProducerSettings,
     pub(crate) budget: Budget,
-    /// Publishes whose outcome is awaited in the background.
+    /// Publishes whose outcome a background task awaits.
     pub(crate) settling: TaskTracker,
-    /// What was rolled back.
+    /// Notices of armings that were rolled back.
     pub(crate) notices: Notices,
     connection: Connection,
     checks: Batcher<CheckedMessage>,
@@ -40,9 +40,9 @@ pub(crate) struct Inner {
 }
 
 impl Publisher {
-    /// Starts connecting, in the background, and returns at once.
+    /// Starts to connect in the background, and returns at once.
     ///
-    /// Has to be called within a Tokio runtime.
+    /// Call this within a Tokio runtime.
     #[must_use]
     pub fn start(address: Address, settings: ProducerSettings) -> Self {
         let connection =
@@ -60,7 +60,7 @@ impl Publisher {
             max_waiting: settings.max_unconfirmed,
             on_failure: OnFailure::Report,
         };
-        // Channels of their own: a slow queue for messages must not hold checks up.
+        // Checks have channels of their own: a slow queue for messages must not hold them up.
         let checks = Batcher::start(publisher(), batching, {
             let (upstream, tier) = (settings.upstream.clone(), settings.tier);
             move |messages| pack(&upstream, tier, messages, clock::now())
@@ -91,21 +91,21 @@ impl Publisher {
         self.inner.connection.ready().await;
     }
 
-    /// The state of the connection, now and from now on.
+    /// The connection's state, now and from now on.
     #[must_use]
     pub fn link(&self) -> watch::Receiver<LinkState> {
         self.inner.connection.state()
     }
 
-    /// Takes nothing more, waits until what was handed over is confirmed by the broker or given up,
-    /// for at most `deadline`, and closes the connection. Messages left over are sent again when
-    /// their checks come due.
+    /// Takes no further messages, waits until the broker has confirmed the messages handed over or
+    /// they are given up, for at most `deadline`, and closes the connection. The other messages are
+    /// sent again when their checks come due.
     pub async fn close(&self, deadline: Duration) {
         let inner = &self.inner;
         let until = tokio::time::Instant::now() + deadline;
         inner.checks.close(deadline).await;
         inner.settling.close();
-        // That it was not done in time needs no word: the checks take care of it.
+        // A timeout needs no word: the checks take care of the rest.
         let _ = tokio::time::timeout_at(until, inner.settling.wait()).await;
         let left = until.saturating_duration_since(tokio::time::Instant::now());
         inner.messages.close(left).await;
@@ -114,7 +114,7 @@ impl Publisher {
 }
 
 impl Inner {
-    /// Fills in what a message leaves to its publisher.
+    /// Fills in the publisher's defaults.
     pub(crate) fn complete(&self, message: &mut Message) {
         if message.consumers.is_empty() {
             message.set_consumers(self.settings.consumers.clone());

@@ -1,9 +1,10 @@
-//! Telling the callback service what was rolled back, so that it need not ask.
+//! Telling the callback service which armings were rolled back, so that it need not ask.
 //!
-//! A notice is worth a call and nothing more, so it never waits and never fails a transaction: a
-//! notice that cannot leave now is forgotten. It must never speak of a transaction that committed. So
-//! it names an arming and not an id, is withheld from the moment a `COMMIT` may be on its way, and is
-//! sent only if the id is not in `countersign.enlisted`: after a `COMMIT` sent by hand, it is.
+//! A notice saves one call and nothing more. So it never waits and never fails a transaction: a
+//! notice that cannot leave now is forgotten. A notice must never speak of a transaction that
+//! committed. So it names an arming and not an id, it is withheld from the moment a `COMMIT` may be
+//! on its way, and it is sent only if the id is not in `countersign.enlisted`: after a `COMMIT`
+//! sent by hand, the id is there.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -22,27 +23,30 @@ use uuid::Uuid;
 use crate::message::Message;
 use crate::sql;
 
-/// So many notices may wait, 240 kB of them; more are forgotten, and cost a call each.
+/// How many notices may wait: 240 kB of them. Further ones are forgotten, and each costs the
+/// callback service a call.
 const WAITING: usize = 10_000;
 
-/// Where notices are handed over. A clone is the same one.
+/// Where notices are handed over. A clone hands over to the same sender.
 #[derive(Clone, Debug)]
 pub(crate) struct Notices {
     waiting: mpsc::Sender<RolledBackMessage>,
-    /// The database of the transactions. Unknown, and nothing is sent, until one was begun: an upstream
-    /// that keeps its data elsewhere can have committed what was dropped here.
+    /// The database of the transactions, known once a transaction was begun. Until then no notice
+    /// is sent: an upstream that keeps its data elsewhere can have committed a message whose arming
+    /// was dropped here.
     pool: Arc<OnceLock<PgPool>>,
 }
 
 impl Notices {
-    /// Sends them through this publisher, in the background, until the last clone is dropped.
+    /// Starts to send notices through this publisher, in the background, until the last clone is
+    /// dropped.
     pub(crate) fn start(upstream: Name, publisher: Publisher) -> Self {
         let (waiting, mut received) = mpsc::channel(WAITING);
         let pool = Arc::new(OnceLock::new());
         let sender = Sender { upstream, publisher, pool: Arc::clone(&pool) };
         tokio::spawn(async move {
             let mut some = Vec::new();
-            // What arrives while a message is on its way leaves in the next.
+            // Notices that arrive while a message is on its way leave in the next.
             while received.recv_many(&mut some, MAX_ENTRIES).await > 0 {
                 if let Err(why) = sender.send(std::mem::take(&mut some)).await {
                     debug!(why, "not told what was rolled back: it will be asked about");
@@ -52,15 +56,15 @@ impl Notices {
         Self { waiting, pool }
     }
 
-    /// Transactions are begun in this database.
+    /// Learns the database that transactions are begun in.
     pub(crate) fn learn(&self, pool: &PgPool) {
         if self.pool.get().is_none() {
-            // Two at once say the same.
+            // Two callers at once say the same.
             let _ = self.pool.set(pool.clone());
         }
     }
 
-    /// A notice for what is about to be armed.
+    /// A notice for messages that are about to be armed.
     pub(crate) fn notice(&self, messages: &[Message]) -> Notice {
         // Half of a random UUID is random enough to tell the armings of one message apart.
         let (_, bits) = Uuid::new_v4().as_u64_pair();
@@ -73,7 +77,7 @@ impl Notices {
     }
 }
 
-/// Says, when dropped, that an arming is never committed; unless it is withheld.
+/// Tells, when dropped, that an arming is never committed, unless the notice is withheld.
 pub(crate) struct Notice {
     arming: ArmingId,
     ids: Vec<MessageId>,
@@ -86,12 +90,12 @@ impl Notice {
         self.arming
     }
 
-    /// From now on the arming may be committed.
+    /// Withholds the notice: from now on the arming may be committed.
     pub(crate) fn withhold(&mut self) {
         self.is_withheld = true;
     }
 
-    /// The arming surely is not committed, unless it is begun again.
+    /// Releases the notice: the arming surely is not committed, unless it is begun again.
     pub(crate) fn release(&mut self) {
         self.is_withheld = false;
     }
@@ -103,7 +107,7 @@ impl Drop for Notice {
             return;
         }
         for &id in &self.ids {
-            // When too many wait, or the sender has ended, it is forgotten.
+            // The notice is forgotten when too many wait, or the sender has ended.
             let rolled_back = RolledBackMessage { id, arming: self.arming };
             let _ = self.notices.waiting.try_send(rolled_back);
         }
@@ -123,7 +127,7 @@ struct Sender {
 }
 
 impl Sender {
-    /// The error says why they are forgotten.
+    /// Sends notices. The error says why they are forgotten instead.
     async fn send(&self, rolled_back: Vec<RolledBackMessage>) -> Result<(), String> {
         let Some(pool) = self.pool.get() else { return Ok(()) };
         if *self.publisher.link().borrow() != LinkState::Up {
@@ -151,13 +155,13 @@ impl Sender {
             body: notice.encode().into(),
         };
         let pending = self.publisher.publish(message).map_err(|why| why.to_string())?;
-        // Only to send one at a time: whether it arrives makes no difference here.
+        // The wait only makes notices leave one message at a time; the outcome does not matter.
         let _ = pending.await;
         Ok(())
     }
 }
 
-/// What is in the table committed, or is fenced: there is nothing to be said about it.
+/// Leaves out ids that are in the table, committed or fenced: about these there is nothing to say.
 fn never_committed(
     mut rolled_back: Vec<RolledBackMessage>,
     taken: &BTreeSet<MessageId>,

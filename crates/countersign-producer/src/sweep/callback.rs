@@ -1,4 +1,4 @@
-//! The callback service, as the sweep asks it.
+//! The callback service, as the sweep sees it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,7 +16,7 @@ use tonic::{Code, Request, Status};
 
 use crate::record::EnlistedMessage;
 
-/// Where the callback service is: `http://callback:50052`, or `https://…`.
+/// The callback service's address: `http://callback:50052`, or `https://…`.
 #[derive(Clone)]
 pub struct CallbackAddress(Endpoint);
 
@@ -30,10 +30,10 @@ pub struct InvalidCallback {
     why: String,
 }
 
-/// A host that is there accepts within a round trip, and SYNs are repeated after 1 s.
+/// A host that is up accepts within a round trip, and TCP repeats a lost SYN after 1 s.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The callback service may wait 8 s for its confirm markers before it answers. After this the sweep
-/// asks the question again.
+/// The callback service may wait 8 s for its confirm markers before it answers. After this deadline
+/// the sweep asks again.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Asks the callback service.
@@ -42,18 +42,18 @@ pub(crate) struct Callback {
     client: CallbackClient<Channel>,
 }
 
-/// What the callback service says about some messages.
+/// The callback service's answer about some messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Forgotten {
-    /// A consumer has not confirmed these, and the ledger holds no row for them: no check of theirs
-    /// has come due.
+    /// Messages that a consumer has not confirmed and that the ledger has no row for: none of their
+    /// checks has come due.
     pub(crate) ids: BTreeSet<MessageId>,
     /// How many of the others are older than the callback service keeps confirms.
     pub(crate) too_old: usize,
 }
 
 impl Callback {
-    /// Connects when it is first asked. To be called within a Tokio runtime.
+    /// Makes a client that connects with its first call. Call this within a Tokio runtime.
     pub(crate) fn new(address: &CallbackAddress) -> Self {
         let endpoint = address.0.clone().connect_timeout(CONNECT_TIMEOUT).timeout(DEADLINE);
         Self { client: CallbackClient::new(endpoint.connect_lazy()) }
@@ -62,7 +62,7 @@ impl Callback {
     /// Which of these messages of `upstream` lack a confirm and an overdue row.
     ///
     /// # Errors
-    /// When the callback service does not answer: why, for a person.
+    /// When the callback service does not answer: the reason, for a person.
     pub(crate) async fn find_forgotten(
         &self,
         upstream: &Name,
@@ -83,7 +83,7 @@ impl Callback {
     }
 }
 
-/// Only ids that were asked about count: any other may be another upstream's.
+/// Only ids that the sweep asked about count: any other may be another upstream's.
 fn read(response: &FindUnconfirmedResponse, asked: &[EnlistedMessage]) -> Forgotten {
     let asked: BTreeSet<MessageId> = asked.iter().map(|message| message.id).collect();
     let ids = response.unconfirmed.iter().filter_map(|id| id.parse().ok());

@@ -1,4 +1,4 @@
-//! The sweep: finds committed messages whose checks the broker lost, and arms fresh ones.
+//! The sweep finds committed messages whose checks the broker lost, and arms fresh ones.
 
 pub(crate) mod callback;
 mod walk;
@@ -19,26 +19,26 @@ use crate::sql;
 use crate::sweep::callback::{Callback, CallbackAddress, Forgotten};
 use crate::sweep::walk::Walk;
 
-/// How a [`Sweeper`] sweeps.
+/// The settings of a [`Sweeper`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SweepSettings {
-    /// Where the callback service is.
+    /// The callback service's address.
     pub callback: CallbackAddress,
-    /// The pause between two walks; each goes on where the last ended. After a walk that armed fresh
-    /// checks the pause is at least the check delay and `slack`: until then the callback service
-    /// cannot know them. Too short: both databases answer questions that find nothing. Too long:
-    /// what the broker lost is found late. Default: 10 min.
+    /// The pause between two walks; each walk goes on where the last ended. After a walk that armed
+    /// fresh checks the pause is at least the check delay and `slack`: until then the callback
+    /// service cannot know them. Too short: both databases answer questions that find nothing. Too
+    /// long: the sweep finds late what the broker lost. Default: 10 min.
     pub every: Duration,
-    /// How long after it last did so a walk begins with the oldest enlisted id again. That finds what
-    /// the *callback service's database* lost in a failover. Default: 24 h.
+    /// How long after the last such walk a walk begins with the oldest enlisted id again. That walk
+    /// finds what the *callback service's database* lost in a failover. Default: 24 h.
     pub anew: Duration,
     /// How much longer than the check delay and the longest transaction the sweep leaves a message
     /// alone. It has to cover the difference between the clocks of upstream and database, and the
-    /// time that the callback service takes to look a due check up. Too short: messages get a second
-    /// check whose first has just come due. Default: 1 min.
+    /// time that the callback service takes to look a due check up. Too short: a message gets a
+    /// second check when its first has just come due. Default: 1 min.
     pub slack: Duration,
-    /// How many enlisted ids the sweep asks about in a second at most. Default: 2,000.
+    /// How many enlisted ids the sweep asks about in a second, at most. Default: 2,000.
     pub looks_per_second: u32,
 }
 
@@ -58,55 +58,54 @@ impl SweepSettings {
 
 /// Walks `countersign.enlisted` from old to new, asks the callback service which messages it knows
 /// neither as confirmed nor as overdue, and arms a fresh check for each of these.
-///
-/// Everything else rests on the check: it is armed before the commit, and the broker keeps it. A
+/// Every other part rests on the check: it is armed before the commit, and the broker keeps it. A
 /// broker that loses its disks loses checks, and with them the only reason to ask for the message.
-/// The sweep restores the check and nothing else: when it comes due, the callback service asks for
-/// the message as for any other, within `COUNTERSIGN_RESEND_RATE`. So a message that the broker lost
-/// with its check heals one check delay after the sweep found it. The fresh check is for the
-/// consumers that had to confirm the message when it was enlisted.
+/// The sweep restores the check and nothing else: when the check comes due, the callback service
+/// asks for the message as for any other, within `COUNTERSIGN_RESEND_RATE`. So a message that the
+/// broker lost with its check heals one check delay after the sweep found it. The fresh check names
+/// the consumers that had to confirm the message when it was enlisted.
 ///
-/// Let the sweep run always: it costs one look-up for 1,000 messages. After the *callback service's*
-/// database failed over with loss, have it begin with the oldest id:
-/// `UPDATE countersign.sweep SET position = NULL, until = now()`.
+/// Let the sweep run always: it costs one look-up for 1,000 messages. After the *callback
+/// service's* database failed over with loss, let the sweep begin with the oldest id: `UPDATE
+/// countersign.sweep SET position = NULL, until = now()`.
 ///
 /// A message that waits unconfirmed in a consumer's long queue gets no second check: its check came
-/// due, so the callback service knows it. Any number of processes may run a sweeper on the same
-/// database: one of them walks at a time.
+/// due, so the callback service knows the message. Any number of processes may run a sweeper on the
+/// same database: one of them walks at a time.
 pub struct Sweeper {
     publisher: Publisher,
     pool: PgPool,
     callback: Callback,
     settings: SweepSettings,
-    /// This process, among others.
+    /// Names this process in the lease.
     holder: Uuid,
     /// The walk that this process is on.
     walk: Option<Walk>,
 }
 
-/// Why a walk ended before its end.
+/// Why a walk stopped early.
 enum Halt {
     Stopped,
     Trouble(String),
 }
 
-/// How many ids are read and asked about at once: as many as one question may hold.
+/// How many ids the sweep reads and asks about at once: as many as one question may hold.
 const PAGE: u16 = 1_000;
-/// How many checks the sweep has under way at most. They travel in one message; more at once would
-/// take the places of the upstream's own transactions among the publisher's `max_unconfirmed`.
+/// How many checks the sweep has under way at most. They travel in one message. More at once would
+/// take room in the publisher's `max_unconfirmed` from the upstream's own transactions.
 const REARMED_AT_ONCE: usize = 100;
-/// How long after its last sign of life another process goes on in a process's place. Longer than a
-/// question that gets no answer and the pause after it, so that a process that is alive keeps its
-/// walk.
+/// How long after its last sign of life another process takes a process's place. The lease is
+/// longer than a question without an answer and the pause after it, so that a process that is alive
+/// keeps its walk.
 const LEASE: Duration = Duration::from_secs(60);
 
 const _: () = assert!(PAGE as usize <= MAX_ENTRIES, "a page is one question");
 
 impl Sweeper {
-    /// A sweeper over the database that `pool` leads to, which [`prepare`](crate::prepare) has
-    /// prepared.
+    /// A sweeper over the database that `pool` leads to; [`prepare`](crate::prepare) has prepared
+    /// it.
     ///
-    /// Has to be called within a Tokio runtime.
+    /// Call this within a Tokio runtime.
     #[must_use]
     pub fn new(publisher: Publisher, pool: PgPool, settings: SweepSettings) -> Self {
         let callback = Callback::new(&settings.callback);
@@ -114,10 +113,12 @@ impl Sweeper {
         Self { publisher, pool, callback, settings, holder, walk: None }
     }
 
-    /// Sweeps until `shutdown`. A callback service, broker or database that is away is waited for.
+    /// Sweeps until `shutdown`. When the callback service, the broker or the database is away, the
+    /// sweeper waits for it.
     ///
     /// # Cancel safety
-    /// Better stopped by `shutdown`, between two steps; what is cut off is done again.
+    /// Better stopped by `shutdown`, between two steps; the next sweeper repeats a step that was
+    /// cut off.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut retry = Retry::new("sweep for lost checks");
         loop {
@@ -129,8 +130,8 @@ impl Sweeper {
                     Err(Stopped) => return,
                 },
             }
-            // The row in the database says when the next walk begins. At the latest after this a
-            // process that died in a walk is replaced, and a position that an operator set is seen.
+            // The row in the database says when the next walk begins. After at most this pause the
+            // process replaces one that died in a walk, and sees a position that an operator set.
             let pause = self.settings.every.min(LEASE);
             if wait(pause, &shutdown).await.is_err() {
                 return;
@@ -138,7 +139,7 @@ impl Sweeper {
         }
     }
 
-    /// Goes on with the walk that met trouble, or begins one if it is this process's turn.
+    /// Continues the walk that met trouble, or begins one if it is this process's turn.
     async fn walk(&mut self, shutdown: &CancellationToken) -> Result<(), Halt> {
         let mut walk = match self.walk.take() {
             Some(walk) => walk,
@@ -160,7 +161,7 @@ impl Sweeper {
         Ok(lease.map(|lease| Walk::new(lease.position, self.newest(lease.now))))
     }
 
-    /// Walks up to what is too young to be asked about, as long as this process has the lease.
+    /// Walks up to the ids that are too young to ask about, as long as this process has the lease.
     async fn go_on(&self, walk: &mut Walk, shutdown: &CancellationToken) -> Result<(), Halt> {
         loop {
             let began = Instant::now();
@@ -190,7 +191,8 @@ impl Sweeper {
         Ok(())
     }
 
-    /// Asks about a page, and arms fresh checks for what the callback service does not know.
+    /// Asks about a page, and arms fresh checks for the messages that the callback service does not
+    /// know.
     async fn heal(&self, mut page: Vec<EnlistedMessage>, walk: &mut Walk) -> Result<(), Halt> {
         let settings = &self.publisher.inner.settings;
         for message in page.iter_mut().filter(|message| message.consumers.is_empty()) {
@@ -213,8 +215,8 @@ impl Sweeper {
         Ok(())
     }
 
-    /// Stores how far the walk is, and keeps the other processes out for `term`; `false` when one of
-    /// them has the lease, or an operator has set the position.
+    /// Stores how far the walk is, and keeps the other processes out for `term`. Returns `false`
+    /// when one of them has the lease, or an operator has set the position.
     async fn renew(&self, walk: &mut Walk, term: Duration) -> Result<bool, Halt> {
         let (from, to) = (walk.stored(), walk.settled());
         let renewed = sql::renew_sweep_lease(&self.pool, self.holder, from, to, term).await?;
@@ -224,29 +226,29 @@ impl Sweeper {
         Ok(renewed)
     }
 
-    /// For how long the lease is taken: a page's pause comes on top.
+    /// The time for which the process takes the lease: a page's pause comes on top.
     fn term(&self) -> Duration {
         LEASE + time_for(usize::from(PAGE), self.settings.looks_per_second)
     }
 
-    /// After fresh checks were armed, the callback service cannot know them before they have come
-    /// due. A walk that began earlier would arm them all again.
+    /// The pause after a walk. After fresh checks were armed, the callback service cannot know them
+    /// before they have come due: a walk that began earlier would arm them all again.
     fn pause_after(&self, walk: &Walk) -> Duration {
         let SweepSettings { every, slack, .. } = self.settings;
         let delay = self.publisher.inner.settings.tier.delay();
         if walk.has_rearmed() { every.max(delay + slack) } else { every }
     }
 
-    /// Ids of this moment and later are left alone: their checks need not have come due. A check is
-    /// armed before its transaction begins, and so no later than the longest transaction after the
-    /// id was made.
+    /// The first time whose ids the sweep leaves alone: their checks need not have come due. A
+    /// check is armed before its transaction begins, and so no later than the longest transaction
+    /// after the id was made.
     fn newest(&self, now: UnixMillis) -> UnixMillis {
         let settings = &self.publisher.inner.settings;
         now.before(settings.tier.delay() + settings.longest_transaction + self.settings.slack)
     }
 }
 
-/// How long so many take at this rate.
+/// How long this many looks take at this rate.
 fn time_for(count: usize, per_second: u32) -> Duration {
     let count = u32::try_from(count).unwrap_or(u32::MAX);
     Duration::from_secs(1).saturating_mul(count) / per_second.max(1)

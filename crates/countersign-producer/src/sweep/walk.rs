@@ -1,4 +1,4 @@
-//! How far a walk over the enlisted ids is.
+//! A walk over the enlisted ids, and how far it is.
 
 use std::collections::BTreeSet;
 
@@ -8,15 +8,16 @@ use crate::record::EnlistedMessage;
 
 /// A walk from old ids to new ones.
 ///
-/// It keeps two places. Everything up to `settled` is known to the callback service; only that is
-/// stored. Everything up to `reached` is known or has a fresh check. The walk goes on from `reached`;
-/// the next walk begins at `settled`, when the fresh checks must have been looked up, and asks about
-/// what lies between once more. So an id is passed for good only when the callback service knows it,
-/// and within a walk no id gets two checks. A process that dies loses `reached` alone: its successor
-/// arms some checks a second time, which changes nothing.
+/// The walk keeps two places. The callback service knows every id up to `settled`; the database
+/// stores only that place. Every id up to `reached` is known or has a fresh check. The walk goes on
+/// from `reached`. The next walk begins at `settled`, when the callback service must have looked
+/// the fresh checks up, and asks once more about the ids between. So the sweep passes an id for
+/// good only when the callback service knows it, and within a walk no id gets two checks. A process
+/// that dies loses `reached` alone: its successor arms some checks a second time, which changes
+/// nothing.
 #[derive(Debug)]
 pub(crate) struct Walk {
-    /// The last `settled` that is in the database.
+    /// The last `settled` that the database has.
     stored: Option<MessageId>,
     settled: Option<MessageId>,
     reached: Option<MessageId>,
@@ -37,7 +38,7 @@ impl Walk {
         self.stored
     }
 
-    /// The database has `settled`.
+    /// Notes that the database has `settled`.
     pub(crate) fn store(&mut self) {
         self.stored = self.settled;
     }
@@ -52,18 +53,18 @@ impl Walk {
         self.reached
     }
 
-    /// Ids of this moment and later are too young to be asked about.
+    /// Ids of this time and later are too young to ask about.
     pub(crate) fn newest(&self) -> UnixMillis {
         self.newest
     }
 
-    /// Whether a message got a fresh check that the callback service has to look up.
+    /// Whether a message got a fresh check that the callback service has still to look up.
     pub(crate) fn has_rearmed(&self) -> bool {
         self.has_rearmed
     }
 
-    /// The callback service knows all of this page but `forgotten`. What is to be armed again comes
-    /// back, oldest first.
+    /// Notes that the callback service knows all of this page but `forgotten`. Returns the messages
+    /// to arm again, oldest first.
     pub(crate) fn ask(
         &mut self,
         page: Vec<EnlistedMessage>,
@@ -76,13 +77,13 @@ impl Walk {
         page.into_iter().filter(|message| forgotten.contains(&message.id)).collect()
     }
 
-    /// The broker holds fresh checks for everything forgotten up to this id.
+    /// Notes that the broker holds fresh checks for everything forgotten up to this id.
     pub(crate) fn rearmed(&mut self, last: MessageId) {
         self.has_rearmed = true;
         self.reached = Some(last);
     }
 
-    /// Everything up to this id is known or has a fresh check.
+    /// Notes that every id up to this one is known or has a fresh check.
     pub(crate) fn pass(&mut self, last: MessageId) {
         self.reached = Some(last);
         if !self.has_rearmed {
@@ -110,7 +111,7 @@ mod tests {
     }
 
     /// One walk over pages of ten, of which the callback service knows all but `forgotten`. Returns
-    /// what was armed.
+    /// the ids that were armed.
     fn walk(walk: &mut Walk, to: i64, forgotten: &BTreeSet<MessageId>) -> Vec<MessageId> {
         let mut armed = Vec::new();
         loop {
@@ -161,7 +162,8 @@ mod tests {
         let lost: BTreeSet<MessageId> = [2, 5, 8].map(id).into();
         assert_eq!(ids(&interrupted.ask(page(0..10), &lost)), [2, 5, 8].map(id));
         interrupted.rearmed(id(2));
-        // The broker goes away. What is known and what is armed already is not asked about again.
+        // The broker goes away. The walk does not ask again about ids that are known or armed
+        // already.
         assert_eq!((interrupted.settled(), interrupted.reached()), (Some(id(1)), Some(id(2))));
         assert_eq!(walk(&mut interrupted, 10, &lost), [5, 8].map(id));
         assert_eq!(interrupted.settled(), Some(id(1)));

@@ -83,7 +83,8 @@ async fn after_a_rollback_the_same_messages_are_begun_again() {
     let armed = stage.begin(message, "a chair").await.rollback().await;
     assert_eq!(stage.state(id).await, None);
 
-    // A swallowed error: Postgres would answer the COMMIT with a rollback that looks like success.
+    // The test swallows an error: Postgres would answer the COMMIT with a rollback that looks like
+    // success.
     let mut tx = armed.begin_at(&stage.pool, Isolation::Serializable).await.unwrap();
     insert(&mut tx, id, "").await.unwrap_err();
     let error = tx.commit().await.unwrap_err();

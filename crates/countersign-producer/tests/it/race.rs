@@ -18,12 +18,12 @@ async fn try_place(stage: &Stage, id: MessageId) {
         Err(other) => panic!("{other:?}"),
     };
     insert(&mut tx, id, "a race").await.unwrap();
-    // Not published: only a resend could.
+    // The message is not published: only a resend could publish it.
     drop(tx.commit().await.unwrap());
 }
 
-/// With a look (a plain SELECT) instead of the fence, some are told "never committed" that commit a
-/// moment later.
+/// With a look (a plain SELECT) instead of the fence, some callers would be told "never committed"
+/// of a transaction that commits a moment later.
 #[tokio::test]
 async fn never_committed_is_true_for_ever() {
     const RACES: usize = 200;

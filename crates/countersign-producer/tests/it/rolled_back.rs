@@ -1,4 +1,4 @@
-//! What is told of armings that were dropped or rolled back, and what never is.
+//! Notices of armings that were dropped or rolled back, and armings that no notice may name.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ async fn told(stage: &Stage) -> BTreeSet<(String, String)> {
     }))
 }
 
-/// Those of all waiting checks.
+/// The ids and armings of all waiting checks.
 async fn armed(stage: &Stage) -> BTreeSet<(String, String)> {
     let checks = stage.vhost.peek(WAITING_CHECKS, 1_000).await;
     entries(checks.iter().map(|check| check.json()["messages"].clone()))
@@ -49,7 +49,7 @@ async fn what_is_dropped_or_rolled_back_is_told_by_its_arming_and_nothing_else_i
         let id = message.id();
         (id, stage.begin(message, name).await)
     };
-    // From its first transaction on it is known where its transactions are.
+    // From its first transaction on the publisher knows the database of its transactions.
     let committed = stage.place("committed").await;
 
     let dropped_armed = thing("dropped before it began");
@@ -64,16 +64,16 @@ async fn what_is_dropped_or_rolled_back_is_told_by_its_arming_and_nothing_else_i
     let given_back = tx.commit().await.unwrap_err().into_armed();
     drop(given_back.expect("a failed transaction cannot be committed"));
 
-    // Rolled back once, and committed by the same arming.
+    // The arming was rolled back once, and then committed.
     let (second_try, tx) = begin("second try").await;
     let mut tx = tx.rollback().await.begin(&stage.pool).await.unwrap();
     insert(&mut tx, second_try, "second try").await.unwrap();
     tx.commit().await.unwrap().publish();
-    // What it does with its own store, only the user knows.
+    // Only the user knows whether his own store has committed this one.
     let held = thing("held");
     let held_id = held.id();
     drop(stage.publisher.arm(held).unwrap().held().await.unwrap());
-    // Against all advice: nobody can tell from the types that this one is committed.
+    // Against all advice: the types cannot tell that this one is committed.
     let (by_hand, mut tx) = begin("by hand").await;
     sqlx::query("COMMIT").execute(&mut *tx).await.unwrap();
     drop(tx);
@@ -81,7 +81,7 @@ async fn what_is_dropped_or_rolled_back_is_told_by_its_arming_and_nothing_else_i
     // Committed, and not published: only its check can heal that.
     let (not_published, tx) = begin("not published").await;
     drop(tx.commit().await.unwrap());
-    // In the order of their dropping: when this is told, so is all before it.
+    // Notices leave in the order of the drops: when this one has arrived, so have all before it.
     let last = thing("last");
     let last_id = last.id();
     drop(stage.publisher.arm(last).unwrap());
@@ -123,7 +123,8 @@ async fn an_upstream_without_a_database_tells_nothing() {
     let stage = Stage::new(settings()).await;
     drop(stage.publisher.arm(thing("dropped")).unwrap());
     drop(stage.publisher.arm(thing("held")).unwrap().held().await.unwrap());
-    // The first transaction tells it where to look; what was dropped before is forgotten.
+    // The first transaction tells the publisher where to look; notices of earlier drops are
+    // forgotten.
     stage.place("committed").await;
     let last = thing("last");
     let id = last.id();

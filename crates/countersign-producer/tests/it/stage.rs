@@ -29,7 +29,8 @@ pub(crate) struct Stage {
     _partitions: tokio_util::sync::DropGuard,
 }
 
-/// Whose ids may be enlisted and fenced at once, so that no test has to wait for a minute.
+/// Settings with which ids may be enlisted and fenced at once, so that no test has to wait for a
+/// minute.
 pub(crate) fn settings() -> ProducerSettings {
     let tier = "5m".parse().unwrap();
     let mut settings =
@@ -124,7 +125,7 @@ impl Stage {
         self.try_ask(Things, &id.to_string(), attempt).await.unwrap()
     }
 
-    /// Asks a new service: one that remembers nothing.
+    /// Asks a new service, which remembers nothing.
     pub(crate) async fn try_ask(
         &self,
         source: impl MessageSource,
@@ -163,7 +164,7 @@ pub(crate) async fn insert(
         .map(drop)
 }
 
-/// Finds things; one named "cancelled" is not wanted any more.
+/// Finds things; a thing named "cancelled" is no longer wanted.
 pub(crate) struct Things;
 
 impl MessageSource for Things {
