@@ -9,7 +9,7 @@ use tracing::{debug, info};
 
 use crate::heal::recent_checks::RecentChecks;
 use crate::intake::{Read, Recorder};
-use crate::ledger::{Armed, Due, Late, Ledger, Tallies, merge};
+use crate::ledger::{Due, Late, Ledger, RolledBackArming, Tallies, merge};
 use crate::rules::budget::Tally;
 use crate::rules::overdue::{Key, list};
 
@@ -81,7 +81,8 @@ impl Recorder for Checks {
             .map(|check| (check, missing(&check.due)))
             .filter(|(_, missing)| !missing.is_empty())
             .collect();
-        let armed: Vec<Armed> = late.iter().filter_map(|(c, missing)| c.armed(missing)).collect();
+        let armed: Vec<RolledBackArming> =
+            late.iter().filter_map(|(c, missing)| c.armed(missing)).collect();
         let settled = self.ledger.rolled_back(&armed).await?;
         if !settled.is_empty() {
             info!(
@@ -155,9 +156,9 @@ pub(crate) struct DueCheck {
 impl DueCheck {
     /// What a rolled-back notice has to name to settle the check. A message that a consumer has
     /// confirmed was sent: only confirms settle its check.
-    fn armed(&self, missing: &[Name]) -> Option<Armed> {
+    fn armed(&self, missing: &[Name]) -> Option<RolledBackArming> {
         let unconfirmed_by_all = missing.len() == self.due.consumers.len();
         let arming = self.arming.filter(|_| unconfirmed_by_all)?;
-        Some(Armed { key: self.due.key.clone(), arming })
+        Some(RolledBackArming { key: self.due.key.clone(), arming })
     }
 }

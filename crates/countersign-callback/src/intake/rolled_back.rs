@@ -9,7 +9,7 @@ use countersign_protocol::window::MAX_AHEAD;
 use countersign_protocol::{RolledBack, Unreadable, Window};
 
 use crate::intake::{Read, Recorder};
-use crate::ledger::{Armed, KEPT, Ledger};
+use crate::ledger::{KEPT, Ledger, RolledBackArming};
 use crate::rules::overdue::Key;
 
 /// Records notices.
@@ -20,14 +20,18 @@ pub(crate) struct Notices {
 }
 
 impl Recorder for Notices {
-    type Entry = Armed;
+    type Entry = RolledBackArming;
 
-    fn read(_: Option<&str>, body: &[u8], window: Window) -> Result<Read<Armed>, Unreadable> {
+    fn read(
+        _: Option<&str>,
+        body: &[u8],
+        window: Window,
+    ) -> Result<Read<RolledBackArming>, Unreadable> {
         let (RolledBack { header: RolledBackHeader { upstream }, entries }, refused) =
             RolledBack::read(body, window)?;
         // An older id has no partition, and its check has come due. The window ends MAX_AHEAD after now.
         let oldest = window.newest.before(MAX_AHEAD + KEPT);
-        let entry = |RolledBackMessage { id, arming }| Armed {
+        let entry = |RolledBackMessage { id, arming }| RolledBackArming {
             key: Key { message_id: id, upstream: upstream.clone() },
             arming,
         };
@@ -41,7 +45,7 @@ impl Recorder for Notices {
         })
     }
 
-    fn print(entry: &Armed) -> Vec<u8> {
+    fn print(entry: &RolledBackArming) -> Vec<u8> {
         let message = RolledBackMessage { id: entry.key.message_id, arming: entry.arming };
         let header = RolledBackHeader { upstream: entry.key.upstream.clone() };
         RolledBack::new(header, vec![message]).encode()
@@ -51,7 +55,7 @@ impl Recorder for Notices {
         fail::fail_point!("callback.rollback_recorded", |_| std::process::abort());
     }
 
-    async fn record(&self, entries: &[Armed]) -> Result<(), sqlx::Error> {
+    async fn record(&self, entries: &[RolledBackArming]) -> Result<(), sqlx::Error> {
         self.ledger.record_rolled_back(entries).await
     }
 }

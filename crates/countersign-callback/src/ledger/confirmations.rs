@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use countersign_protocol::{Attempt, MessageId, Name, UnixMillis};
+use countersign_protocol::{Attempt, MessageId, Name};
 use uuid::Uuid;
 
 use super::Ledger;
-use super::columns::{Ids, read_id, read_text, stored_attempt};
+use super::columns::{Id, Ids, Text, Time, stored_attempt};
 use crate::rules::overdue::{Key, Report};
 
 /// "Processed": one row of `confirmation`.
@@ -74,14 +74,14 @@ impl Ledger {
         let consumers: Vec<&str> = reports.values().map(|r| r.consumer.as_str()).collect();
         let outcomes: Vec<&str> = reports.values().map(|r| r.word.into()).collect();
         let reasons: Vec<&str> = reports.values().map(|r| r.reason.as_str()).collect();
-        let untils: Vec<Option<i64>> =
-            reports.values().map(|r| r.word.until().map(UnixMillis::ms)).collect();
+        let untils: Vec<Option<Time>> =
+            reports.values().map(|r| r.word.until().map(Time)).collect();
         sqlx::query(
             "-- report
              INSERT INTO consumer_report (message_id, consumer, outcome, reason, until)
-             SELECT message_id, consumer, outcome, reason, to_timestamp(until_ms / 1000.0)
-             FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[])
-                 AS entry (message_id, consumer, outcome, reason, until_ms)
+             SELECT message_id, consumer, outcome, reason, until
+             FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
+                 AS entry (message_id, consumer, outcome, reason, until)
              ON CONFLICT (message_id, consumer) DO UPDATE
              SET outcome = excluded.outcome, reason = excluded.reason, until = excluded.until,
                  recorded_at = excluded.recorded_at
@@ -116,7 +116,7 @@ impl Ledger {
         let consumers: Vec<&str> = expected().map(|(_, name)| name.as_str()).collect();
         // EXCEPT is always hashed or sorted. An anti-join is estimated at a few rows when the plan
         // is a generic one, and then compares everything with everything.
-        let missing: Vec<(Uuid, String)> = sqlx::query_as(
+        let missing: Vec<(Id, Text<Name>)> = sqlx::query_as(
             "-- unconfirmed
              SELECT message_id, consumer
              FROM UNNEST($4::uuid[], $5::text[]) AS expected (message_id, consumer)
@@ -132,8 +132,8 @@ impl Ledger {
         .fetch_all(&self.pool)
         .await?;
         let mut unconfirmed: BTreeMap<MessageId, Vec<Name>> = BTreeMap::new();
-        for (id, consumer) in missing {
-            unconfirmed.entry(read_id(id)?).or_default().push(read_text(&consumer)?);
+        for (Id(id), Text(consumer)) in missing {
+            unconfirmed.entry(id).or_default().push(consumer);
         }
         unconfirmed.values_mut().for_each(|names| names.sort_unstable());
         Ok(unconfirmed)
@@ -162,7 +162,7 @@ impl Ledger {
                 names.push(consumer.as_str());
             }
         }
-        let forgotten: Vec<Uuid> = sqlx::query_scalar(
+        let forgotten: Vec<Id> = sqlx::query_scalar(
             "-- forgotten
              SELECT message_id FROM (
                  SELECT message_id, consumer
@@ -184,6 +184,6 @@ impl Ledger {
         .bind(upstream.as_str())
         .fetch_all(self.pool())
         .await?;
-        forgotten.into_iter().map(read_id).collect()
+        Ok(forgotten.into_iter().map(|Id(id)| id).collect())
     }
 }

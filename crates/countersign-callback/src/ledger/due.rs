@@ -7,7 +7,7 @@ use countersign_postgres::Transaction;
 use countersign_protocol::Name;
 
 use super::columns::texts;
-use super::overdue::OverdueRow;
+use super::overdue::{Locked, overdue_columns};
 use super::{Ledger, Taken};
 
 impl Ledger {
@@ -63,37 +63,30 @@ impl Ledger {
         park_after: Duration,
     ) -> Result<Option<Taken>, sqlx::Error> {
         let mut transaction = Transaction::open(&self.pool, "").await?;
-        let rows: Vec<OverdueRow> = sqlx::query_as(concat!(
+        let rows: Vec<Locked> = sqlx::query_as(concat!(
             "-- take_due
              ",
             open_upstreams!(),
             "
-             SELECT message_id, taken.upstream, consumers, state, reason, resends,
-                    calls_not_made, lease,
-                    floor(extract(epoch FROM due_at) * 1000)::bigint AS due_at_ms, granted, floor(extract(epoch FROM granted_at) * 1000)::bigint AS granted_at_ms,
-                    floor(extract(epoch FROM since) * 1000)::bigint AS since_ms,
-                    floor(extract(epoch FROM missing_after) * 1000)::bigint AS missing_after_ms,
-                    floor(extract(epoch FROM sent_at) * 1000)::bigint AS sent_at_ms,
-                    floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
-             FROM open_upstream CROSS JOIN LATERAL (
+             SELECT ",
+            overdue_columns!(),
+            "
+             FROM open_upstream AS open (name) CROSS JOIN LATERAL (
                  SELECT * FROM overdue
-                 WHERE overdue.upstream = open_upstream.upstream
+                 WHERE overdue.upstream = open.name
                    AND due_at IS NOT NULL AND due_at <= now()
                  ORDER BY due_at
                  LIMIT $2
                  FOR UPDATE SKIP LOCKED
              ) AS taken
-             WHERE open_upstream.upstream <> ALL($1)
+             WHERE open.name <> ALL($1)
              UNION ALL
-             SELECT message_id, given_up.upstream, consumers, state, reason, resends,
-                    calls_not_made, lease, floor(extract(epoch FROM due_at) * 1000)::bigint, granted, floor(extract(epoch FROM granted_at) * 1000)::bigint,
-                    floor(extract(epoch FROM since) * 1000)::bigint,
-                    floor(extract(epoch FROM missing_after) * 1000)::bigint,
-                    floor(extract(epoch FROM sent_at) * 1000)::bigint,
-                    floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
-             FROM UNNEST($1::text[]) AS left_alone (upstream) CROSS JOIN LATERAL (
+             SELECT ",
+            overdue_columns!(),
+            "
+             FROM UNNEST($1::text[]) AS left_alone (name) CROSS JOIN LATERAL (
                  SELECT * FROM overdue
-                 WHERE overdue.upstream = left_alone.upstream AND due_at IS NOT NULL
+                 WHERE overdue.upstream = left_alone.name AND due_at IS NOT NULL
                    AND greatest(since, granted_at) <= now() - make_interval(secs => $3)
                    AND due_at <= now()
                  ORDER BY greatest(since, granted_at)

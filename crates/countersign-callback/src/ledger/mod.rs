@@ -64,12 +64,13 @@ use sqlx::PgPool;
 
 pub(crate) use self::browse::{Counted, Listed, Place};
 pub(crate) use self::budget::KnownUpstream;
+use self::columns::Time;
 pub(crate) use self::confirmations::{Confirmation, Due};
 pub(crate) use self::jobs::{Began, ListedItem, LockedJob};
 pub(crate) use self::markers::ShardMarkers;
 pub(crate) use self::overdue::{Late, Taken};
 pub(crate) use self::progress::{Reached, Reading, Watched};
-pub(crate) use self::rolled_back::{Armed, KEPT};
+pub(crate) use self::rolled_back::{KEPT, RolledBackArming};
 pub(crate) use self::tallies::{Tallies, merge};
 
 /// The ledger's migrations.
@@ -106,13 +107,9 @@ impl Ledger {
     /// # Errors
     /// When the database does not answer.
     pub(crate) async fn now(&self) -> Result<UnixMillis, sqlx::Error> {
-        let ms = sqlx::query_scalar(
-            "-- now
-             SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint",
-        )
-        .fetch_one(&self.pool)
-        .await?;
-        Ok(UnixMillis::from_ms(ms))
+        let Time(now) =
+            sqlx::query_scalar("-- now\nSELECT clock_timestamp()").fetch_one(&self.pool).await?;
+        Ok(now)
     }
 }
 

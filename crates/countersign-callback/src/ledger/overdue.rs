@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use countersign_postgres::Transaction;
 use countersign_protocol::{MessageId, Name, UnixMillis};
-use sqlx::FromRow;
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, Row as _};
 use uuid::Uuid;
 
-use super::columns::{Ids, joined, read_id, read_text, stored_total};
+use super::columns::{Id, Ids, Text, Time, joined, stored_total};
 use super::transitions::write;
 use super::{Due, Ledger, committed};
 use crate::rules::budget::Tally;
@@ -15,6 +16,16 @@ use crate::rules::cause::Cause;
 use crate::rules::filter;
 use crate::rules::overdue::{Key, Overdue, Recorded, Report, Transition, Word};
 use crate::rules::states::StateName;
+
+/// What a row of `overdue` is read from as [`Locked`], whatever its table is called in the statement.
+macro_rules! overdue_columns {
+    () => {
+        "message_id, upstream, consumers, state, reason, resends, calls_not_made, lease, due_at,
+         granted, granted_at, since, missing_after, sent_at, clock_timestamp() AS now"
+    };
+}
+
+pub(super) use overdue_columns;
 
 /// A message to be noted as overdue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,16 +61,16 @@ impl Ledger {
         let consumers: Vec<String> =
             sorted.iter().map(|late| joined(&late.due.consumers)).collect();
         let reasons: Vec<&str> = sorted.iter().map(|late| late.reason.as_str()).collect();
-        let sent: Vec<i64> = sorted.iter().map(|late| late.armed_at.ms()).collect();
-        let noted: Vec<KeyRow> = sqlx::query_as(
+        let sent: Vec<Time> = sorted.iter().map(|late| Time(late.armed_at)).collect();
+        sqlx::query_as(
             "-- note_overdue
              WITH noted AS (
                  INSERT INTO overdue
                      (message_id, upstream, consumers, state, cause, reason, due_at, sent_at)
                  SELECT message_id, upstream, string_to_array(consumers, ','), $9, $5,
-                        reason, now(), to_timestamp(sent_ms / 1000.0)
-                 FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $8::bigint[])
-                     AS entry (message_id, upstream, consumers, reason, sent_ms)
+                        reason, now(), sent_at
+                 FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $8::timestamptz[])
+                     AS entry (message_id, upstream, consumers, reason, sent_at)
                  ON CONFLICT DO NOTHING
                  RETURNING message_id, upstream, state, cause, reason, resends
              ), event AS (
@@ -87,8 +98,7 @@ impl Ledger {
         .bind(sent)
         .bind::<&str>(StateName::Waiting.into())
         .fetch_all(&self.pool)
-        .await?;
-        noted.into_iter().map(KeyRow::read).collect()
+        .await
     }
 
     /// Locks these rows, waiting for whoever has them.
@@ -110,7 +120,7 @@ impl Ledger {
     /// When the database does not answer.
     pub(crate) async fn concerned(&self, ids: &[MessageId]) -> Result<Vec<Key>, sqlx::Error> {
         let Some(ids) = Ids::of(ids.iter().copied()) else { return Ok(Vec::new()) };
-        let keys: Vec<KeyRow> = sqlx::query_as(
+        sqlx::query_as(
             "-- concerned
              SELECT message_id, upstream FROM overdue
              WHERE message_id BETWEEN $1 AND $2 AND message_id = ANY($3)
@@ -121,8 +131,7 @@ impl Ledger {
         .bind(ids.all)
         .bind(filter::texts(&StateName::all_that(|are| are.heeds_consumers)))
         .fetch_all(&self.pool)
-        .await?;
-        keys.into_iter().map(KeyRow::read).collect()
+        .await
     }
 
     /// Deletes up to `limit` rows that were closed longer ago than the retention and whose ids are
@@ -137,12 +146,12 @@ impl Ledger {
             "-- prune
              DELETE FROM overdue WHERE (message_id, upstream) IN (
                  SELECT message_id, upstream FROM overdue
-                 WHERE closed_at < to_timestamp($1::bigint / 1000.0) AND message_id < $2
+                 WHERE closed_at < $1 AND message_id < $2
                  ORDER BY closed_at LIMIT $3
                  FOR UPDATE SKIP LOCKED
              )",
         )
-        .bind(before.ms())
+        .bind(Time(before))
         .bind(MessageId::from_parts(before, [0; 10]).uuid())
         .bind(i64::from(limit))
         .execute(&self.pool)
@@ -171,14 +180,13 @@ impl Taken {
     /// and whoever judges looks for confirms *under the lock*: one of the two sees the other.
     pub(super) async fn read(
         mut transaction: Transaction,
-        rows: Vec<OverdueRow>,
+        rows: Vec<Locked>,
     ) -> Result<Option<Self>, sqlx::Error> {
-        let Some(now) = rows.first().map(|row| UnixMillis::from_ms(row.now_ms)) else {
+        let Some(now) = rows.first().map(|row| row.now.0) else {
             transaction.rollback().await?;
             return Ok(None);
         };
-        let overdue: Vec<Overdue> =
-            rows.into_iter().map(OverdueRow::read).collect::<Result<_, _>>()?;
+        let overdue: Vec<Overdue> = rows.into_iter().map(|row| row.overdue).collect();
         let ids = overdue.iter().map(|overdue| overdue.key.message_id);
         let recorded = recorded(&mut transaction, ids).await?;
         let with_recorded = |overdue: Overdue| {
@@ -204,22 +212,19 @@ impl Taken {
 pub(super) async fn lock(
     transaction: &mut Transaction,
     keys: &[Key],
-) -> Result<Vec<OverdueRow>, sqlx::Error> {
+) -> Result<Vec<Locked>, sqlx::Error> {
     let ids: Vec<Uuid> = keys.iter().map(|key| key.message_id.uuid()).collect();
     let upstreams: Vec<&str> = keys.iter().map(|key| key.upstream.as_str()).collect();
-    sqlx::query_as(
+    sqlx::query_as(concat!(
         "-- take
-         SELECT message_id, upstream, consumers, state, reason, resends, calls_not_made, lease,
-                floor(extract(epoch FROM due_at) * 1000)::bigint AS due_at_ms, granted, floor(extract(epoch FROM granted_at) * 1000)::bigint AS granted_at_ms,
-                floor(extract(epoch FROM since) * 1000)::bigint AS since_ms,
-                floor(extract(epoch FROM missing_after) * 1000)::bigint AS missing_after_ms,
-                floor(extract(epoch FROM sent_at) * 1000)::bigint AS sent_at_ms,
-                floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
+         SELECT ",
+        overdue_columns!(),
+        "
          FROM overdue
          WHERE (message_id, upstream) IN (SELECT * FROM UNNEST($1::uuid[], $2::text[]))
          ORDER BY message_id, upstream
-         FOR UPDATE",
-    )
+         FOR UPDATE"
+    ))
     .bind(ids)
     .bind(upstreams)
     .fetch_all(&mut **transaction)
@@ -233,14 +238,14 @@ pub(super) async fn recorded(
     let Some(ids) = Ids::of(ids) else {
         return Ok(BTreeMap::new());
     };
-    let rows: Vec<RecordedRow> = sqlx::query_as(
+    type Said = (Id, Text<Name>, String, String, Option<Time>);
+    let said: Vec<Said> = sqlx::query_as(
         "-- recorded
-         SELECT message_id, consumer, 'processed' AS outcome, '' AS reason, NULL AS until_ms
+         SELECT message_id, consumer, 'processed' AS outcome, '' AS reason, NULL AS until
          FROM confirmation
          WHERE message_id BETWEEN $1 AND $2 AND message_id = ANY($3)
          UNION ALL
-         SELECT message_id, consumer, outcome, reason,
-                floor(extract(epoch FROM until) * 1000)::bigint
+         SELECT message_id, consumer, outcome, reason, until
          FROM consumer_report
          WHERE message_id BETWEEN $1 AND $2 AND message_id = ANY($3)",
     )
@@ -250,85 +255,64 @@ pub(super) async fn recorded(
     .fetch_all(&mut **transaction)
     .await?;
     let mut recorded: BTreeMap<MessageId, Recorded> = BTreeMap::new();
-    for row in rows {
-        let known = recorded.entry(read_id(row.message_id)?).or_default();
-        let consumer = read_text(&row.consumer)?;
-        let word = match (row.outcome.as_str(), row.until_ms) {
+    for (Id(id), Text(consumer), outcome, reason, until) in said {
+        let known = recorded.entry(id).or_default();
+        let word = match (outcome.as_str(), until) {
             ("processed", _) => {
                 known.confirmed.push(consumer);
                 continue;
             }
-            ("retrying", Some(until)) => Word::Retrying { until: UnixMillis::from_ms(until) },
+            ("retrying", Some(Time(until))) => Word::Retrying { until },
             _ => Word::Rejected,
         };
-        known.reports.push(Report { consumer, word, reason: row.reason });
+        known.reports.push(Report { consumer, word, reason });
     }
     Ok(recorded)
 }
 
+/// A row under its lock, and the database's clock when it was read.
 #[derive(FromRow)]
-pub(super) struct KeyRow {
-    pub(super) message_id: Uuid,
-    pub(super) upstream: String,
+pub(super) struct Locked {
+    #[sqlx(flatten)]
+    pub(super) overdue: Overdue,
+    pub(super) now: Time,
 }
 
-#[derive(FromRow)]
-pub(super) struct OverdueRow {
-    message_id: Uuid,
-    upstream: String,
-    consumers: Vec<String>,
-    state: String,
-    reason: String,
-    resends: i32,
-    calls_not_made: i32,
-    due_at_ms: Option<i64>,
-    lease: Option<Uuid>,
-    granted: i32,
-    granted_at_ms: Option<i64>,
-    since_ms: i64,
-    missing_after_ms: i64,
-    sent_at_ms: Option<i64>,
-    now_ms: i64,
-}
-
-#[derive(FromRow)]
-struct RecordedRow {
-    message_id: Uuid,
-    consumer: String,
-    outcome: String,
-    reason: String,
-    until_ms: Option<i64>,
-}
-
-impl KeyRow {
-    pub(super) fn read(self) -> Result<Key, sqlx::Error> {
-        Ok(Key { message_id: read_id(self.message_id)?, upstream: read_text(&self.upstream)? })
+impl FromRow<'_, PgRow> for Key {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let Id(message_id) = row.try_get("message_id")?;
+        let Text(upstream) = row.try_get("upstream")?;
+        Ok(Self { message_id, upstream })
     }
 }
 
-impl OverdueRow {
-    pub(super) fn read(self) -> Result<Overdue, sqlx::Error> {
-        let key = KeyRow { message_id: self.message_id, upstream: self.upstream }.read()?;
-        let name: StateName = read_text(&self.state)?;
-        let state = name.with(self.due_at_ms.map(UnixMillis::from_ms), self.lease);
-        let state = state
-            .ok_or_else(|| sqlx::Error::Decode(format!("{name}: no due_at or lease").into()))?;
-        Ok(Overdue {
-            key,
-            consumers: self
-                .consumers
-                .iter()
-                .map(|name| read_text(name))
-                .collect::<Result<_, _>>()?,
-            state,
-            reason: self.reason,
-            resends: u32::try_from(self.resends).unwrap_or(0),
-            calls_not_made: u32::try_from(self.calls_not_made).unwrap_or(0),
-            granted: u32::try_from(self.granted).unwrap_or(0),
-            granted_at: self.granted_at_ms.map(UnixMillis::from_ms),
-            since: UnixMillis::from_ms(self.since_ms),
-            missing_after: UnixMillis::from_ms(self.missing_after_ms),
-            sent_at: self.sent_at_ms.map(UnixMillis::from_ms),
+impl FromRow<'_, PgRow> for Overdue {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let consumers: Vec<Text<Name>> = row.try_get("consumers")?;
+        let Text(state): Text<StateName> = row.try_get("state")?;
+        let time = |column: &str| -> Result<Option<UnixMillis>, sqlx::Error> {
+            Ok(row.try_get::<Option<Time>, _>(column)?.map(|Time(at)| at))
+        };
+        let count = |column: &str| -> Result<u32, sqlx::Error> {
+            // A CHECK keeps each count from being negative.
+            Ok(u32::try_from(row.try_get::<i32, _>(column)?).unwrap_or(0))
+        };
+        let Time(since) = row.try_get("since")?;
+        let Time(missing_after) = row.try_get("missing_after")?;
+        Ok(Self {
+            key: Key::from_row(row)?,
+            consumers: consumers.into_iter().map(|Text(name)| name).collect(),
+            state: state.with(time("due_at")?, row.try_get("lease")?).ok_or_else(|| {
+                sqlx::Error::Decode(format!("{state}: no due_at or lease").into())
+            })?,
+            reason: row.try_get("reason")?,
+            resends: count("resends")?,
+            calls_not_made: count("calls_not_made")?,
+            granted: count("granted")?,
+            granted_at: time("granted_at")?,
+            since,
+            missing_after,
+            sent_at: time("sent_at")?,
         })
     }
 }

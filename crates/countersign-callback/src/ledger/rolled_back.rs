@@ -4,17 +4,16 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use countersign_postgres::Partitions;
-use countersign_protocol::ArmingId;
-use sqlx::Row as _;
+use countersign_protocol::{ArmingId, Name};
 use uuid::Uuid;
 
 use super::Ledger;
-use super::columns::{Ids, read_id, read_text};
+use super::columns::{Id, Ids, Text};
 use crate::rules::overdue::Key;
 
 /// One arming of one upstream's message.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Armed {
+pub(crate) struct RolledBackArming {
     /// Which message of whom.
     pub(crate) key: Key,
     /// Which arming of it.
@@ -36,11 +35,14 @@ impl Ledger {
     ///
     /// # Errors
     /// When nothing was recorded.
-    pub(crate) async fn record_rolled_back(&self, armed: &[Armed]) -> Result<(), sqlx::Error> {
+    pub(crate) async fn record_rolled_back(
+        &self,
+        armed: &[RolledBackArming],
+    ) -> Result<(), sqlx::Error> {
         if armed.is_empty() {
             return Ok(());
         }
-        let mut sorted: Vec<&Armed> = armed.iter().collect();
+        let mut sorted: Vec<&RolledBackArming> = armed.iter().collect();
         sorted.sort_unstable();
         let columns = Columns::of(sorted.into_iter());
         sqlx::query(
@@ -65,13 +67,13 @@ impl Ledger {
     /// When the database does not answer.
     pub(crate) async fn rolled_back(
         &self,
-        armed: &[Armed],
-    ) -> Result<BTreeSet<Armed>, sqlx::Error> {
+        armed: &[RolledBackArming],
+    ) -> Result<BTreeSet<RolledBackArming>, sqlx::Error> {
         let Some(ids) = Ids::of(armed.iter().map(|armed| armed.key.message_id)) else {
             return Ok(BTreeSet::new());
         };
         let columns = Columns::of(armed.iter());
-        let rows = sqlx::query(
+        let rows: Vec<(Id, Text<Name>, i64)> = sqlx::query_as(
             "-- rolled_back
              SELECT message_id, upstream, arming FROM rolled_back
              WHERE message_id BETWEEN $1 AND $2 AND message_id = ANY($3)
@@ -86,17 +88,12 @@ impl Ledger {
         .bind(columns.armings)
         .fetch_all(self.pool())
         .await?;
-        let read = |row: sqlx::postgres::PgRow| {
-            let key = Key {
-                message_id: read_id(row.try_get(0)?)?,
-                upstream: read_text(row.try_get::<&str, _>(1)?)?,
+        let arming =
+            |(Id(message_id), Text(upstream), bits): (Id, Text<Name>, i64)| RolledBackArming {
+                key: Key { message_id, upstream },
+                arming: ArmingId::from_bits(bits.cast_unsigned()),
             };
-            Ok(Armed {
-                key,
-                arming: ArmingId::from_bits(row.try_get::<i64, _>(2)?.cast_unsigned()),
-            })
-        };
-        rows.into_iter().map(read).collect()
+        Ok(rows.into_iter().map(arming).collect())
     }
 }
 
@@ -108,7 +105,7 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    fn of(armed: impl Iterator<Item = &'a Armed> + Clone) -> Self {
+    fn of(armed: impl Iterator<Item = &'a RolledBackArming> + Clone) -> Self {
         Self {
             ids: armed.clone().map(|armed| armed.key.message_id.uuid()).collect(),
             upstreams: armed.clone().map(|armed| armed.key.upstream.as_str()).collect(),

@@ -1,10 +1,9 @@
 //! Writes what becomes of rows: the rows, their history, and what hangs on them, in one statement.
 
 use countersign_postgres::Transaction;
-use countersign_protocol::UnixMillis;
 use uuid::Uuid;
 
-use super::columns::stored_count;
+use super::columns::{Time, stored_count};
 use crate::rules::job::ItemState;
 use crate::rules::overdue::Transition;
 use crate::rules::states::is_step;
@@ -16,11 +15,12 @@ macro_rules! transitions {
          WITH transition AS (
              SELECT * FROM UNNEST(
                  $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::integer[],
-                 $7::integer[], $8::bigint[], $9::uuid[], $10::text[], $11::bigint[], $12::bigint[],
+                 $7::integer[], $8::timestamptz[], $9::uuid[], $10::text[], $11::timestamptz[],
+                 $12::timestamptz[],
                  $13::boolean[], $14::boolean[], $15::text[], $16::text[]
              ) AS transition (
                  message_id, upstream, from_state, to_state, reason, resends, calls_not_made,
-                 due_ms, lease, cause, missing_ms, sent_ms, closes, is_step, item_state, item_result
+                 due_at, lease, cause, missing_after, sent_at, closes, is_step, item_state, item_result
              )
          )"
     };
@@ -33,11 +33,9 @@ macro_rules! rows {
              UPDATE overdue
              SET state = transition.to_state, cause = transition.cause, reason = transition.reason,
                  resends = transition.resends, calls_not_made = transition.calls_not_made,
-                 lease = transition.lease, due_at = to_timestamp(transition.due_ms / 1000.0),
-                 missing_after = coalesce(
-                     to_timestamp(transition.missing_ms / 1000.0), overdue.missing_after
-                 ),
-                 sent_at = coalesce(to_timestamp(transition.sent_ms / 1000.0), overdue.sent_at),
+                 lease = transition.lease, due_at = transition.due_at,
+                 missing_after = coalesce(transition.missing_after, overdue.missing_after),
+                 sent_at = coalesce(transition.sent_at, overdue.sent_at),
                  closed_at = CASE WHEN transition.closes THEN now() END
              FROM transition
              WHERE overdue.message_id = transition.message_id
@@ -80,7 +78,6 @@ pub(super) async fn write(
     fn column<T>(transitions: &[Transition], of: impl Fn(&Transition) -> T) -> Vec<T> {
         transitions.iter().map(of).collect()
     }
-    let ms = |at: Option<UnixMillis>| at.map(UnixMillis::ms);
     let upstreams: Vec<&str> = transitions.iter().map(|t| t.key.upstream.as_str()).collect();
     let reasons: Vec<&str> = transitions.iter().map(|t| t.reason.as_str()).collect();
     let (item_states, item_results): (Vec<Option<&str>>, Vec<Option<String>>) = transitions
@@ -96,11 +93,11 @@ pub(super) async fn write(
         .bind(reasons)
         .bind(column(transitions, |t| stored_count(t.resends)))
         .bind(column(transitions, |t| stored_count(t.calls_not_made)))
-        .bind(column(transitions, |t| ms(t.to.due())))
+        .bind(column(transitions, |t| t.to.due().map(Time)))
         .bind(column(transitions, |t| t.to.lease().map(|lease| lease.token)) as Vec<Option<Uuid>>)
         .bind(column(transitions, |t| <&str>::from(t.cause)))
-        .bind(column(transitions, |t| ms(t.missing_after)))
-        .bind(column(transitions, |t| ms(t.sent_at)))
+        .bind(column(transitions, |t| t.missing_after.map(Time)))
+        .bind(column(transitions, |t| t.sent_at.map(Time)))
         .bind(column(transitions, |t| t.to.name().facts().closed))
         .bind(column(transitions, |t| is_step(t.from, t.to.name())))
         .bind(item_states)

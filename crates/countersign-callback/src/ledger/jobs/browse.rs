@@ -28,7 +28,7 @@ impl Ledger {
             .bind(id)
             .fetch_optional(self.pool())
             .await?;
-        row.map(JobRow::read).transpose()
+        Ok(row.map(|row| row.job))
     }
 
     /// Jobs, the newest first, each with when it was created in microseconds since 1970.
@@ -53,7 +53,7 @@ impl Ledger {
         .bind(i64::from(limit))
         .fetch_all(self.pool())
         .await?;
-        rows.into_iter().map(|row| Ok((row.created_at_us, row.read()?))).collect()
+        Ok(rows.into_iter().map(|row| (row.created_at_us, row.job)).collect())
     }
 
     /// Items of a job in the order in which they begin, from the one behind position `after` on.

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use countersign_postgres::Transaction;
-use countersign_protocol::{MessageId, UnixMillis};
+use countersign_protocol::{MessageId, Name, UnixMillis};
 use uuid::Uuid;
 
 use super::{JobRow, number, stored};
-use crate::ledger::columns::{read_id, read_text, stored_count};
-use crate::ledger::overdue::{KeyRow, OverdueRow, lock, recorded};
+use crate::ledger::columns::{Id, Text, Time, stored_count};
+use crate::ledger::overdue::{lock, recorded};
 use crate::ledger::transitions::write;
 use crate::ledger::{Ledger, committed};
 use crate::rules::job::{ItemState, Job};
@@ -101,8 +101,7 @@ impl Ledger {
             transaction.rollback().await?;
             return Ok(None);
         };
-        let now = UnixMillis::from_ms(row.now_ms);
-        let mut job = LockedJob { transaction, job: row.read()?, now };
+        let mut job = LockedJob { transaction, now: row.now.0, job: row.job };
         job.count().await?;
         Ok(Some(job))
     }
@@ -110,7 +109,7 @@ impl Ledger {
 
 impl LockedJob {
     async fn count(&mut self) -> Result<(), sqlx::Error> {
-        let counted: Vec<(String, i64)> = sqlx::query_as(
+        let counted: Vec<(Text<ItemState>, i64)> = sqlx::query_as(
             "-- count_ended
              WITH ended AS (
                  UPDATE job_item SET counted = TRUE
@@ -127,10 +126,10 @@ impl LockedJob {
         .bind(COUNTED_AT_ONCE)
         .fetch_all(&mut *self.transaction)
         .await?;
-        for (state, count) in counted {
+        for (Text(state), count) in counted {
             let count = number(count);
             self.job.begun = self.job.begun.saturating_sub(count);
-            self.job.ended.add(read_text(&state)?, count);
+            self.job.ended.add(state, count);
         }
         Ok(())
     }
@@ -141,9 +140,9 @@ impl LockedJob {
     /// When the database does not answer.
     pub(crate) async fn next_items(&mut self, most: u64) -> Result<Vec<Item>, sqlx::Error> {
         let first = self.job.items.saturating_sub(self.job.pending());
-        let next: Vec<(i64, Uuid, String)> = sqlx::query_as(
+        let next: Vec<(i64, Id, Option<Text<Name>>)> = sqlx::query_as(
             "-- next_items
-             SELECT position, message_id, upstream FROM job_item
+             SELECT position, message_id, nullif(upstream, '') FROM job_item
              WHERE job_id = $1 AND position > $2
              ORDER BY position
              LIMIT $3",
@@ -153,27 +152,25 @@ impl LockedJob {
         .bind(stored(most))
         .fetch_all(&mut *self.transaction)
         .await?;
-        let with_row = next.iter().filter(|(.., upstream)| !upstream.is_empty());
-        let keys: Vec<Key> = with_row
-            .map(|(_, id, upstream)| KeyRow { message_id: *id, upstream: upstream.clone() }.read())
-            .collect::<Result<_, _>>()?;
-        let mut rows: BTreeMap<Key, Overdue> = BTreeMap::new();
-        for row in lock(&mut self.transaction, &keys).await? {
-            let overdue = OverdueRow::read(row)?;
-            rows.insert(overdue.key.clone(), overdue);
-        }
-        let ids: Vec<MessageId> =
-            next.iter().map(|(_, id, _)| read_id(*id)).collect::<Result<_, _>>()?;
+        let key = |(_, Id(message_id), upstream): &(i64, Id, Option<Text<Name>>)| {
+            let Text(upstream) = upstream.clone()?;
+            Some(Key { message_id: *message_id, upstream })
+        };
+        let keys: Vec<Key> = next.iter().filter_map(key).collect();
+        let rows = lock(&mut self.transaction, &keys).await?.into_iter();
+        let mut rows: BTreeMap<Key, Overdue> =
+            rows.map(|row| (row.overdue.key.clone(), row.overdue)).collect();
+        let ids = next.iter().map(|(_, Id(id), _)| *id);
         // Read under the locks: see `Taken::read`.
-        let mut recorded = recorded(&mut self.transaction, ids.iter().copied()).await?;
-        let item = |((position, _, upstream), message_id): ((i64, Uuid, String), MessageId)| {
-            let key = upstream.parse().ok().map(|upstream| Key { message_id, upstream });
-            let overdue = key.and_then(|key| rows.remove(&key));
+        let recorded = recorded(&mut self.transaction, ids).await?;
+        let item = |item| {
+            let overdue = key(&item).and_then(|key| rows.remove(&key));
+            let (position, Id(message_id), _) = item;
             // The same message may be there again, of another upstream.
-            let recorded = recorded.get_mut(&message_id).cloned().unwrap_or_default();
+            let recorded = recorded.get(&message_id).cloned().unwrap_or_default();
             Item { position, message_id, overdue, recorded }
         };
-        Ok(next.into_iter().zip(ids).map(item).collect())
+        Ok(next.into_iter().map(item).collect())
     }
 
     /// Writes what becomes of items that were pending, of their rows, and what these are granted.
@@ -282,8 +279,8 @@ impl LockedJob {
             "-- write_job
              UPDATE job
              SET state = $2, reason = $3, step = $4, begun = $5, succeeded = $6, failed = $7,
-                 skipped = $8, begins_at = to_timestamp($9::bigint / 1000.0),
-                 ended_at = to_timestamp($10::bigint / 1000.0)
+                 skipped = $8, begins_at = $9,
+                 ended_at = $10
              WHERE job_id = $1",
         )
         .bind(job.id)
@@ -294,8 +291,8 @@ impl LockedJob {
         .bind(stored(job.ended.succeeded))
         .bind(stored(job.ended.failed))
         .bind(stored(job.ended.skipped))
-        .bind(job.begins_at.map(UnixMillis::ms))
-        .bind(job.ended_at.map(UnixMillis::ms))
+        .bind(job.begins_at.map(Time))
+        .bind(job.ended_at.map(Time))
         .execute(&mut *self.transaction)
         .await?;
         committed(self.transaction).await

@@ -13,10 +13,9 @@ macro_rules! job_query {
             $name,
             "
              SELECT job_id, action, state, reason, who, why, rate, step, items, begun, succeeded,
-                    failed, skipped, (extract(epoch FROM created_at) * 1000000)::bigint AS created_at_us,
-                    floor(extract(epoch FROM ended_at) * 1000)::bigint AS ended_at_ms,
-                    floor(extract(epoch FROM begins_at) * 1000)::bigint AS begins_at_ms,
-                    floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
+                    failed, skipped, created_at, ended_at, begins_at,
+                    (extract(epoch FROM created_at) * 1000000)::bigint AS created_at_us,
+                    clock_timestamp() AS now
              ",
             $from
         )
@@ -30,55 +29,52 @@ mod locked;
 mod browse;
 
 use countersign_protocol::{MessageId, UnixMillis};
-use sqlx::FromRow;
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, Row as _};
 use uuid::Uuid;
 
 pub(crate) use self::browse::ListedItem;
 pub(crate) use self::locked::{Began, LockedJob};
-use super::columns::read_text;
+use super::columns::{Text, Time};
 use crate::rules::job::{Ended, Job};
 
 #[derive(FromRow)]
 struct JobRow {
-    job_id: Uuid,
-    action: String,
-    state: String,
-    reason: String,
-    who: String,
-    why: String,
+    #[sqlx(flatten)]
+    job: Job,
+    /// What a page token says, as two jobs may be created in one millisecond.
     created_at_us: i64,
-    ended_at_ms: Option<i64>,
-    begins_at_ms: Option<i64>,
-    rate: Option<f64>,
-    step: i64,
-    items: i64,
-    begun: i64,
-    succeeded: i64,
-    failed: i64,
-    skipped: i64,
-    now_ms: i64,
+    /// The database's clock.
+    now: Time,
 }
 
-impl JobRow {
-    fn read(self) -> Result<Job, sqlx::Error> {
-        Ok(Job {
-            id: self.job_id,
-            action: read_text(&self.action)?,
-            state: read_text(&self.state)?,
-            reason: self.reason,
-            who: self.who,
-            why: self.why,
-            created_at: UnixMillis::from_ms(self.created_at_us.div_euclid(1_000)),
-            ended_at: self.ended_at_ms.map(UnixMillis::from_ms),
-            rate: self.rate,
-            begins_at: self.begins_at_ms.map(UnixMillis::from_ms),
-            step: number(self.step),
-            items: number(self.items),
-            begun: number(self.begun),
+impl FromRow<'_, PgRow> for Job {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let Text(action) = row.try_get("action")?;
+        let Text(state) = row.try_get("state")?;
+        let Time(created_at) = row.try_get("created_at")?;
+        let time = |column: &str| -> Result<Option<UnixMillis>, sqlx::Error> {
+            Ok(row.try_get::<Option<Time>, _>(column)?.map(|Time(at)| at))
+        };
+        let count = |column: &str| row.try_get(column).map(number);
+        Ok(Self {
+            id: row.try_get("job_id")?,
+            action,
+            state,
+            reason: row.try_get("reason")?,
+            who: row.try_get("who")?,
+            why: row.try_get("why")?,
+            created_at,
+            ended_at: time("ended_at")?,
+            rate: row.try_get("rate")?,
+            begins_at: time("begins_at")?,
+            step: count("step")?,
+            items: count("items")?,
+            begun: count("begun")?,
             ended: Ended {
-                succeeded: number(self.succeeded),
-                failed: number(self.failed),
-                skipped: number(self.skipped),
+                succeeded: count("succeeded")?,
+                failed: count("failed")?,
+                skipped: count("skipped")?,
             },
         })
     }
