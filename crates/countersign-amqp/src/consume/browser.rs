@@ -179,7 +179,7 @@ impl Browser {
     }
 
     /// Returns every message that was not taken to the queue, in its order. The queue has all of
-    /// them a moment later.
+    /// them by then, unless another reader takes some.
     ///
     /// # Errors
     /// When the broker does not confirm the end: messages that were taken may still be in the
@@ -189,22 +189,20 @@ impl Browser {
     /// When the future is dropped, some of the taken messages may still be in the queue.
     pub async fn close(mut self) -> Result<(), BrowseError> {
         self.stop_reading().await?;
+        let looking = self.epoch.channel().await?;
         // The shelves close one after the other, each when the messages of the one before are back:
         // the queue puts messages in the order in which they return.
-        let mut shelves = self.shelves.into_iter().peekable();
-        while let Some(Shelf { channel, deliveries, held, .. }) = shelves.next() {
-            let before = match shelves.peek() {
-                Some(next) => look(&next.channel, &self.queue).await?.0,
-                None => 0,
-            };
+        for Shelf { channel, deliveries, held, .. } in self.shelves {
+            let before = look(&looking, &self.queue).await?.0;
             let closing = channel.close(protocol::constants::REPLY_SUCCESS, "read".into());
             let closed = within(ANSWER_TIMEOUT, "closing a reader", closing).await;
             drop(deliveries);
             closed?;
-            if let Some(next) = shelves.peek() {
-                returned(&next.channel, &self.queue, before + u64::from(held)).await?;
-            }
+            returned(&looking, &self.queue, before + u64::from(held)).await?;
         }
+        // The channel would end with its connection, too.
+        let closing = looking.close(protocol::constants::REPLY_SUCCESS, "looked".into());
+        let _ = within(ANSWER_TIMEOUT, "closing a channel", closing).await;
         Ok(())
     }
 

@@ -22,13 +22,16 @@ async fn filled(url: &str, count: usize) {
     connection.close().await;
 }
 
-/// Reads the queue once it holds this many messages.
+/// Opens a reader once so much is ready. No reader counts meanwhile: one that is dropped returns what
+/// it got in another order.
 async fn holding(connection: &Connection, count: usize) -> Browser {
+    let all = u32::try_from(count).unwrap();
     eventually(&format!("{count} are back"), LONG, async || {
-        let browser = Browser::open(connection, "q").await.unwrap();
-        if browser.ready() == u64::try_from(count).unwrap() { Ok(browser) } else { Err(browser) }
+        let ready = connection.ready_messages("q").await.unwrap();
+        if ready == Some(all) { Ok(()) } else { Err(ready) }
     })
-    .await
+    .await;
+    Browser::open(connection, "q").await.unwrap()
 }
 
 /// The ids of all messages, in order.
