@@ -1,7 +1,7 @@
 //! What became of every order, from what the three databases say.
 //!
-//! The demo and the end-to-end tests count with the same code. Nothing in it is counted while the
-//! services run: each figure is read from the tables at the end.
+//! The demo and the end-to-end tests count with the same code. It counts nothing while the services
+//! run: each figure is read from the tables at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,26 +11,26 @@ use uuid::Uuid;
 /// A committed order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct Order {
-    /// Its key in the orders database.
+    /// The order's key in the orders database.
     pub order_id: Uuid,
-    /// The message that announces it.
+    /// The message that announces the order.
     pub message_id: Uuid,
 }
 
 /// A row of the ledger's table `overdue`.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct Overdue {
-    /// The message.
+    /// The message's id.
     pub message_id: Uuid,
-    /// Its state: see `docs/states.md`.
+    /// The row's state: see `docs/states.md`.
     pub state: String,
-    /// What was done about it last.
+    /// The reason for its last change.
     pub reason: String,
     /// Resends that the callback service asked for.
     pub resends: i32,
 }
 
-/// What the databases say about the orders.
+/// The contents of the three databases, as far as orders are concerned.
 #[derive(Clone, Debug, Default)]
 pub struct Books {
     /// Database `orders`, table `orders`: every committed order.
@@ -43,7 +43,7 @@ pub struct Books {
     pub overdue: BTreeMap<Uuid, Overdue>,
 }
 
-/// What the books come to.
+/// The sums over all orders.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Audit {
     /// Committed orders.
@@ -66,20 +66,20 @@ pub struct Audit {
     pub lost: Vec<Lost>,
 }
 
-/// An order that is not accounted for.
+/// An order without shipment, parked message or withdrawal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
     /// The order.
     pub order: Order,
-    /// What the ledger says about its message, if anything.
+    /// The ledger's state of its message, if there is one.
     pub overdue: Option<Overdue>,
 }
 
 impl Books {
-    /// Reads them from the databases of orders, logistics and the callback service.
+    /// Reads the books from the databases of orders, logistics and the callback service.
     ///
     /// # Errors
-    /// If a database does not answer, or has not the tables that its service makes.
+    /// If a database does not answer, or lacks the tables that its service makes.
     pub async fn read(
         orders: &PgPool,
         logistics: &PgPool,
@@ -94,8 +94,8 @@ impl Books {
         const DUPLICATES: &str = "\
             -- duplicates suppressed
             SELECT coalesce(sum(duplicates), 0)::bigint FROM countersign.inbox";
-        // Orders first: whatever is shipped by the second query was committed before the first, unless
-        // it is placed meanwhile.
+        // Orders are read first: an order whose shipment the second query sees was committed before
+        // the first, unless it is placed meanwhile.
         let orders: Vec<Order> = sqlx::query_as(ORDERS).fetch_all(orders).await?;
         let shipments: Vec<(Uuid, i64)> = sqlx::query_as(SHIPMENTS).fetch_all(logistics).await?;
         let duplicates = sqlx::query_scalar(DUPLICATES).fetch_one(logistics).await?;
@@ -108,7 +108,7 @@ impl Books {
         })
     }
 
-    /// Counts.
+    /// Counts the books.
     #[must_use]
     pub fn audit(&self) -> Audit {
         let mut audit = Audit {
@@ -149,7 +149,7 @@ impl Audit {
         self.doubled.iter().map(|(_, shipments)| shipments - 1).sum()
     }
 
-    /// What breaks the promise, a line for each order.
+    /// Every breach of the promise, a line for each order.
     #[must_use]
     pub fn failures(&self) -> Vec<String> {
         let lost = self.lost.iter().map(ToString::to_string);

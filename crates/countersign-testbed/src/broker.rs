@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use crate::process::{Launch, Process, Signal};
 use crate::{Folder, Port};
 
-/// Debian's package puts the real programs here; those on `PATH` insist on root or the rabbitmq user.
+/// Debian's package puts the real programs here; those on `PATH` insist on root or the rabbitmq
+/// user.
 const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
 /// A node takes 4 to 8 s to start; two cores that also build and test need several times that.
 const START_WITHIN: Duration = Duration::from_secs(90);
@@ -21,7 +22,7 @@ const STARTS: usize = 4;
 /// A busy machine creates a vhost in seconds, not in milliseconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 const USER: &str = "testbed";
-/// Where it keeps what it must not lose.
+/// The folder of the data that the broker must not lose.
 const DATA: &str = "data";
 const FRESH_FIGURES: &str = "\
 collect_statistics_interval = 200
@@ -29,13 +30,14 @@ management.sample_retention_policies.global.minute = 1
 management.sample_retention_policies.basic.minute = 1
 management.sample_retention_policies.detailed.minute = 1";
 
-/// A RabbitMQ node of our own: ports, data and cookie in a temporary folder, management API on.
+/// A RabbitMQ node of the test's own: ports, data and cookie in a temporary folder, management API
+/// on.
 ///
-/// Dropping it kills it and removes its data. It can be killed, stopped, frozen, wiped and started
-/// again on the same ports.
+/// Dropping the value kills the node and removes its data. A test can kill, stop, freeze, wipe and
+/// restart the node on the same ports.
 #[derive(Debug)]
 pub struct Broker {
-    // Killed before the folder goes.
+    // The process is killed before its folder goes.
     process: Option<Process>,
     address: BrokerAddress,
     ports: Ports,
@@ -43,14 +45,14 @@ pub struct Broker {
     folder: Folder,
 }
 
-/// How to reach a broker.
+/// A broker's ports and administrator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokerAddress {
-    /// Its AMQP port on 127.0.0.1.
+    /// The broker's AMQP port on 127.0.0.1.
     pub amqp_port: u16,
-    /// Its management API's port on 127.0.0.1.
+    /// The management API's port on 127.0.0.1.
     pub management_port: u16,
-    /// An administrator.
+    /// The administrator's name.
     pub user: String,
     /// The administrator's password, without characters that a URL would have to encode.
     pub password: String,
@@ -66,14 +68,14 @@ impl BrokerAddress {
         format!("amqp://{user}:{password}@127.0.0.1:{amqp_port}/{vhost}")
     }
 
-    /// Its management API's address, for programs that bring their own client.
+    /// The management API's address, for programs that bring their own client.
     #[must_use]
     pub fn management_url(&self) -> String {
         let Self { management_port, user, password, .. } = self;
         format!("http://{user}:{password}@127.0.0.1:{management_port}")
     }
 
-    /// A client of its management API.
+    /// A client of the management API.
     ///
     /// # Panics
     /// If user or password have characters that a URL would have to encode.
@@ -114,10 +116,11 @@ impl Ports {
 }
 
 impl Broker {
-    /// Starts one and waits until it can be used: 4 to 8 s.
+    /// Starts a broker and waits until it serves: 4 to 8 s.
     ///
     /// # Errors
-    /// If RabbitMQ is not installed or does not start; says what to do, with the broker's last lines.
+    /// If RabbitMQ is not installed or does not start. The error says what to do, with the broker's
+    /// last lines.
     pub async fn start(settings: BrokerSettings) -> Result<Self> {
         if !Path::new(PROGRAMS).join("rabbitmq-server").exists() {
             bail!(
@@ -153,20 +156,21 @@ impl Broker {
         unreachable!("the last try returns")
     }
 
-    /// How to reach it.
+    /// The broker's ports and administrator.
     #[must_use]
     pub fn address(&self) -> &BrokerAddress {
         &self.address
     }
 
-    /// Where its data and its log `rabbitmq.log` are.
+    /// The folder with the broker's data and its log `rabbitmq.log`.
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Has it write down which queues it has. RabbitMQ (3.10.8) does so half a second after the
-    /// last change; killed before that, it comes back with quorum queues that do not answer.
+    /// Makes the broker write down which queues it has. RabbitMQ (3.10.8) does so half a second
+    /// after the last change. Killed before that, it comes back with quorum queues that do not
+    /// answer.
     ///
     /// # Errors
     /// If `rabbitmqctl` fails.
@@ -174,15 +178,15 @@ impl Broker {
         self.ctl(&["eval", "[ok = dets:sync(Table) || Table <- dets:all()]."]).await.map(drop)
     }
 
-    /// SIGKILL: what it had not written is lost; see [`Self::settle`].
+    /// Kills the broker with SIGKILL. Data that it had not written is lost; see [`Self::settle`].
     pub fn kill(&mut self) {
         self.process = None;
     }
 
-    /// Stops it in an orderly way.
+    /// Stops the broker in an orderly way.
     ///
     /// # Errors
-    /// If it does not stop in time.
+    /// If the broker does not stop in time.
     pub async fn stop(&mut self) -> Result<()> {
         if let Some(process) = &mut self.process {
             process.signal(Signal::Term);
@@ -192,7 +196,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Freezes it, with all its connections open, until [`Self::thaw`].
+    /// Freezes the broker, with all its connections open, until [`Self::thaw`].
     pub fn freeze(&mut self) {
         if let Some(process) = &mut self.process {
             process.signal(Signal::Stop);
@@ -206,11 +210,11 @@ impl Broker {
         }
     }
 
-    /// Starts it, after killing it if it still runs, on the data and the ports it had, and waits
-    /// until it can be used.
+    /// Starts the broker, after killing it if it still runs, on its data and ports, and waits until
+    /// it serves.
     ///
     /// # Errors
-    /// If it does not start, with its last lines.
+    /// If the broker does not start, with its last lines.
     pub async fn restart(&mut self) -> Result<()> {
         self.process = None;
         let launch = Launch {
@@ -223,7 +227,8 @@ impl Broker {
         let port = self.address.amqp_port.to_string();
         let end = Instant::now() + START_WITHIN;
         loop {
-            // Asked by way of the management API, because the AMQP port accepts before it serves.
+            // The management API is asked, because the AMQP port accepts connections before the
+            // broker serves.
             if let Ok(Some(_)) = management.get(&["health", "checks", "port-listener", &port]).await
             {
                 return Ok(());
@@ -240,11 +245,11 @@ impl Broker {
         }
     }
 
-    /// Kills it, deletes all of its data, and starts it again: as a broker that lost its disks. Users
-    /// but for the administrator, vhosts, queues and messages are gone.
+    /// Kills the broker, deletes all of its data, and starts it again, as a broker that lost its
+    /// disks. Users but for the administrator, vhosts, queues and messages are gone.
     ///
     /// # Errors
-    /// If the data cannot be deleted, or it does not start.
+    /// If the data cannot be deleted, or the broker does not start.
     pub async fn wipe(&mut self) -> Result<()> {
         self.kill();
         let data = self.folder.path().join(DATA);
@@ -253,10 +258,10 @@ impl Broker {
         self.restart().await
     }
 
-    /// Runs `rabbitmqctl` against it: 1 to 2 s.
+    /// Runs `rabbitmqctl` against the broker: 1 to 2 s.
     ///
     /// # Errors
-    /// If it fails, with what it printed.
+    /// If the command fails, with its output.
     pub async fn ctl(&self, arguments: &[&str]) -> Result<String> {
         let mut command = tokio::process::Command::new(format!("{PROGRAMS}/rabbitmqctl"));
         if let Some(path) = std::env::var_os("PATH") {
@@ -281,7 +286,7 @@ impl Broker {
         Ok(printed)
     }
 
-    /// Raises or clears the memory alarm: while it lasts, RabbitMQ reads nothing from any
+    /// Raises or clears the memory alarm. While the alarm lasts, RabbitMQ reads nothing from any
     /// connection that has published.
     ///
     /// # Errors
@@ -308,7 +313,7 @@ impl Broker {
                  {more}\n"
             ),
         )?;
-        // How often a quorum queue counts itself; has no name in `rabbitmq.conf`.
+        // How often a quorum queue counts itself: the setting has no name in `rabbitmq.conf`.
         let tick = if self.settings.fresh_figures {
             "[{rabbit, [{quorum_tick_interval, 500}]}].\n"
         } else {
@@ -329,12 +334,12 @@ impl Broker {
             ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", loopback.to_owned()),
             ("RABBITMQ_MNESIA_BASE", at(DATA)),
             ("RABBITMQ_LOG_BASE", at("log")),
-            // To standard output, which goes to `rabbitmq.log`.
+            // The log goes to standard output, which goes to `rabbitmq.log`.
             ("RABBITMQ_LOGS", "-".to_owned()),
             ("RABBITMQ_CONFIG_FILE", at("rabbitmq.conf")),
             ("RABBITMQ_ADVANCED_CONFIG_FILE", at("advanced.config")),
             ("RABBITMQ_ENABLED_PLUGINS_FILE", at("plugins")),
-            // Not the system service's settings.
+            // The system service's settings are left out.
             ("RABBITMQ_CONF_ENV_FILE", at("rabbitmq-env.conf")),
             // The start script then *becomes* the server instead of waiting for it.
             ("RUNNING_UNDER_SYSTEMD", "true".to_owned()),

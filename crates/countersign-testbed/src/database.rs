@@ -1,4 +1,4 @@
-//! A database of one's own on a Postgres server.
+//! A database of the test's own on a Postgres server.
 
 use anyhow::{Context as _, Result};
 use sqlx::PgPool;
@@ -7,7 +7,7 @@ use sqlx::postgres::PgPoolOptions;
 use crate::postgres::{self, PostgresAddress};
 use crate::sweeper;
 
-/// An empty database; dropped some time after the value is.
+/// An empty database; the sweeper drops it some time after the value.
 #[derive(Debug)]
 pub struct Database {
     name: String,
@@ -16,7 +16,7 @@ pub struct Database {
 }
 
 impl Database {
-    /// Makes one with a name of its own.
+    /// Makes a database with a new name.
     ///
     /// # Errors
     /// If Postgres does not answer or refuses.
@@ -26,19 +26,19 @@ impl Database {
         Ok(Self { url: server.url(&name), name, server: server.clone() })
     }
 
-    /// Its URL.
+    /// The database's URL.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Its name.
+    /// The database's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// A small pool of connections to it, for looking at it from outside.
+    /// A small pool of connections, for a look into the database from outside.
     ///
     /// # Errors
     /// If Postgres does not answer.

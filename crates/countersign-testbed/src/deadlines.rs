@@ -18,7 +18,7 @@ pub const HEALED: Duration = Duration::from_secs(60);
 /// When the deadline is over; the message says what was awaited.
 ///
 /// # Cancel safety
-/// As the future's.
+/// The same as the future's.
 pub async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
     within(SOON, what, future).await
 }
@@ -29,7 +29,7 @@ pub async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
 /// When the deadline is over; the message says what was awaited.
 ///
 /// # Cancel safety
-/// As the future's.
+/// The same as the future's.
 pub async fn within<T>(deadline: Duration, what: &str, future: impl Future<Output = T>) -> T {
     let done = tokio::time::timeout(deadline, future).await;
     done.unwrap_or_else(|_| panic!("waited {deadline:?} for: {what}"))

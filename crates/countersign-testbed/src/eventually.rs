@@ -1,21 +1,22 @@
-//! Waiting for something that can only be looked at.
+//! Waiting for a state that the test can only poll.
 
 use std::fmt::Debug;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Short beside what tests wait for, long beside the query that one look costs.
+/// The pause between two looks: short beside what tests wait for, long beside the query that one
+/// look costs.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// What one look gave: the thing waited for, or something else.
+/// The result of one look: the awaited value, or another one.
 pub trait Look {
-    /// The thing waited for.
+    /// The awaited value.
     type Found;
-    /// It, or what was seen instead, for the message of a failed wait.
+    /// The awaited value, or what the look saw instead, for the message of a failed wait.
     ///
     /// # Errors
-    /// If it is not there yet.
+    /// If the awaited value is not there yet.
     fn found(self) -> Result<Self::Found, String>;
 }
 
@@ -40,9 +41,9 @@ impl Look for bool {
     }
 }
 
-/// Looks again and again until `look` finds what is waited for, at most `deadline` long.
+/// Looks again and again until `look` finds the awaited value, at most `deadline` long.
 ///
-/// `look` returns an `Option`, a `bool`, or a `Result` whose error says what was seen instead.
+/// `look` returns an `Option`, a `bool`, or a `Result` whose error says what the look saw instead.
 ///
 /// ```
 /// # use std::time::Duration;

@@ -9,11 +9,11 @@
 //! # }
 //! ```
 //!
-//! and gets them on servers shared by everything under one `countersign-testbed run -- …`; without
-//! that, they are started once per process. A test that kills servers starts its own [`Broker`]
-//! and [`Postgres`].
+//! The servers are shared by everything under one `countersign-testbed run -- …`; without that,
+//! each process starts its own once. A test that kills servers starts its own [`Broker`] and
+//! [`Postgres`].
 //!
-//! Everything dies with the process that started it, however that ends; see [`Folder`].
+//! The servers die with the process that started them, however it ends; see [`Folder`].
 
 // The servers, and a test's own corner of them.
 mod broker;
@@ -27,14 +27,14 @@ mod vhost;
 mod proxy;
 mod service;
 
-// What a test waits for and counts, and ids of any age.
+// Waits, counts, and ids of any age.
 mod audit;
 mod deadlines;
 mod eventually;
 mod ids;
 mod rest;
 
-// What all of these are made of: processes that die with the run, folders, ports.
+// The parts beneath: processes that die with the run, folders, ports.
 mod folder;
 mod port;
 mod process;

@@ -37,7 +37,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// What a shell says of a process that a signal ended: 128 and the signal's number.
+/// The exit code that a shell gives a process that a signal ended: 128 and the signal's number.
 const INTERRUPTED: u8 = 130;
 const TERMINATED: u8 = 143;
 

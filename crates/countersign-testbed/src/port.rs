@@ -4,18 +4,19 @@ use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
 use anyhow::{Result, bail};
 
-/// Below the range from which Linux takes ports for outgoing connections (from 32768 on): a server
-/// that is down for a while, with clients knocking, must find its port free when it comes back.
-/// (In that range, a client that dials a port without a listener can even get the very same port
-/// for its own end and so connect to itself.)
+/// The range lies below the one from which Linux takes ports for outgoing connections (from 32768
+/// on): a server that is down for a while, with clients that keep connecting, must find its port
+/// free when it comes back. (In Linux's range, a client that dials a port without a listener can
+/// even get the very same port for its own end and so connect to itself.)
 const RANGE: std::ops::Range<u16> = 20_000..32_000;
 const TRIES: usize = 1_000;
 
-/// A TCP port on 127.0.0.1 that is kept for this value's life.
+/// A TCP port on 127.0.0.1 that is reserved for this value's life.
 ///
-/// Each user of this type, in any process, is kept from it: the value holds the UDP port of the same
-/// number, which nothing else wants. Unlike a lock file, that ends with the process and leaves
-/// nothing behind. From all others it is kept only as far as it was free when it was chosen.
+/// Every other user of this type, in any process, is kept off the port: the value holds the UDP
+/// port of the same number, which no other program wants. Unlike a lock file, that ends with the
+/// process and leaves nothing behind. Programs without this type are kept off only as far as the
+/// port was free when it was chosen.
 #[derive(Debug)]
 pub struct Port {
     number: u16,
@@ -23,10 +24,10 @@ pub struct Port {
 }
 
 impl Port {
-    /// Finds one.
+    /// Finds a free port.
     ///
     /// # Errors
-    /// If there is none.
+    /// If no port is free.
     pub fn claim() -> Result<Self> {
         for _ in 0..TRIES {
             let number = fastrand::u16(RANGE);
@@ -38,7 +39,7 @@ impl Port {
         bail!("no free port between {} and {} after {TRIES} tries", RANGE.start, RANGE.end)
     }
 
-    /// Its number.
+    /// The port's number.
     #[must_use]
     pub fn number(&self) -> u16 {
         self.number
@@ -57,7 +58,7 @@ mod tests {
 
     #[test]
     fn a_server_can_listen_on_a_claimed_port_on_every_address() {
-        // RabbitMQ tries its distribution port so before it starts.
+        // RabbitMQ tries its distribution port this way before it starts.
         let port = Port::claim().unwrap();
         TcpListener::bind((Ipv4Addr::UNSPECIFIED, port.number())).unwrap();
     }

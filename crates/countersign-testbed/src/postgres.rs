@@ -12,9 +12,9 @@ use tokio::time::Instant;
 use crate::process::{Launch, Process, Signal};
 use crate::{Folder, Port};
 
-/// Where Debian's packages put the programs, one folder per major version.
+/// Debian's packages put the programs here, one folder per major version.
 const VERSIONS: &str = "/usr/lib/postgresql";
-/// The user that runs it when this process is root: Postgres refuses to run as root.
+/// The user that runs Postgres when this process is root: Postgres refuses to run as root.
 const UNPRIVILEGED: &str = "postgres";
 const START_WITHIN: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_secs(60);
@@ -22,14 +22,14 @@ const STOP_WITHIN: Duration = Duration::from_secs(60);
 const STARTS: usize = 4;
 const USER: &str = "postgres";
 
-/// A Postgres server of our own: port and data in a temporary folder, `fsync` on.
+/// A Postgres server of the test's own: port and data in a temporary folder, `fsync` on.
 ///
-/// Dropping it kills it and removes its data. It can be killed, stopped, frozen and started again
-/// on the same port and data.
+/// Dropping the value kills the server and removes its data. A test can kill, stop, freeze and
+/// restart the server on the same port and data.
 #[derive(Debug)]
 pub struct Postgres {
-    // Dropped first: its caretaker stops the process with the signal that leaves no System V shared
-    // memory behind, which SIGKILL would.
+    // The folder is dropped first: its caretaker stops the process with the signal that leaves no
+    // System V shared memory behind, which SIGKILL would.
     folder: Folder,
     process: Option<Process>,
     address: PostgresAddress,
@@ -39,12 +39,12 @@ pub struct Postgres {
     as_user: Option<Unprivileged>,
 }
 
-/// How to reach a Postgres server.
+/// A Postgres server's port and superuser.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PostgresAddress {
-    /// Its port on 127.0.0.1.
+    /// The server's port on 127.0.0.1.
     pub port: u16,
-    /// A superuser.
+    /// The superuser's name.
     pub user: String,
     /// The superuser's password, without characters that a URL would have to encode.
     pub password: String,
@@ -62,9 +62,9 @@ impl PostgresAddress {
 /// How a private Postgres runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PostgresSettings {
-    /// How many sessions it takes. Default: 400.
+    /// How many sessions the server takes. Default: 400.
     pub max_connections: u32,
-    /// More settings, as in `postgresql.conf`, beating ours. Default: none.
+    /// More settings, as in `postgresql.conf`; they win over the testbed's. Default: none.
     pub more: Vec<(String, String)>,
 }
 
@@ -75,10 +75,11 @@ impl Default for PostgresSettings {
 }
 
 impl Postgres {
-    /// Starts one and waits until it can be used: about 2 s.
+    /// Starts a server and waits until it answers: about 2 s.
     ///
     /// # Errors
-    /// If Postgres is not installed or does not start; says what to do, with the server's last lines.
+    /// If Postgres is not installed or does not start. The error says what to do, with the server's
+    /// last lines.
     pub async fn start(settings: PostgresSettings) -> Result<Self> {
         let programs = newest_version()?;
         let folder = Folder::create("postgres")?;
@@ -109,39 +110,40 @@ impl Postgres {
         unreachable!("the last try returns")
     }
 
-    /// How to reach it.
+    /// The server's port and superuser.
     #[must_use]
     pub fn address(&self) -> &PostgresAddress {
         &self.address
     }
 
-    /// Where its data and its log `postgres.log` are.
+    /// The folder with the server's data and its log `postgres.log`.
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Ends every process of it at once, as a crash would: committed data stays, sessions end.
+    /// Ends every process of the server at once, as a crash would: committed data stays, sessions
+    /// end.
     ///
     /// # Errors
-    /// If it does not end in time.
+    /// If the server does not end in time.
     pub async fn kill(&mut self) -> Result<()> {
         self.end(Signal::Quit).await
     }
 
-    /// Stops it in an orderly way; sessions are ended.
+    /// Stops the server in an orderly way and ends its sessions.
     ///
     /// # Errors
-    /// If it does not stop in time.
+    /// If the server does not stop in time.
     pub async fn stop(&mut self) -> Result<()> {
         self.end(Signal::Int).await
     }
 
-    /// Starts it, after killing it if it still runs, on the data and the port it had, and waits
-    /// until it can be used.
+    /// Starts the server, after killing it if it still runs, on its data and port, and waits until
+    /// it answers.
     ///
     /// # Errors
-    /// If it does not start, with its last lines.
+    /// If the server does not start, with its last lines.
     pub async fn restart(&mut self) -> Result<()> {
         self.kill().await?;
         let data = self.folder.path().join("data");
@@ -150,10 +152,10 @@ impl Postgres {
         let ours = [
             ("listen_addresses", "127.0.0.1".to_owned()),
             ("port", self.port.to_string()),
-            // No socket file: nothing to clean up, no path that could be too long.
+            // There is no socket file: nothing to clean up, no path that could be too long.
             ("unix_socket_directories", String::new()),
             ("max_connections", self.settings.max_connections.to_string()),
-            // Shared memory as files among the data, which go when the data goes.
+            // Shared memory is files among the data, which go when the data goes.
             ("dynamic_shared_memory_type", "mmap".to_owned()),
             ("timezone", "UTC".to_owned()),
         ];
@@ -191,7 +193,7 @@ impl Postgres {
     /// Runs one statement in database `postgres`, as superuser.
     ///
     /// # Errors
-    /// If it fails.
+    /// If the statement fails.
     pub async fn run(&self, statement: &str) -> Result<()> {
         run(&self.address, statement).await
     }
@@ -223,8 +225,9 @@ impl Postgres {
             [
                 "--username",
                 USER,
-                // In plain text: a debug build takes long over the thousands of rounds of SCRAM,
-                // for each connection, and nothing leaves this machine.
+                // The password is compared in plain text: a debug build takes long over the
+                // thousands of rounds of SCRAM, for each connection, and nothing leaves this
+                // machine.
                 "--auth=password",
                 "--encoding=UTF8",
                 "--locale=C.UTF-8",

@@ -12,28 +12,28 @@ use tokio::time::Instant;
 
 use crate::folder::{self, Folder};
 
-/// How often a process is looked at while waiting for its end.
+/// How often a wait for a process's end looks.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// What to start, and how.
+/// The command of a process, and its surroundings.
 #[derive(Clone, Debug)]
 pub struct Launch {
-    /// What it is called in errors and log files.
+    /// The process's name in errors and log files.
     pub name: String,
     /// The program and its arguments.
     pub command: Vec<String>,
-    /// Variables added to this process's environment, or all it gets: see `bare`.
+    /// Variables added to this process's environment, or the whole environment: see `bare`.
     pub environment: Vec<(String, String)>,
-    /// Do not hand this process's own environment down, `PATH` aside.
+    /// Whether the process inherits nothing of this process's environment but `PATH`.
     pub bare: bool,
-    /// Where it runs. The folder itself if not given.
+    /// The working directory: the folder itself if not given.
     pub current_dir: Option<PathBuf>,
-    /// The signal that stops it best when everything is torn down.
+    /// The signal that stops the process best when everything is torn down.
     pub stop_signal: Signal,
 }
 
 impl Launch {
-    /// `command` under the name `name`, killed when everything is torn down.
+    /// A process that runs `command` under the name `name`, killed when everything is torn down.
     pub fn new(
         name: impl Into<String>,
         command: impl IntoIterator<Item = impl Into<String>>,
@@ -48,7 +48,7 @@ impl Launch {
         }
     }
 
-    /// With one more variable in its environment.
+    /// Adds a variable to the environment.
     #[must_use]
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.environment.push((name.into(), value.into()));
@@ -61,7 +61,7 @@ impl Launch {
 pub enum Signal {
     /// SIGTERM: stop in an orderly way.
     Term,
-    /// SIGINT: what Ctrl-C sends. A Postgres ends its sessions and stops.
+    /// SIGINT, as Ctrl-C sends it. A Postgres ends its sessions and stops.
     Int,
     /// SIGQUIT. A Postgres stops at once, as after a crash, but leaves no shared memory behind.
     Quit,
@@ -108,10 +108,10 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it. What it prints goes to a file in the folder; standard input is empty.
+    /// Starts the process. Its output goes to a file in the folder; its standard input is empty.
     ///
     /// # Errors
-    /// If it cannot be started: the program is missing, or may not be run.
+    /// If it cannot be started: the program is missing, or may not be executed.
     pub fn start(folder: &Folder, launch: &Launch) -> Result<Self> {
         // The shell writes its own number down and then *becomes* the program, so there is no
         // moment in which the caretaker does not know of a running process.
@@ -150,34 +150,34 @@ impl Process {
         Ok(Self { name: launch.name.clone(), child, ended: None, log, record })
     }
 
-    /// What it is called.
+    /// The process's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its number, which is also its process group's.
+    /// The process's number, which is also its process group's.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Sends it a signal; SIGKILL, SIGSTOP and SIGCONT go to the processes it started, too.
-    /// Nothing happens if it has ended.
+    /// Sends the process a signal; SIGKILL, SIGSTOP and SIGCONT go to the processes it started,
+    /// too. A process that has ended gets none.
     pub fn signal(&mut self, signal: Signal) {
         if self.ended().is_some() {
             return;
         }
         let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) else { return };
-        // Not yet waited for, so the number still is this process's. An error means that it has
-        // ended since, or now runs as another user; then the caretaker has to do it.
+        // The process was not waited for, so the number still is its own. An error means that it
+        // has ended since, or now runs as another user; then the caretaker has to stop it.
         let _ = match signal {
             Signal::Kill | Signal::Stop | Signal::Cont => kill_process_group(pid, signal.number()),
             Signal::Term | Signal::Int | Signal::Quit => kill_process(pid, signal.number()),
         };
     }
 
-    /// How it ended, if it has.
+    /// How the process ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {
             self.ended = self.child.try_wait().ok().flatten();
@@ -185,13 +185,13 @@ impl Process {
         self.ended
     }
 
-    /// Waits for its end.
+    /// Waits for the process's end.
     ///
     /// # Errors
-    /// If it is still alive after `deadline`.
+    /// If the process is still alive after `deadline`.
     ///
     /// # Cancel safety
-    /// Cancel safe: it only looks.
+    /// The future can be dropped at any time: it only looks.
     pub async fn wait(&mut self, deadline: Duration) -> Result<ExitStatus> {
         let end = Instant::now() + deadline;
         loop {
@@ -209,7 +209,7 @@ impl Process {
         }
     }
 
-    /// SIGKILL, to it and to the processes it started; returns when it is gone.
+    /// Kills the process and those it started with SIGKILL; returns when it is gone.
     pub fn kill(&mut self) {
         self.signal(Signal::Kill);
         if self.ended.is_none() {
@@ -218,7 +218,7 @@ impl Process {
         let _ = std::fs::remove_file(&self.record);
     }
 
-    /// The last `lines` lines printed under its name.
+    /// The last `lines` lines printed under the process's name.
     #[must_use]
     pub fn log_tail(&self, lines: usize) -> String {
         last_lines(&folder::read(&self.log), lines)

@@ -22,7 +22,7 @@ pub struct Proxy {
     task: AbortHandle,
 }
 
-/// What a [`Proxy`] does with what passes through it.
+/// How a [`Proxy`] treats the bytes that pass through it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conduct {
     /// Forward each chunk this much later.
@@ -30,18 +30,18 @@ pub enum Conduct {
         /// The delay, in each direction.
         after: Duration,
     },
-    /// Forward nothing, close nothing: both sides see a silent peer. New connections are taken and
-    /// stay as silent.
+    /// Forward nothing, close nothing: both sides see a silent peer. The proxy takes new
+    /// connections and stays as silent.
     Silence,
     /// Close every connection, and new ones at once.
     Cut,
 }
 
 impl Proxy {
-    /// Starts one in front of `target`, on this runtime.
+    /// Starts a proxy in front of `target`, on this runtime.
     ///
     /// # Errors
-    /// If it cannot listen.
+    /// If the proxy cannot listen.
     pub async fn start(target: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("the proxy cannot listen")?;
         let address = listener.local_addr()?;
@@ -51,19 +51,19 @@ impl Proxy {
         Ok(Self { address, conduct, carried, task })
     }
 
-    /// Where it listens.
+    /// The address on which the proxy listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// How many connections it has carried through to its target, in all its life.
+    /// How many connections the proxy has carried through to its target, in all its life.
     #[must_use]
     pub fn carried(&self) -> u64 {
         self.carried.load(Ordering::Relaxed)
     }
 
-    /// From now on, for connections old and new.
+    /// Sets the treatment of all connections, old and new, from now on.
     pub fn conduct(&self, conduct: Conduct) {
         self.conduct.send_replace(conduct);
     }
@@ -81,7 +81,7 @@ async fn serve(
     conduct: watch::Receiver<Conduct>,
     carried: Arc<AtomicU64>,
 ) {
-    // Ends every connection when it is dropped.
+    // Dropping the set ends every connection.
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -132,13 +132,13 @@ async fn pump(
             return;
         }
     }
-    // The end is forwarded like anything else.
+    // The end of a stream is forwarded like its bytes.
     if pass(&mut conduct).await.is_some() {
         let _ = to.shutdown().await;
     }
 }
 
-/// Waits until forwarding is allowed; the delay, or `None` when the proxy is gone.
+/// Waits until forwarding is allowed; returns the delay, or `None` when the proxy is gone.
 async fn pass(conduct: &mut watch::Receiver<Conduct>) -> Option<Duration> {
     let forward =
         conduct.wait_for(|conduct| matches!(conduct, Conduct::Forward { .. })).await.ok()?;

@@ -1,4 +1,4 @@
-//! What lies in a vhost's queues, as the management API has it.
+//! The contents of a vhost's queues, as the management API shows them.
 
 use anyhow::{Context as _, Result};
 use countersign_management::{Management, Method};
@@ -9,14 +9,14 @@ use crate::broker::BrokerAddress;
 /// How many messages a queue holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Depth {
-    /// Waiting for a consumer.
+    /// Messages that wait for a consumer.
     pub ready: u64,
-    /// Delivered, not yet acked.
+    /// Messages delivered, not yet acked.
     pub unacked: u64,
 }
 
 impl Depth {
-    /// Both together.
+    /// Messages ready and held together.
     #[must_use]
     pub fn total(self) -> u64 {
         self.ready + self.unacked
@@ -26,9 +26,9 @@ impl Depth {
 /// A queue and how many messages it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Queue {
-    /// Its name.
+    /// The queue's name.
     pub name: String,
-    /// Its messages, as the broker counted them some moments ago.
+    /// The queue's messages, as the broker counted them some moments ago.
     pub depth: Depth,
 }
 
@@ -40,13 +40,13 @@ pub struct Queues {
 }
 
 impl Queues {
-    /// The queues of this vhost. Nothing is asked yet.
+    /// The queues of this vhost. The call does not ask the broker yet.
     #[must_use]
     pub fn new(broker: &BrokerAddress, vhost: &str) -> Self {
         Self { management: broker.management(), vhost: vhost.to_owned() }
     }
 
-    /// All of them.
+    /// All queues of the vhost.
     ///
     /// # Errors
     /// If the broker does not answer or refuses.
@@ -55,7 +55,7 @@ impl Queues {
         Ok(queues.as_array().into_iter().flatten().filter_map(read).collect())
     }
 
-    /// One of them. `None` if there is no such queue.
+    /// One queue. `None` if it does not exist.
     ///
     /// # Errors
     /// If the broker does not answer or refuses.
@@ -64,7 +64,7 @@ impl Queues {
         Ok(queue.as_ref().and_then(read).map(|queue| queue.depth))
     }
 
-    /// Throws away what is ready in a queue. Messages that a consumer holds stay.
+    /// Destroys the ready messages of a queue. Messages that a consumer holds stay.
     ///
     /// # Errors
     /// If the broker does not answer, refuses, or has no such queue.
@@ -76,7 +76,7 @@ impl Queues {
 }
 
 fn read(queue: &Value) -> Option<Queue> {
-    // A queue just declared has no figures yet.
+    // A queue that was just declared has no figures yet.
     let figure = |name: &str| queue.get(name).and_then(Value::as_u64).unwrap_or(0);
     let depth =
         Depth { ready: figure("messages_ready"), unacked: figure("messages_unacknowledged") };

@@ -1,21 +1,21 @@
-//! Being sure that nothing is under way any more, though each look is at figures that are a little old.
+//! Proof that nothing is under way any more, although each look sees figures that are a little old.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// For how long each look has found nothing under way.
+/// How long every look has found nothing under way.
 ///
-/// The broker's figures are up to [`FIGURES_AGE`](crate::Vhost::FIGURES_AGE) old. So one look that
-/// finds nothing proves nothing, and rest that has lasted longer than the figures are old proves it:
-/// the last look saw figures of after the first.
+/// The broker's figures are up to [`FIGURES_AGE`](crate::Vhost::FIGURES_AGE) old, so one look that
+/// finds nothing proves nothing. Rest that lasts longer than the figures are old does: the last
+/// look then saw figures from after the first.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rest {
     since: Option<Instant>,
 }
 
 impl Rest {
-    /// Takes one look into account: for how long there has been rest, `None` if there is none.
+    /// Takes a look into account. Returns how long there has been rest, `None` if there is none.
     pub fn look(&mut self, is_rest: bool, now: Instant) -> Option<Duration> {
         self.since = is_rest.then(|| self.since.unwrap_or(now));
         self.since.map(|since| now.duration_since(since))

@@ -16,13 +16,13 @@ const POSTGRES_VARIABLE: &str = "COUNTERSIGN_TESTBED_POSTGRES";
 pub struct Servers {
     broker: BrokerAddress,
     postgres: PostgresAddress,
-    // `None` when they belong to the `countersign-testbed run` around us.
+    // `None` when the servers belong to the `countersign-testbed run` around this process.
     _own: Option<(Broker, Postgres)>,
 }
 
 impl Servers {
-    /// Those of the `countersign-testbed run` this process is part of; otherwise started, once per
-    /// process, and stopped at its end.
+    /// The servers of the `countersign-testbed run` that this process is part of. Without one, they
+    /// are started once per process and stopped at its end.
     ///
     /// # Errors
     /// If they cannot be started.
@@ -36,7 +36,7 @@ impl Servers {
             .await
     }
 
-    /// Starts both, for as long as the value lives.
+    /// Starts both servers, for as long as the value lives.
     ///
     /// # Errors
     /// If they cannot be started.
@@ -52,19 +52,19 @@ impl Servers {
         })
     }
 
-    /// How to reach the broker.
+    /// The broker's ports and administrator.
     #[must_use]
     pub fn broker(&self) -> &BrokerAddress {
         &self.broker
     }
 
-    /// How to reach Postgres.
+    /// The Postgres server's port and superuser.
     #[must_use]
     pub fn postgres(&self) -> &PostgresAddress {
         &self.postgres
     }
 
-    /// What a child process needs in its environment to share them.
+    /// The environment that a child process needs to share the servers.
     #[must_use]
     pub fn environment(&self) -> [(&'static str, String); 2] {
         let BrokerAddress { amqp_port, management_port, user, password } = &self.broker;

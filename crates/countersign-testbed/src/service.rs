@@ -1,4 +1,4 @@
-//! A program of Countersign, running as users run it: as a process, set up by its environment.
+//! A program of Countersign, run as users run it: as a process, set up by its environment.
 
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -15,13 +15,13 @@ use crate::{Folder, Port};
 const LISTEN: &str = "COUNTERSIGN_LISTEN";
 /// A look at a service's health starts a process, so it is not free.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How much of a service's log an error shows.
+/// How many lines of a service's log an error shows.
 const TAIL: usize = 60;
 
 /// A service: where its binary is, its environment, its port, and its process while it runs.
 ///
-/// Its process can be started, killed and asked for by several tasks at a time. Dropping the service
-/// kills it; while a test panics, its last lines are shown first.
+/// Several tasks may start and kill its process at a time. Dropping the service kills it; while a
+/// test panics, its last lines are shown first.
 #[derive(Debug)]
 pub struct Service {
     name: String,
@@ -29,7 +29,7 @@ pub struct Service {
     environment: Vec<(String, String)>,
     port: Port,
     process: Mutex<Option<Process>>,
-    // Dropped last: its caretaker is to find nothing left to do.
+    // The folder is dropped last: its caretaker finds nothing left to do.
     folder: Arc<Folder>,
 }
 
@@ -53,7 +53,7 @@ impl Service {
         })
     }
 
-    /// Another one of the same kind: same binary, same environment, a port of its own.
+    /// Another service of the same kind: same binary, same environment, a port of its own.
     ///
     /// # Errors
     /// If there is no free port.
@@ -72,24 +72,24 @@ impl Service {
         Ok(replica)
     }
 
-    /// Sets a variable of its environment, from its next start on.
+    /// Sets a variable of the service's environment, from its next start on.
     pub fn set(&mut self, variable: &str, value: impl Into<String>) -> &mut Self {
         self.unset(variable);
         self.environment.push((variable.to_owned(), value.into()));
         self
     }
 
-    /// Removes a variable from its environment, from its next start on.
+    /// Removes a variable from the service's environment, from its next start on.
     pub fn unset(&mut self, variable: &str) -> &mut Self {
         self.environment.retain(|(name, _)| name != variable);
         self
     }
 
-    /// Starts it, after killing it if it still runs. It sees its own environment only, not this
-    /// process's.
+    /// Starts the service, after killing it if it still runs. It sees its own environment only, not
+    /// this process's.
     ///
     /// # Errors
-    /// If it cannot be started.
+    /// If the service cannot be started.
     pub fn start(&self) -> Result<()> {
         let mut process = self.process();
         // The old process ends before the new one binds the port.
@@ -103,13 +103,13 @@ impl Service {
         Ok(())
     }
 
-    /// Waits until its `healthcheck` says that it is ready.
+    /// Waits until the service's `healthcheck` says that it is ready.
     ///
     /// # Errors
-    /// If it ends, or is not ready after `deadline`; with its last lines.
+    /// If the service ends, or is not ready after `deadline`; with its last lines.
     ///
     /// # Cancel safety
-    /// Cancel safe: the service runs on.
+    /// The future can be dropped at any time: the service runs on.
     pub async fn ready(&self, deadline: Duration) -> Result<()> {
         let end = Instant::now() + deadline;
         loop {
@@ -126,11 +126,11 @@ impl Service {
         }
     }
 
-    /// Fails if it has ended by itself, neither [`kill`](Self::kill)ed nor
+    /// Fails if the service has ended by itself, neither [`kill`](Self::kill)ed nor
     /// [`terminate`](Self::terminate)d.
     ///
     /// # Errors
-    /// Says how it ended, with its last lines.
+    /// If the service has ended: how, with its last lines.
     pub fn check_alive(&self) -> Result<()> {
         match self.ended() {
             None => Ok(()),
@@ -144,15 +144,15 @@ impl Service {
         }
     }
 
-    /// SIGKILL; returns when it is gone.
+    /// Kills the service with SIGKILL; returns when it is gone.
     pub fn kill(&self) {
         *self.process() = None;
     }
 
-    /// SIGTERM; returns how it ended.
+    /// Stops the service with SIGTERM; returns how it ended.
     ///
     /// # Errors
-    /// If it does not run, or is still alive after `deadline`; with its last lines.
+    /// If the service does not run, or is still alive after `deadline`; with its last lines.
     pub async fn terminate(&self, deadline: Duration) -> Result<ExitStatus> {
         self.signal(Signal::Term);
         let status = self.wait(deadline).await?;
@@ -160,13 +160,13 @@ impl Service {
         Ok(status)
     }
 
-    /// Waits for it to end by itself.
+    /// Waits for the service to end by itself.
     ///
     /// # Errors
-    /// If it was not started, or is still alive after `deadline`; with its last lines.
+    /// If the service was not started, or is still alive after `deadline`; with its last lines.
     ///
     /// # Cancel safety
-    /// Cancel safe: it only looks.
+    /// The future can be dropped at any time: it only looks.
     pub async fn wait(&self, deadline: Duration) -> Result<ExitStatus> {
         if !self.is_meant_to_run() {
             bail!("{} was not started", self.name);
@@ -187,50 +187,52 @@ impl Service {
         }
     }
 
-    /// Sends it a signal, if it runs: [`Signal::Stop`] freezes it, [`Signal::Cont`] lets it go on.
+    /// Sends the service a signal, if it runs: [`Signal::Stop`] freezes it, [`Signal::Cont`] lets
+    /// it go on.
     pub fn signal(&self, signal: Signal) {
         if let Some(process) = &mut *self.process() {
             process.signal(signal);
         }
     }
 
-    /// Whether it was started, and neither [`kill`](Self::kill)ed nor [`terminate`](Self::terminate)d since.
+    /// Whether the service was started, and neither [`kill`](Self::kill)ed nor
+    /// [`terminate`](Self::terminate)d since.
     #[must_use]
     pub fn is_meant_to_run(&self) -> bool {
         self.process().is_some()
     }
 
-    /// How it ended, if it has ended by itself.
+    /// How the service ended, if it has ended by itself.
     #[must_use]
     pub fn ended(&self) -> Option<ExitStatus> {
         self.process().as_mut().and_then(Process::ended)
     }
 
-    /// What it is called.
+    /// The service's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where its gRPC server listens, as a URL.
+    /// The URL of the service's gRPC server.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address())
     }
 
-    /// Where its gRPC server listens.
+    /// The address of the service's gRPC server.
     #[must_use]
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Everything it has printed, over all its starts.
+    /// The service's output, over all its starts.
     #[must_use]
     pub fn log(&self) -> String {
         self.folder.log_of(&self.name)
     }
 
-    /// Runs its `healthcheck`; the inner error is what that says.
+    /// Runs the service's `healthcheck`; the inner error is its output.
     async fn healthcheck(&self) -> Result<Result<(), String>> {
         let answer = tokio::process::Command::new(&self.binary)
             .arg("healthcheck")
@@ -249,7 +251,7 @@ impl Service {
         Ok(Err(String::from_utf8_lossy(&answer.stderr).into_owned()))
     }
 
-    /// Every step on a process is whole, so one that panicked left nothing half done.
+    /// Every step on a process is whole, so a step that panicked left nothing half done.
     fn process(&self) -> MutexGuard<'_, Option<Process>> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -268,7 +270,8 @@ impl Drop for Service {
     }
 }
 
-/// Beside this program in the target folder (test programs are one level deeper, in `deps`).
+/// The binary stands beside this program in the target folder (test programs are one level deeper,
+/// in `deps`).
 fn find(binary: &str) -> Result<PathBuf> {
     let this = std::env::current_exe().context("this program's own path is unknown")?;
     let folders = this.ancestors().skip(1).take(2);

@@ -16,7 +16,8 @@ static SWEEPER: LazyLock<Sender<Job>> = LazyLock::new(|| {
             return;
         };
         for job in waiting {
-            // What cannot be cleaned up goes with the servers; they belong to this run.
+            // A database or vhost that cannot be deleted goes with the servers; they belong to this
+            // run.
             if let Err(error) = runtime.block_on(job) {
                 tracing::debug!(error = format!("{error:#}"), "left behind");
             }
@@ -25,7 +26,7 @@ static SWEEPER: LazyLock<Sender<Job>> = LazyLock::new(|| {
     jobs
 });
 
-/// Does it some time, if the process lives that long.
+/// Runs the task some time, if the process lives that long.
 pub(crate) fn later(job: impl Future<Output = Result<()>> + Send + 'static) {
     let _ = SWEEPER.send(Box::pin(job));
 }

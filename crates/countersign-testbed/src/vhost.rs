@@ -1,4 +1,4 @@
-//! A vhost of one's own on a broker, and a look into it from outside.
+//! A vhost of the test's own on a broker, and a look into it from outside.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::broker::BrokerAddress;
 use crate::queues::{Depth, Queue, Queues};
 use crate::sweeper;
 
-/// A vhost; deleted some time after the value is dropped.
+/// A vhost; the sweeper deletes it some time after the value is dropped.
 ///
 /// Its methods go through the management API, not through our own client: a test that looks with
 /// the code it tests sees nothing. They are for tests and panic when the broker does not answer or
@@ -29,48 +29,49 @@ pub struct Vhost {
 /// A message as it lies in a queue.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Peeked {
-    /// The exchange it came through.
+    /// The exchange that the message came through.
     pub exchange: String,
-    /// Its routing key.
+    /// The message's routing key.
     pub key: String,
-    /// Whether it was delivered before.
+    /// Whether the broker has delivered the message before.
     pub redelivered: bool,
-    /// Its properties, by their AMQP names, `headers` aside.
+    /// The message's properties, by their AMQP names, `headers` aside.
     pub properties: Map<String, Value>,
-    /// Its headers.
+    /// The message's headers.
     pub headers: Map<String, Value>,
-    /// Its body.
+    /// The message's body.
     pub body: Vec<u8>,
 }
 
 impl Peeked {
-    /// Its `message_id`, if it has one.
+    /// The message's `message_id`, if it has one.
     #[must_use]
     pub fn message_id(&self) -> Option<&str> {
         self.properties.get("message_id")?.as_str()
     }
 
-    /// Its body as JSON.
+    /// The message's body as JSON.
     ///
     /// # Panics
-    /// If it is not JSON.
+    /// If the body is not JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).expect("the body is JSON")
     }
 }
 
-/// In RabbitMQ 3.10.8 a tick that comes before the new queue has its settings ends its process. Our
-/// short ticks make that likely on a busy machine; declaring it again works.
+/// In RabbitMQ 3.10.8 a queue's process ends when a tick comes before the new queue has its
+/// settings. The testbed's short ticks make that likely on a busy machine; declaring the queue
+/// again works.
 const DECLARES: usize = 5;
 
 impl Vhost {
-    /// How old what [`Self::depth`], [`Self::connections`] and [`Self::consumers`] tell may be, on
-    /// a [`Broker`](crate::Broker) with default settings. They are counted every 0.5 s and copied every second; the
-    /// rest is for a busy machine.
+    /// How old the figures of [`Self::depth`], [`Self::connections`] and [`Self::consumers`] may
+    /// be, on a [`Broker`](crate::Broker) with default settings. The broker counts every 0.5 s and
+    /// copies the counts every second; the rest is for a busy machine.
     pub const FIGURES_AGE: Duration = Duration::from_millis(2_000);
 
-    /// Makes a vhost with a name of its own.
+    /// Makes a vhost with a new name.
     ///
     /// # Errors
     /// If the broker does not answer or refuses.
@@ -87,7 +88,7 @@ impl Vhost {
         Ok(vhost)
     }
 
-    /// Makes it, empty, on a broker that lost it.
+    /// Makes the vhost anew, empty, on a broker that lost it.
     ///
     /// # Errors
     /// If the broker does not answer or refuses.
@@ -100,19 +101,19 @@ impl Vhost {
         Ok(())
     }
 
-    /// Its AMQP URL.
+    /// The vhost's AMQP URL.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Its name.
+    /// The vhost's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The management API, for what has no method here.
+    /// The management API, for calls without a method here.
     #[must_use]
     pub fn management(&self) -> &Management {
         &self.management
@@ -130,13 +131,13 @@ impl Vhost {
         self.answered(self.queues.depth(queue).await)
     }
 
-    /// Its queues, each with what it held at some moment of the last [`Self::FIGURES_AGE`].
+    /// The vhost's queues, each with its messages at some moment of the last [`Self::FIGURES_AGE`].
     pub async fn depths(&self) -> Vec<Queue> {
         self.answered(self.queues.all().await)
     }
 
     /// How many messages of a queue consumers have acked in all its life, up to some moment of the
-    /// last [`Self::FIGURES_AGE`]. It only grows, so that a figure of a moment ago is never too high.
+    /// last [`Self::FIGURES_AGE`]. The figure only grows, so an old one is never too high.
     pub async fn acked(&self, queue: &str) -> u64 {
         let queue = self.call(Method::GET, &["queues", &self.name, queue], None).await;
         let acked = queue.as_ref().and_then(|queue| queue["message_stats"]["ack"].as_u64());
@@ -148,7 +149,7 @@ impl Vhost {
         self.depths().await.into_iter().map(|queue| queue.name).collect()
     }
 
-    /// Throws away what is ready in a queue. Messages that a consumer holds stay.
+    /// Destroys the ready messages of a queue. Messages that a consumer holds stay.
     ///
     /// # Panics
     /// If there is no such queue.
@@ -156,7 +157,7 @@ impl Vhost {
         self.answered(self.queues.purge(queue).await);
     }
 
-    /// Deletes a queue with what is in it.
+    /// Deletes a queue with its messages.
     ///
     /// # Panics
     /// If there is no such queue.
@@ -164,7 +165,7 @@ impl Vhost {
         self.must(Method::DELETE, &["queues", &self.name, queue], None).await;
     }
 
-    /// Declares a durable quorum queue with these arguments besides.
+    /// Declares a durable quorum queue with these further arguments.
     pub async fn declare_queue(&self, queue: &str, arguments: Value) {
         let mut arguments = arguments;
         arguments["x-queue-type"] = json!("quorum");
