@@ -152,7 +152,7 @@ async fn fill(pool: &PgPool, confirmations: u64, overdue: u64) -> Result<()> {
         bar.inc(many);
     }
     bar.finish_and_clear();
-    // As autovacuum does by and by.
+    // Autovacuum does the same by and by.
     let spinner = progress::spinner("vacuuming");
     sqlx::query("VACUUM (ANALYZE)").execute(pool).await?;
     spinner.finish_and_clear();
@@ -194,7 +194,7 @@ async fn ask_everything(client: &Client, pool: &PgPool, asked: u32) -> Result<Ve
     };
     let week = 7 * 24 * 60 * 60 * 1_000;
     for (what, filter, pages) in [
-        ("page of what needs somebody", some(), 1),
+        ("page of messages for an operator", some(), 1),
         ("page of it, the 50th", some(), 50),
         ("page of the parked", parked(), 1),
         ("page of one upstream", OverdueFilter { upstream: "returns".into(), ..some() }, 1),
@@ -203,7 +203,7 @@ async fn ask_everything(client: &Client, pool: &PgPool, asked: u32) -> Result<Ve
         ("page by all of these", narrow(), 1),
         ("page of the last week", OverdueFilter { younger_than_ms: week, ..parked() }, 1),
     ] {
-        // The pages before are not timed.
+        // The pages before the last are not timed.
         let mut page_token = String::new();
         for _ in 1..pages {
             let request =
@@ -222,7 +222,7 @@ async fn ask_everything(client: &Client, pool: &PgPool, asked: u32) -> Result<Ve
         questions.push(time(what, asked, &mut ask).await?);
     }
     for (what, filter, by) in [
-        ("count of what needs somebody", some(), &[][..]),
+        ("count of messages for an operator", some(), &[][..]),
         ("count by state, upstream, cause", some(), &["state", "upstream", "cause"][..]),
         ("count by consumer", some(), &["consumer"][..]),
         ("count by all of the filters", narrow(), &["state"][..]),
@@ -254,7 +254,7 @@ async fn ask_everything(client: &Client, pool: &PgPool, asked: u32) -> Result<Ve
     Ok(questions)
 }
 
-/// Asks so many times, and once before, untimed.
+/// Asks this many times, and once before, untimed.
 async fn time(
     what: &str,
     times: u32,

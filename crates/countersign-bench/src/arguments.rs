@@ -23,8 +23,8 @@ It starts a RabbitMQ and a Postgres of its own in a temporary folder and removes
 /// Measures what Countersign costs: against no protection at all, and against the textbook scheme.
 ///
 /// Every round runs each scheme once, in changing order, on the same broker and database, with
-/// processes of their own for producer, consumer and callback. Ratios are those of one round, and
-/// their median is told: rates move with the machine's other work, ratios hardly do.
+/// processes of their own for producer, consumer and callback. The result is the median of the
+/// rounds' ratios: rates move with the machine's other work, ratios hardly do.
 #[derive(Debug, Parser)]
 #[command(name = "countersign-bench", version, after_help = EXAMPLES)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -51,7 +51,7 @@ pub(crate) enum Task {
     Role(Role),
 }
 
-/// What the comparison is told.
+/// The comparison's arguments.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ComparisonArguments {
     /// How often each scheme runs.
@@ -67,7 +67,7 @@ pub(crate) struct ComparisonArguments {
     pub(crate) load: Load,
 }
 
-/// What the memory scenario is told.
+/// The memory scenario's arguments.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct MemoryArguments {
     /// How many messages wait in the broker before the consumer starts.
@@ -86,7 +86,7 @@ pub(crate) struct MemoryArguments {
     pub(crate) load: Load,
 }
 
-/// What the scenario of lists and counts is told.
+/// The arguments of the scenario of lists and counts.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct AdminArguments {
     /// How many confirms are recorded.
@@ -112,8 +112,8 @@ pub(crate) struct Load {
     /// How many deliveries the consumer may hold un-acked.
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u16).range(1..=2_000))]
     pub(crate) prefetch: u16,
-    /// How long after its arming a check comes due. Short enough that most checks are looked up
-    /// while a run is measured; in production it would be minutes.
+    /// How long after its arming a check comes due. The default is short enough that most checks
+    /// are looked up while a run is measured; in production it would be minutes.
     #[arg(long, default_value = "2s")]
     pub(crate) tier: Tier,
     /// How many statements the textbook scheme's service runs at once, and with how many

@@ -16,21 +16,21 @@ use crate::usage::Usage;
 /// How long a process may take to become ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
-/// This program again, in a role. Dropping it kills it.
+/// This program again, in a role. Dropping the value kills the process.
 #[derive(Debug)]
 pub(crate) struct RoleProcess {
     name: &'static str,
     process: Child,
     orders: ChildStdin,
-    /// What it has said last.
+    /// The role's last line.
     news: watch::Receiver<Option<News>>,
 }
 
 impl RoleProcess {
-    /// Starts it, and waits until it is ready.
+    /// Starts the process, and waits until it is ready.
     ///
     /// # Errors
-    /// If it does not become so; why, it has written to standard error.
+    /// If the process does not become ready; it has written the reason to standard error.
     pub(crate) async fn start(name: &'static str, arguments: Vec<String>) -> Result<Self> {
         let program = std::env::current_exe().context("no path to this program")?;
         let mut process = Command::new(program)
@@ -46,7 +46,7 @@ impl RoleProcess {
             BufReader::new(process.stdout.take().context("its output is piped")?).lines();
         let (sender, mut news) = watch::channel(None);
         tokio::spawn(async move {
-            // Ends, and with it the channel, when the process does or says nonsense.
+            // The loop and its channel end when the process ends or says nonsense.
             while let Ok(Some(line)) = said.next_line().await {
                 let Ok(news) = line.parse() else { break };
                 sender.send_replace(Some(news));
@@ -61,10 +61,10 @@ impl RoleProcess {
         }
     }
 
-    /// Tells it to publish so many messages.
+    /// Tells the role to publish this many messages.
     ///
     /// # Errors
-    /// If it is gone.
+    /// If the process is gone.
     pub(crate) async fn order(&mut self, messages: u64) -> Result<()> {
         let order = format!("{messages}\n");
         self.orders
@@ -73,10 +73,10 @@ impl RoleProcess {
             .with_context(|| format!("{} takes no orders any more", self.name))
     }
 
-    /// How many messages it is done with.
+    /// How many messages the role is done with.
     ///
     /// # Errors
-    /// If it has ended.
+    /// If the process has ended.
     pub(crate) fn done(&self) -> Result<u64> {
         ensure!(
             self.news.has_changed().is_ok(),
@@ -89,7 +89,7 @@ impl RoleProcess {
         }
     }
 
-    /// What it has used so far.
+    /// The process's usage so far.
     pub(crate) fn usage(&self) -> Result<Usage> {
         let pid = self.process.id().with_context(|| format!("the {} has ended", self.name))?;
         Usage::of(self.name, pid)

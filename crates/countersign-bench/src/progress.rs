@@ -1,4 +1,4 @@
-//! What a person at the terminal sees meanwhile, on standard error: standard output is for results.
+//! Progress for a person at the terminal, on standard error: standard output is for results.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub(crate) fn spinner(what: &str) -> ProgressBar {
     spinner
 }
 
-/// A bar for so many messages.
+/// A bar for this many messages.
 pub(crate) fn bar(what: &str, messages: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg:40} {wide_bar} {human_pos}/{human_len}")
         .expect("the template is right, and the same every time");

@@ -16,17 +16,17 @@ use crate::run::Finish;
 use crate::scheme::Scheme;
 use crate::usage::{SERVICE, Usage};
 
-/// What one run measured.
+/// The figures of one run.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Measured {
     pub(crate) scheme: Scheme,
     /// Messages finished in a second.
     pub(crate) per_second: f64,
-    /// Messages in a second, as the callers saw it.
+    /// Messages in a second, as the callers see it.
     pub(crate) accepted_per_second: f64,
     /// Messages whose check was looked up before they were recorded.
     pub(crate) overdue: u64,
-    /// What each process has used, its start and the warm-up included.
+    /// The usage of each process, its start and the warm-up included.
     pub(crate) usage: Vec<Usage>,
 }
 
@@ -97,7 +97,7 @@ impl Spread {
     }
 }
 
-/// Everything that was measured.
+/// All rounds of a comparison.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Comparison {
     messages: u64,
@@ -106,7 +106,7 @@ pub(crate) struct Comparison {
     body_bytes: usize,
     check_delay_ms: u64,
     per_second: BTreeMap<Scheme, Spread>,
-    /// Of what is seen in one round: rates move from round to round, ratios less.
+    /// Ratios within a round: rates move from round to round, ratios less.
     countersign_to_unprotected: Option<Spread>,
     countersign_to_textbook: Option<Spread>,
     rounds: Vec<Round>,
@@ -133,10 +133,10 @@ impl Comparison {
         }
     }
 
-    /// Prints it on standard output.
+    /// Prints the report on standard output.
     ///
     /// # Errors
-    /// When that is closed.
+    /// When standard output is closed.
     pub(crate) fn print(&self, json: bool) -> Result<()> {
         let text = if json { serde_json::to_string_pretty(self)? } else { self.to_string() };
         print(&text)
@@ -238,7 +238,7 @@ pub(crate) fn megabytes(bytes: u64) -> f64 {
 /// Prints a result on standard output.
 ///
 /// # Errors
-/// When that is closed.
+/// When standard output is closed.
 pub(crate) fn print(text: &str) -> Result<()> {
     writeln!(std::io::stdout(), "{text}").context("the result could not be printed")
 }

@@ -20,7 +20,7 @@ use crate::role::UPSTREAM;
 use crate::scheme::Scheme;
 use crate::usage::{SERVICE, Usage};
 
-/// A broker and a database server of our own, and what else all runs share.
+/// The benchmark's own broker and database server, and the common arguments of all runs.
 #[derive(Debug)]
 pub(crate) struct Ground {
     broker: Broker,
@@ -34,7 +34,7 @@ impl Ground {
     /// Starts the servers.
     ///
     /// # Errors
-    /// If something that is needed is not installed or not built; says what to do.
+    /// If a needed program is not installed or not built. The error says what to do.
     pub(crate) async fn prepare(load: Load) -> Result<Self> {
         let callback = callback_program(load.callback.clone())?;
         let broker = BrokerSettings { fresh_figures: false, ..BrokerSettings::default() };
@@ -44,7 +44,7 @@ impl Ground {
     }
 }
 
-/// A scheme's processes. Dropping it ends them.
+/// A scheme's processes. Dropping the value ends them.
 #[derive(Debug)]
 pub(crate) struct Run<'a> {
     scheme: Scheme,
@@ -53,15 +53,15 @@ pub(crate) struct Run<'a> {
     service: Service,
     producer: RoleProcess,
     consumer: Option<RoleProcess>,
-    /// How many messages the producer was told to publish, in all.
+    /// How many messages the producer was ordered to publish, in all.
     ordered: u64,
-    /// What looks into the service's database.
+    /// A connection into the service's database.
     pool: PgPool,
     _database: Database,
     _upstream_port: Port,
 }
 
-/// What records, and looks up.
+/// The process that records confirms and looks checks up.
 #[derive(Debug)]
 enum Service {
     None,
@@ -76,21 +76,21 @@ struct Progress {
     accepted: u64,
     /// Consumed.
     consumed: u64,
-    /// Recorded, or, where nothing is, consumed and acked.
+    /// Messages recorded or, in a scheme that records nothing, consumed and acked.
     finished: u64,
 }
 
-/// When everything that was ordered was done.
+/// When all ordered messages were done.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Finish {
-    /// After this long, every caller was.
+    /// After this long, every caller was done.
     pub(crate) accepted: Duration,
-    /// After this long, everything was.
+    /// After this long, every message was done.
     pub(crate) finished: Duration,
 }
 
 impl<'a> Run<'a> {
-    /// Starts the producer, and what records; the consumer not yet.
+    /// Starts the producer and the recording service, but not the consumer.
     ///
     /// # Errors
     /// If one of them does not start.
@@ -141,7 +141,7 @@ impl<'a> Run<'a> {
     /// Starts the consumer.
     ///
     /// # Errors
-    /// If it does not start.
+    /// If the consumer does not start.
     pub(crate) async fn consume(&mut self) -> Result<()> {
         let arguments = [
             format!("--scheme={}", self.scheme.key()),
@@ -152,28 +152,28 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Lets the producer publish so many more messages, at full rate.
+    /// Lets the producer publish this many more messages, at full rate.
     ///
     /// # Errors
-    /// If it is gone.
+    /// If the producer is gone.
     pub(crate) async fn publish(&mut self, messages: u64) -> Result<()> {
         self.ordered += messages;
         self.producer.order(messages).await
     }
 
-    /// Waits until the callers are done with everything that was ordered.
+    /// Waits until the callers are done with all ordered messages.
     ///
     /// # Errors
-    /// If a process fails, or nothing moves any more.
+    /// If a process fails, or the count stops moving.
     pub(crate) async fn accepted(&mut self, bar: &ProgressBar) -> Result<()> {
         self.follow(bar, |progress| progress.accepted).await.map(drop)
     }
 
-    /// Waits until everything that was ordered is consumed and acked, or, where confirms are
-    /// recorded, recorded.
+    /// Waits until all ordered messages are consumed and acked or, in a scheme that records
+    /// confirms, recorded.
     ///
     /// # Errors
-    /// If a process fails, or nothing moves any more.
+    /// If a process fails, or the count stops moving.
     pub(crate) async fn finished(&mut self, bar: &ProgressBar) -> Result<Finish> {
         self.follow(bar, |progress| progress.finished).await
     }
@@ -192,10 +192,10 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// What our processes have used since they were started.
+    /// The usage of all processes since their start.
     ///
     /// # Errors
-    /// If one has ended.
+    /// If a process has ended.
     pub(crate) fn usage(&self) -> Result<Vec<Usage>> {
         let mut usage = vec![self.producer.usage()?];
         usage.extend(self.consumer.as_ref().map(RoleProcess::usage).transpose()?);
@@ -207,18 +207,18 @@ impl<'a> Run<'a> {
         Ok(usage)
     }
 
-    /// Looks again and again until `part` of the progress is all that was ordered.
+    /// Polls until `part` of the progress equals the ordered count.
     async fn follow(
         &mut self,
         bar: &ProgressBar,
         part: impl Fn(&Progress) -> u64,
     ) -> Result<Finish> {
-        /// How exact the result is, in time.
+        /// How exact the result's time is.
         const LOOK_EVERY: Duration = Duration::from_millis(10);
         let begun = Instant::now();
         let already = self.ordered - bar.length().unwrap_or(self.ordered).min(self.ordered);
         let mut looks = interval(LOOK_EVERY);
-        // A look at the database may take longer: it is not to be looked at without a break.
+        // A look at the database may take longer than the interval: late looks are not made up for.
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last = Progress::default();
         let (mut moved, mut accepted) = (begun, None);
@@ -254,7 +254,7 @@ impl<'a> Run<'a> {
         let consumed = self.consumer.as_ref().map(RoleProcess::done).transpose()?.unwrap_or(0);
         let finished = match &mut self.service {
             Service::None => consumed,
-            // Counting rows is not free: not before all of them can be there.
+            // Counting rows is not free: the count begins when all of them can be there.
             _ if consumed < self.ordered => 0,
             Service::Ledger(process) => {
                 process.done()?;

@@ -1,4 +1,4 @@
-//! What a process has used, as Linux tells it.
+//! A process's usage, as Linux reports it.
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
@@ -6,10 +6,10 @@ use serde::Serialize;
 /// How the tables name the process that records: the callback service, or the textbook scheme's ledger.
 pub(crate) const SERVICE: &str = "callback";
 
-/// What one of our processes has used since it started.
+/// Memory and processor time that a process has used since its start.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Usage {
-    /// Which of our processes: `producer`, `consumer` or `callback`.
+    /// The process: `producer`, `consumer` or `callback`.
     pub(crate) process: &'static str,
     /// The most memory that was resident at once, in bytes.
     pub(crate) peak_resident_bytes: u64,
@@ -18,10 +18,10 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    /// Asks the kernel about a process that is still there.
+    /// Asks the kernel about a running process.
     ///
     /// # Errors
-    /// If it is not.
+    /// If the process has ended.
     pub(crate) fn of(process: &'static str, pid: u32) -> Result<Self> {
         let read = |file: &str| {
             let path = format!("/proc/{pid}/{file}");
@@ -47,8 +47,8 @@ fn peak_resident(status: &str) -> Option<u64> {
 /// `utime` and `stime`, the 14th and 15th field of `stat`. The second is a name in brackets that may
 /// hold anything.
 fn processor_ms(stat: &str) -> Option<u64> {
-    /// What the kernel shows to programs is in hundredths of a second on every Linux architecture
-    /// that Rust's standard library supports.
+    /// The kernel reports hundredths of a second on every Linux architecture that Rust's standard
+    /// library supports.
     const MS_PER_TICK: u64 = 10;
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut fields = after_name.split_ascii_whitespace().skip(11);

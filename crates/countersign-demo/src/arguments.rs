@@ -1,4 +1,4 @@
-//! What can be asked of the demo.
+//! The demo's command line.
 
 use clap::Parser;
 

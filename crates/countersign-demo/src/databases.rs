@@ -1,4 +1,4 @@
-//! What the services' databases say while it plays. All SQL of the demo; the audit's is the testbed's.
+//! The services' databases during the demo. All SQL of the demo; the audit's is the testbed's.
 
 use anyhow::{Context as _, Result};
 use countersign_testbed::{Books, PostgresAddress};
@@ -6,7 +6,7 @@ use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use uuid::Uuid;
 
-/// The three databases, looked at from outside.
+/// The three databases, seen from outside.
 #[derive(Debug)]
 pub(crate) struct Databases {
     orders: PgPool,
@@ -14,7 +14,7 @@ pub(crate) struct Databases {
     callback: PgPool,
 }
 
-/// How far things are.
+/// The progress of the orders.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
     /// Committed orders.
@@ -39,7 +39,7 @@ impl Databases {
         Ok(Self { orders, logistics, callback })
     }
 
-    /// Counts what there is now.
+    /// Counts the current rows.
     pub(crate) async fn progress(&self) -> Result<Progress> {
         const PLACED: &str = "\
             -- placed
@@ -83,7 +83,7 @@ impl Databases {
         Ok(sqlx::query_scalar(UNRECORDED).bind(messages).fetch_all(&self.callback).await?)
     }
 
-    /// What they say about every order.
+    /// The databases' rows about every order.
     pub(crate) async fn books(&self) -> Result<Books> {
         Ok(Books::read(&self.orders, &self.logistics, &self.callback).await?)
     }

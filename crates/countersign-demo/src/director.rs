@@ -1,4 +1,4 @@
-//! Does the harm.
+//! The director does the harm.
 
 use std::time::Duration;
 
@@ -20,7 +20,8 @@ use crate::story::Story;
 /// The queue logistics consumes.
 const ORDERS_QUEUE: &str = "logistics.orders";
 const QUEUE_WITHIN: Duration = Duration::from_secs(20);
-/// No queue is purged that holds more: what is destroyed is read first, to be counted.
+/// A queue that holds more is not purged: the director reads messages before it destroys them, to
+/// count them.
 const MANAGEABLE: u64 = 500;
 
 /// The messages and confirms that the harm destroyed.
@@ -43,13 +44,13 @@ pub(crate) struct Director<'a> {
 }
 
 impl Director<'_> {
-    /// Lets `orders` orders be placed, and does all that is planned among them.
+    /// Lets `orders` orders be placed, and does all planned harm among them.
     pub(crate) async fn run(&self, planned: &[Planned], orders: u64) -> Result<Destroyed> {
         let mut destroyed = Destroyed::default();
         for (number, harm) in planned.iter().enumerate() {
             self.flow.open(harm.at);
             self.flow.reached(harm.at).await;
-            // While it lasts, orders go on, but not into the next one.
+            // While a harm lasts, orders go on, but not into the next harm.
             let limit = planned.get(number + 1).map_or(orders, |next| next.at);
             match harm.harm {
                 Harm::KillLogistics => self.kill_logistics(harm, limit).await?,
@@ -116,7 +117,7 @@ impl Director<'_> {
             .await?;
         let messages = self.queues.read(ORDERS_QUEUE, usize::try_from(waiting.ready)?).await?;
         let ids: Vec<Uuid> = messages.iter().map(message_id).collect::<Result<_>>()?;
-        // Some were processed and only not acked yet: nothing is lost with those.
+        // Some messages were processed and only not acked yet: destroying those loses nothing.
         let ids = self.databases.unprocessed(&ids).await?;
         self.queues.purge(ORDERS_QUEUE, messages.len()).await?;
         self.story.harm(
@@ -135,7 +136,7 @@ impl Director<'_> {
         let until = planned.at + planned.orders;
         self.flow.open(until);
         self.flow.reached(until).await;
-        // All of them are processed, and what is acked is confirmed.
+        // All of these messages are processed, and every acked one is confirmed.
         self.queues
             .wait_for(ORDERS_QUEUE, "nothing left", QUEUE_WITHIN, |queue| queue.total() == 0)
             .await?;
@@ -147,7 +148,7 @@ impl Director<'_> {
             .await?;
         let confirms = self.queues.read(&queue, usize::try_from(waiting.ready)?).await?;
         let ids: Vec<Vec<Uuid>> = confirms.iter().map(confirmed_ids).collect::<Result<_>>()?;
-        // Some were recorded and only not acked yet: nothing is lost with those.
+        // Some confirms were recorded and only not acked yet: destroying those loses nothing.
         let ids = self.databases.unrecorded(&ids.concat()).await?;
         self.queues.purge(&queue, confirms.len()).await?;
         self.story.harm(
@@ -160,7 +161,7 @@ impl Director<'_> {
     }
 
     /// Lets the harm's orders through as fast as possible and kills a service in their midst. The
-    /// orders after them come at their rate, whether or not it is back.
+    /// orders after them come at their rate, whether or not the service is back.
     async fn kill_in_a_rush(&self, service: &Service, planned: &Planned, limit: u64) {
         self.flow.rush(planned.at + planned.orders);
         self.flow.reached(planned.at + planned.kill_after).await;

@@ -1,4 +1,5 @@
-//! How many orders may be placed by now, and how many are: here the director and the callers meet.
+//! How many orders callers may have placed by now, and how many they have: here the director and
+//! the callers meet.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +13,7 @@ pub(crate) struct Flow {
     refused: AtomicU64,
 }
 
-/// What may be placed.
+/// The orders that callers may place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Gate {
     /// Orders up to this number, counted from 0, this one not included.
@@ -41,35 +42,35 @@ impl Flow {
         self.gate.send_replace(Gate { limit, rush: true });
     }
 
-    /// What may be placed, now and from now on.
+    /// The orders that callers may place, now and from now on.
     pub(crate) fn gate(&self) -> watch::Receiver<Gate> {
         self.gate.subscribe()
     }
 
-    /// An order was placed, and its caller told so.
+    /// A caller was told that its order is placed.
     pub(crate) fn accept(&self) {
         self.accepted.send_modify(|accepted| *accepted += 1);
     }
 
-    /// A caller was told no, or nothing.
+    /// A caller was refused, or got no answer.
     pub(crate) fn refuse(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many callers were told that their order is placed. What is committed stands in the
-    /// database, and may be more.
+    /// How many callers were told that their order is placed. The database may hold more committed
+    /// orders.
     pub(crate) fn accepted(&self) -> u64 {
         *self.accepted.borrow()
     }
 
-    /// How many callers were told no, or nothing.
+    /// How many callers were refused, or got no answer.
     pub(crate) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many orders are accepted.
+    /// Waits until this many orders are accepted.
     pub(crate) async fn reached(&self, accepted: u64) {
-        // It cannot be closed: `self` holds the sending end.
+        // The channel cannot be closed: `self` holds the sending end.
         let _ = self.accepted.subscribe().wait_for(|&n| n >= accepted).await;
     }
 }

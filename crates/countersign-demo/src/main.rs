@@ -1,8 +1,8 @@
 //! `./demo`: Countersign seen to heal.
 //!
-//! Starts a private broker and database and the three services, places orders, and meanwhile kills
-//! services and destroys messages and confirms. At the end every order's fate is read from the
-//! databases. Whatever ends it, nothing of it stays behind.
+//! The demo starts a private broker and database and the three services, places orders, and
+//! meanwhile kills services and destroys messages and confirms. At the end it reads every order's
+//! fate from the databases. However the demo ends, it leaves nothing behind.
 
 mod arguments;
 
@@ -47,7 +47,7 @@ use story::Story;
 
 /// `EX_USAGE` of sysexits.h, as of all of Countersign's programs.
 const EXIT_USAGE: u8 = 64;
-/// What a shell says of a process that a signal ended: 128 and the signal's number.
+/// The exit code that a shell gives a process that a signal ended: 128 and the signal's number.
 const EXIT_INTERRUPTED: u8 = 130;
 const EXIT_TERMINATED: u8 = 143;
 const NEXT: &str = "
@@ -79,7 +79,7 @@ async fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut stop = Stop::listen()?;
     let (is_good, stage) = tokio::select! {
         played = Box::pin(perform(arguments)) => played?,
-        // Dropping the performance kills and removes everything.
+        // Dropping the performance kills all processes and removes their data.
         code = stop.asked() => return Ok(code),
     };
     if arguments.keep {
@@ -91,7 +91,7 @@ async fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Plays it all, tells the result, and says whether it is good. What ran still does.
+/// Plays the demo, prints the result, and says whether it is good. The services still run then.
 async fn perform(arguments: &Arguments) -> Result<(bool, Stage)> {
     let mut story = Story::begin();
     let (orders, rate, seed) = (arguments.orders, arguments.rate(), arguments.seed());
@@ -131,7 +131,7 @@ async fn perform(arguments: &Arguments) -> Result<(bool, Stage)> {
     Ok((report.is_good(), stage))
 }
 
-/// Shows how far things are, until a service ends by itself or a database does not answer.
+/// Shows the progress until a service ends by itself or a database does not answer.
 async fn watch(
     stage: &Stage,
     databases: &Databases,
@@ -144,8 +144,8 @@ async fn watch(
     }
 }
 
-/// How long healing may take after the last order: a check's delay and a resend's, a few times; and
-/// more when there is much to heal.
+/// How long healing may take after the last order: a check's delay and a resend's, a few times
+/// over. It grows with the number of orders.
 fn healing_time(orders: u64) -> Duration {
     Duration::from_secs(45) + Duration::from_millis(5) * u32::try_from(orders).unwrap_or(u32::MAX)
 }

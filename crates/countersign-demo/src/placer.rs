@@ -14,15 +14,16 @@ use tonic::transport::Channel;
 use crate::flow::{Flow, Gate};
 use crate::service::Service;
 
-/// Callers at a time: enough that a killed service leaves some in the midst of their call.
+/// How many callers place orders at a time: enough that a killed service leaves some in the midst
+/// of their call.
 const CALLERS: usize = 64;
-/// After so long without an answer a caller gives up.
+/// After this long without an answer a caller gives up.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// After a refusal of a service that is up.
+/// The pause after a refusal of a service that is up.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Placing that does not get on for so long never will.
+/// After this long without a placed order the placer gives up: no order would ever be placed.
 const STUCK_AFTER: Duration = Duration::from_secs(40);
-/// What the timer's grain and busy moments may be made up for.
+/// How much lateness a caller makes up for: the timer's grain and busy moments.
 const CATCH_UP: Duration = Duration::from_millis(20);
 /// Goods to order.
 const GOODS: [&str; 8] =
@@ -47,7 +48,7 @@ impl<'a> Placer<'a> {
         })
     }
 
-    /// Places so many orders, `rate` per second, as the flow lets them through.
+    /// Places this many orders, `rate` per second, as the flow lets them through.
     pub(crate) async fn place_all(&self, orders: u64, rate: f64) -> Result<()> {
         let start = (Pace::new(rate, Instant::now()), self.flow.gate(), 0);
         let turns = stream::unfold(start, |(mut pace, mut gate, number)| async move {
@@ -87,7 +88,7 @@ impl<'a> Placer<'a> {
         }
     }
 
-    /// Returns when nothing was placed for too long.
+    /// Returns when no order was placed for too long.
     async fn stuck(&self) {
         loop {
             let before = self.flow.accepted();
@@ -98,7 +99,7 @@ impl<'a> Placer<'a> {
     }
 }
 
-/// When the next order's turn is.
+/// The time of the next order.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
     gap: Duration,
@@ -126,13 +127,13 @@ impl Pace {
         if self.next > now && !gate.rush {
             return Turn::At(self.next);
         }
-        // Orders that were held up are not made up for.
+        // The placer does not make up for orders that were held up.
         let earliest = now.checked_sub(CATCH_UP).unwrap_or(now);
         self.next = self.next.max(earliest) + self.gap;
         Turn::Now
     }
 
-    /// Waits until it is this order's turn.
+    /// Waits for this order's time.
     async fn wait(&mut self, number: u64, gate: &mut watch::Receiver<Gate>) {
         loop {
             let open = *gate.borrow_and_update();

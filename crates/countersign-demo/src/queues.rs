@@ -1,4 +1,4 @@
-//! The broker's queues, looked at from outside, and purged.
+//! The broker's queues: a look from outside, and purges.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use countersign_testbed::{BrokerAddress, Depth, Queue};
 use tokio::time::{Instant, sleep, timeout_at};
 
 const VHOST: &str = "/";
-/// A quorum queue's limit of deliveries in one consumer's hand.
+/// How many deliveries a quorum queue lets one consumer hold.
 pub(crate) const MAX_READ: u16 = 2_000;
 const READ_WITHIN: Duration = Duration::from_secs(10);
 const BACK_WITHIN: Duration = Duration::from_secs(10);
-/// Nothing more is there when nothing came for so long.
+/// After this long without a message the queue counts as empty.
 const IDLE: Duration = Duration::from_millis(200);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How old the management API's figures may be on the testbed's broker.
@@ -32,12 +32,12 @@ impl Queues {
         Ok(Self { figures, amqp: broker.url(VHOST).parse()? })
     }
 
-    /// All of them, as they were up to [`FIGURES_AGE`] ago.
+    /// All queues, as they were up to [`FIGURES_AGE`] ago.
     pub(crate) async fn all(&self) -> Result<Vec<Queue>> {
         self.figures.all().await
     }
 
-    /// Waits until one of them is as wanted.
+    /// Waits until a queue is as wanted.
     pub(crate) async fn wait_for(
         &self,
         name: &str,
@@ -59,8 +59,8 @@ impl Queues {
         }
     }
 
-    /// The messages that wait in a queue without another consumer, at least `expected` of them. They
-    /// stay there.
+    /// The messages that wait in a queue without another consumer, at least `expected` of them.
+    /// They stay in the queue.
     ///
     /// Through AMQP, because the management API cannot read a queue with a single active consumer.
     pub(crate) async fn read(&self, name: &str, expected: usize) -> Result<Vec<Delivery>> {
@@ -87,12 +87,12 @@ impl Queues {
         Ok(found)
     }
 
-    /// Destroys what waits in a queue, once the `read` messages are back that were [read](Self::read)
-    /// from it: a purge spares what a consumer holds. A resend that arrives between the reading and
-    /// the purge is destroyed with them.
+    /// Destroys the ready messages of a queue, once the `read` messages that were
+    /// [read](Self::read) from it are back: a purge spares messages that a consumer holds. A resend
+    /// that arrives between the reading and the purge is destroyed with them.
     pub(crate) async fn purge(&self, name: &str, read: usize) -> Result<()> {
         let read = u64::try_from(read)?;
-        // Figures of before the reading would look the same.
+        // Figures from before the reading would look the same.
         sleep(2 * FIGURES_AGE).await;
         let are_back = |depth: Depth| depth.ready >= read && depth.unacked == 0;
         self.wait_for(name, "the messages that were read", BACK_WITHIN, are_back).await?;

@@ -12,21 +12,21 @@ use crate::director::Destroyed;
 use crate::settling::Settled;
 use crate::stage::CHECK_DELAY_S;
 
-/// Of what is lost, so many are named.
+/// How many lost orders the report names.
 const NAMED: usize = 10;
 
-/// Everything that was found.
+/// The demo's findings.
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) settled: Settled,
     pub(crate) destroyed: Destroyed,
-    /// How many were to be placed.
+    /// How many orders the demo was told to place.
     pub(crate) orders: u64,
     pub(crate) seed: u64,
     pub(crate) took: Duration,
 }
 
-/// The keys that scripts hold on to. All plain numbers.
+/// The keys that scripts rely on. All plain numbers.
 #[derive(Debug, Serialize)]
 struct Json {
     placed: u64,
@@ -41,7 +41,7 @@ struct Json {
     lost: u64,
     /// Shipped, though never committed.
     unordered: u64,
-    /// 1 if something was still on its way at the deadline.
+    /// 1 if a message or row was still on its way at the deadline.
     unsettled: u64,
     seconds: f64,
     seed: u64,
@@ -54,7 +54,7 @@ impl Report {
         audit.failures().is_empty() && unrest.is_rest()
     }
 
-    /// One line.
+    /// The report as one line of JSON.
     pub(crate) fn json(&self) -> String {
         let Settled { audit, unrest } = &self.settled;
         let (messages, confirms) = (self.destroyed_messages(), self.destroyed_confirms());
@@ -123,7 +123,7 @@ impl Report {
         table.to_string()
     }
 
-    /// What it comes to, in a sentence; what is wrong, in one line each.
+    /// The verdict in a sentence; each fault in a line of its own.
     pub(crate) fn verdict(&self) -> String {
         let Settled { audit, unrest } = &self.settled;
         if self.is_good() {

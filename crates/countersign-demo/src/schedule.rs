@@ -1,4 +1,4 @@
-//! When which harm is done: drawn from the seed.
+//! The schedule of the harm, drawn from the seed.
 //!
 //! Moments are counted in orders placed, not in seconds, so that every harm meets load whatever
 //! the rate and however slow the machine.
@@ -28,8 +28,8 @@ const HARMS: [Harm; 5] = [
     Harm::KillOrders,
 ];
 
-/// The part of all orders among which harm is done. There is some quiet before, so that a newcomer
-/// sees the path run, and load after the last.
+/// The part of all orders among which harm is done. The quiet before lets a newcomer see the path
+/// run, and load follows the last harm.
 const AMONG: Range<f64> = 0.08..0.92;
 /// The director reads messages before it destroys them, to count them, and a reader holds 2,000 at
 /// most.
@@ -43,7 +43,7 @@ pub(crate) struct Planned {
     pub(crate) harm: Harm,
     /// It begins when this many orders are placed.
     pub(crate) at: u64,
-    /// How many orders it is about: the rush in whose midst a service is killed, or those whose
+    /// How many orders the harm takes: the rush in whose midst a service is killed, or those whose
     /// messages or confirms pile up and are destroyed. The next harm begins after them.
     pub(crate) orders: u64,
     /// After how many orders of a rush the kill comes.
@@ -52,8 +52,8 @@ pub(crate) struct Planned {
     pub(crate) down: Duration,
 }
 
-/// All harms of a run among `orders` orders, in their order: each kind, always; their order, moments
-/// and sizes from the seed.
+/// All harms of a run among `orders` orders, in their order. Each kind is always there; order,
+/// moments and sizes come from the seed.
 pub(crate) fn draw(seed: u64, orders: u64) -> Vec<Planned> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut harms = HARMS;
@@ -64,7 +64,7 @@ pub(crate) fn draw(seed: u64, orders: u64) -> Vec<Planned> {
     let slot = (AMONG.end - AMONG.start) * all / HARMS.len() as f64;
     let mut begin = AMONG.start * all;
     let planned = harms.map(|harm| {
-        // In the first half of its slot, so that the second half holds its orders.
+        // The harm begins in the first half of its slot, so that the second half holds its orders.
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -72,7 +72,7 @@ pub(crate) fn draw(seed: u64, orders: u64) -> Vec<Planned> {
         )]
         let at = (begin + random.f64() * slot / 2.0) as u64;
         begin += slot;
-        // At most half a slot's, so that they end before the next one's first half begins.
+        // At most half a slot's orders, so that they end before the next one's first half begins.
         let orders = match harm {
             Harm::KillLogistics | Harm::KillOrders => random.u64(orders / 25..=orders / 12),
             Harm::DestroyMessages | Harm::DestroyConfirms => {

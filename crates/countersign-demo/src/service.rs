@@ -8,8 +8,8 @@ use countersign_testbed::Folder;
 use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 
-/// A service makes its tables and declares its queues within a second; the rest is for a machine
-/// that still builds.
+/// How long a service may take to start. It makes its tables and declares its queues within a
+/// second; the rest is for a machine that still builds.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
 /// A service and whether it is up.
@@ -36,22 +36,22 @@ impl Service {
         Ok(Self { service, up: watch::Sender::new(false) })
     }
 
-    /// Where it serves gRPC.
+    /// The address of the service's gRPC server.
     pub(crate) fn address(&self) -> String {
         self.service.address()
     }
 
-    /// A channel to it; calls fail while it is down.
+    /// A channel to the service; calls fail while it is down.
     pub(crate) fn channel(&self) -> Result<Channel> {
         Ok(Endpoint::from_shared(self.service.url())?.connect_lazy())
     }
 
-    /// Whether it is up, now and from now on.
+    /// Whether the service is up, now and from now on.
     pub(crate) fn up(&self) -> watch::Receiver<bool> {
         self.up.subscribe()
     }
 
-    /// Starts it and waits until it says that it can do its work.
+    /// Starts the service and waits until it is ready.
     pub(crate) async fn start(&self) -> Result<()> {
         self.service.start()?;
         self.service.ready(READY_WITHIN).await?;
@@ -59,14 +59,14 @@ impl Service {
         Ok(())
     }
 
-    /// SIGKILL; returns when it is dead.
+    /// Kills the service with SIGKILL; returns when it is dead.
     pub(crate) fn kill(&self) {
         self.up.send_replace(false);
         self.service.kill();
     }
 
     /// # Errors
-    /// If it ended without having been killed.
+    /// If the service ended without having been killed.
     pub(crate) fn check_alive(&self) -> Result<()> {
         self.service.check_alive()
     }

@@ -1,4 +1,4 @@
-//! Waiting for the end: when nothing is on its way any more, and every order is accounted for.
+//! Waiting for the end: nothing is on its way any more, and every order is accounted for.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,15 +12,15 @@ use crate::databases::Databases;
 use crate::queues::{FIGURES_AGE, Queues};
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Rest that lasts so long is believed: the broker's figures are a little old.
+/// The wait believes in rest that lasts this long: the broker's figures are a little old.
 const BELIEVED_AFTER: Duration = FIGURES_AGE.saturating_mul(4);
-/// Orders missing in spite of rest for so long are lost: nothing would move any more.
+/// Orders still missing after this much rest are lost: nothing would move any more.
 const LOST_AFTER: Duration = Duration::from_secs(8);
 
-/// How it ended.
+/// How the wait ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settled {
-    /// The figures.
+    /// The final figures.
     pub(crate) audit: Audit,
     /// Messages and rows that were still on their way when the deadline passed.
     pub(crate) unrest: Unrest,
@@ -41,7 +41,7 @@ impl Unrest {
         Self { queues: queues.collect(), open }
     }
 
-    /// Whether nothing moves.
+    /// Whether no message or row moves.
     pub(crate) fn is_rest(&self) -> bool {
         self.queues.is_empty() && self.open == 0
     }
@@ -63,8 +63,8 @@ fn is_final(queue: &str) -> bool {
     queue == QUARANTINE || queue.ends_with(".dead")
 }
 
-/// Waits until nothing moves and nothing is missing; until it is clear that what is missing is
-/// lost; or until the deadline.
+/// Waits until nothing moves and no order is missing, until the missing orders are certainly lost,
+/// or until the deadline.
 pub(crate) async fn settle(
     databases: &Databases,
     queues: &Queues,

@@ -1,4 +1,4 @@
-//! Everything that runs: a private broker and database, and the three services.
+//! The demo's servers and processes: a private broker and database, and the three services.
 
 use std::sync::Arc;
 
@@ -13,17 +13,18 @@ use crate::story::Story;
 pub(crate) const CHECK_DELAY_S: u64 = 5;
 const CHECK_DELAY: &str = "5s";
 const RESEND_DELAY: &str = "2s";
-/// Shorter than an operator would set it, so that a person sees it happen.
+/// How long a message that its consumer has passed may still take: shorter than an operator would
+/// set it, so that a person sees the healing.
 const BACKLOG_GRACE: &str = "2s";
-/// The broker's figures are counted anew all the time.
+/// How old the broker's figures may be: the testbed's broker counts anew all the time.
 const MANAGEMENT_LAG: &str = "2s";
-/// After so long an order that a killed process left behind is known never to commit.
+/// After this long an order that a killed process left behind is known never to commit.
 const LONGEST_TRANSACTION: &str = "10s";
 
-/// What runs. Dropping it kills it all and removes its data.
+/// The running demo. Dropping the value kills all processes and removes their data.
 #[derive(Debug)]
 pub(crate) struct Stage {
-    // In the order in which they go.
+    // The fields stand in the order in which they are dropped.
     pub(crate) orders: Service,
     pub(crate) logistics: Service,
     pub(crate) callback: Service,
@@ -33,7 +34,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Starts everything and waits until it is ready.
+    /// Starts all processes and waits until they are ready.
     pub(crate) async fn build(story: &Story) -> Result<Self> {
         let folder = Arc::new(Folder::create("demo")?);
         let (broker, postgres) = story

@@ -1,5 +1,5 @@
-//! What a person sees while it happens, on standard error: lines, and in a terminal two bars and
-//! the ledger below them. Without a terminal everything is a line.
+//! The story for a person, on standard error: lines, and in a terminal two bars and the ledger
+//! below them. Without a terminal all of it is lines.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::databases::Progress;
 const LINE_EVERY: Duration = Duration::from_secs(5);
 const SPIN_EVERY: Duration = Duration::from_millis(80);
 
-/// Tells what happens.
+/// Tells the story.
 #[derive(Debug)]
 pub(crate) struct Story {
     began: Instant,
@@ -32,36 +32,36 @@ struct Bars {
 }
 
 impl Story {
-    /// Begins, with the clock at zero.
+    /// Begins the story, with the clock at zero.
     pub(crate) fn begin() -> Self {
         let now = Instant::now();
         Self { began: now, screen: MultiProgress::new(), bars: None, last_line: Cell::new(now) }
     }
 
-    /// How long it has been going on.
+    /// The time since the beginning.
     pub(crate) fn elapsed(&self) -> Duration {
         self.began.elapsed()
     }
 
-    /// A line.
+    /// Prints a line.
     #[expect(clippy::print_stderr, reason = "without a terminal there are no bars to keep intact")]
     pub(crate) fn say(&self, line: &str) {
         if self.screen.is_hidden() {
             eprintln!("{line}");
         } else {
-            // The terminal went away: then no reader is left.
+            // The terminal may be gone: then no reader is left.
             let _ = self.screen.println(line);
         }
     }
 
-    /// Something was harmed.
+    /// Prints a line about harm.
     pub(crate) fn harm(&self, what: &str, then: &str) {
         let mark = style("✗").for_stderr().red().bold();
         let what = style(what).for_stderr().red();
         self.say(&format!("{} {mark} {what}{then}", self.clock()));
     }
 
-    /// Does something that takes a while, and says when it is done.
+    /// Runs a step that takes a while, and prints a line when it is done.
     pub(crate) async fn step<T>(
         &self,
         what: &str,
@@ -80,13 +80,13 @@ impl Story {
         done
     }
 
-    /// Something good.
+    /// Prints a line about a success.
     pub(crate) fn done(&self, what: &str) {
         let mark = style("✓").for_stderr().green().bold();
         self.say(&format!("{} {mark} {what}", self.clock()));
     }
 
-    /// Shows the bars, for so many orders.
+    /// Shows the bars, for this many orders.
     pub(crate) fn show_bars(&mut self, orders: u64) {
         let bar = |template_text: &str| {
             let bar = self.screen.add(ProgressBar::new(orders));
@@ -117,7 +117,7 @@ impl Story {
                 ));
             }
         } else if let Some(bars) = &self.bars {
-            // An order whose caller was never told may come on top.
+            // An order whose caller got no answer may come on top.
             for (bar, position) in [(&bars.placed, placed), (&bars.shipped, shipped)] {
                 bar.set_length(bar.length().unwrap_or_default().max(position));
                 bar.set_position(position);

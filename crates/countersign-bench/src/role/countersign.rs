@@ -1,8 +1,8 @@
 //! Countersign: the SDKs as they are shipped, without a business database.
 //!
-//! A caller waits until the broker holds its check, then hands its message over: no caller waits for
-//! that. The consumer's handler does nothing, without an inbox. What is recorded, and looked up, is
-//! the real callback service's business.
+//! A caller waits until the broker holds its check, then hands its message over without waiting.
+//! The consumer's handler does nothing, without an inbox. The real callback service records
+//! confirms and looks checks up.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ impl Sender {
         let settings =
             ProducerSettings::new(UPSTREAM.parse()?, arguments.tier, vec![CONSUMER.parse()?])
                 .with_exchange(EXCHANGE, ExchangeKind::Topic);
-        // The producer SDK declares no queues: those are the consumers'. Here they have to be there
+        // The producer SDK declares no queues: those are the consumers'. Here they have to exist
         // before there is a consumer.
         let queues = business::connection(&arguments.amqp_url, "countersign-queues");
         queues.ready().await;
@@ -48,7 +48,7 @@ impl Sender {
 
 impl Sending for Sender {
     async fn send(&self, body: Bytes) -> Result<()> {
-        /// How long a caller waits when as much is unconfirmed as may be.
+        /// How long a caller waits when the publisher is overloaded.
         const PAUSE: Duration = Duration::from_millis(2);
         let message = message(body);
         let armed = loop {
@@ -67,7 +67,7 @@ fn message(body: Bytes) -> Message {
     Message::new(EXCHANGE, KEY, body).with_kind(KIND).with_content_type(CONTENT_TYPE)
 }
 
-/// Finds any message: they are all alike.
+/// Finds any message: all are alike.
 struct MadeAnew;
 
 impl MessageSource<()> for MadeAnew {
@@ -84,7 +84,7 @@ pub(super) async fn consume(arguments: &ConsumerArguments, count: &Count) -> Res
         KEY,
     );
     settings.prefetch = Some(arguments.prefetch);
-    // Ends with the process: there is nothing to drain when everything is recorded.
+    // The consumer ends with the process: when everything is recorded there is nothing to drain.
     let never = CancellationToken::new();
     let consumer = Consumer::new(arguments.amqp_url.clone(), settings).without_inbox();
     consumer.handler(Counting(count.clone())).run(never).await?;

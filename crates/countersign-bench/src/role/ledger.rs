@@ -1,10 +1,10 @@
 //! The textbook scheme's service: it records each confirm with an insert, and looks each check up
 //! with a select.
 //!
-//! It is meant to be a fair opponent: deliveries are taken in parallel over a pool of connections,
-//! so that commits share their fsyncs, with prepared statements, a prefetch and coalesced acks, on
-//! a table without partitions. What it does not do is take several in one statement: that is the
-//! idea that it is compared with.
+//! The service is meant to be a fair opponent: it takes deliveries in parallel over a pool of
+//! connections, so that commits share their fsyncs, with prepared statements, a prefetch and
+//! coalesced acks, on a table without partitions. It does not take several deliveries in one
+//! statement: that is the idea it is compared with.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 
 use super::wire::{News, Orders};
 
-/// What the ledger is told.
+/// The ledger's arguments.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct LedgerArguments {
     #[arg(long)]
@@ -100,7 +100,7 @@ async fn look_up(pool: PgPool, delivery: Delivery) -> Result<Delivery> {
 
 fn window() -> Window {
     let retention = Duration::from_secs(24 * 60 * 60);
-    // The clock as a fresh id has it.
+    // The time as a fresh id has it.
     let now: UnixMillis = MessageId::generate().time();
     Window::at(now, retention)
 }
@@ -121,7 +121,7 @@ impl Queue {
         Self { consumer: Consumer::start(connection, subscription), places: Arc::clone(places) }
     }
 
-    /// Works until something fails.
+    /// Works until a step fails.
     async fn serve<W>(mut self, work: impl Fn(Delivery) -> W) -> Result<()>
     where
         W: Future<Output = Result<Delivery>> + Send + 'static,

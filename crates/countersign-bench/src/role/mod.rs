@@ -1,10 +1,9 @@
-//! The processes that a benchmark consists of, the callback service aside: this program again, told
-//! what to be.
+//! The processes of a benchmark, the callback service aside: this program again, in a role.
 //!
-//! A role says over standard output how far it is (see [`wire`]), takes orders over standard input,
-//! and ends when that is closed, so that none outlives the benchmark.
+//! A role reports its progress on standard output (see [`wire`]), takes orders on standard input,
+//! and ends when standard input is closed, so that no role outlives the benchmark.
 
-// What roles and benchmark say to each other, and what all schemes have in common.
+// The talk between roles and benchmark, and the common parts of all schemes.
 mod business;
 mod scheme;
 pub(crate) mod wire;
@@ -26,7 +25,7 @@ pub(crate) use business::{BODY_BYTES, UPSTREAM};
 pub(crate) use ledger::LedgerArguments;
 pub(crate) use scheme::{ConsumerArguments, ProducerArguments};
 
-/// What a process is.
+/// A process's role.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Role {
     /// Publishes.
@@ -38,7 +37,7 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    /// Plays it until standard input is closed.
+    /// Plays the role until standard input is closed.
     ///
     /// # Errors
     /// When a message does not get through: a benchmark that loses some has no result.

@@ -40,7 +40,7 @@ async fn serve(sender: impl Sending, callers: u32) -> Result<()> {
     }
 }
 
-/// Lets the callers send so many messages between them.
+/// Lets the callers send this many messages between them.
 async fn send_all(sender: &impl Sending, messages: u64, callers: u32, count: &Count) -> Result<()> {
     let body = business::body();
     let begun = Arc::new(AtomicU64::new(0));

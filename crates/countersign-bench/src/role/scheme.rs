@@ -1,4 +1,4 @@
-//! What a scheme is given, and what it gives: the producer and the consumer play each scheme alike.
+//! The inputs and outputs of a scheme: the producer and the consumer play each scheme alike.
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -8,7 +8,7 @@ use countersign_protocol::Tier;
 
 use crate::scheme::Scheme;
 
-/// What the producer is told.
+/// The producer's arguments.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ProducerArguments {
     #[arg(long)]
@@ -19,12 +19,12 @@ pub(crate) struct ProducerArguments {
     pub(crate) callers: u32,
     #[arg(long)]
     pub(crate) tier: Tier,
-    /// The port on 127.0.0.1 at which it is asked to send again.
+    /// The port on 127.0.0.1 on which the upstream answers `RequestResend`.
     #[arg(long)]
     pub(crate) port: u16,
 }
 
-/// What the consumer is told.
+/// The consumer's arguments.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ConsumerArguments {
     #[arg(long)]
@@ -37,7 +37,6 @@ pub(crate) struct ConsumerArguments {
 
 /// A scheme, as a caller sees it.
 pub(super) trait Sending: Clone + Send + Sync + 'static {
-    /// Sends a message of its own making, and returns when a caller of this scheme may think that
-    /// its work is done.
+    /// Sends a message, and returns when a caller of this scheme may think that its work is done.
     fn send(&self, body: Bytes) -> impl Future<Output = Result<()>> + Send;
 }

@@ -1,4 +1,4 @@
-//! What a role and the benchmark say to each other, a line at a time.
+//! The lines between a role and the benchmark.
 
 use std::io::Write as _;
 use std::str::FromStr;
@@ -9,17 +9,17 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines, Stdin};
 
-/// What a role says.
+/// A role's line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum News {
-    /// It is connected, and what it needs is declared.
+    /// The role is connected and has declared what it needs.
     Ready,
-    /// So many messages are done.
+    /// The role is done with this many messages.
     Done(u64),
 }
 
 impl News {
-    /// Says it.
+    /// Writes the line.
     ///
     /// # Errors
     /// When the benchmark has ended.
@@ -54,7 +54,7 @@ impl Orders {
         Self(BufReader::new(tokio::io::stdin()).lines())
     }
 
-    /// The next order; `None` when it is time to go.
+    /// The next order; `None` when the role has to end.
     pub(crate) async fn next(&mut self) -> Result<Option<u64>> {
         match self.0.next_line().await? {
             Some(line) => Ok(Some(line.parse().with_context(|| format!("no order: {line:?}"))?)),
@@ -62,32 +62,32 @@ impl Orders {
         }
     }
 
-    /// Waits until it is time to go.
+    /// Waits until the role has to end.
     pub(crate) async fn end(&mut self) -> Result<()> {
         while self.next().await?.is_some() {}
         Ok(())
     }
 }
 
-/// How often a count is said.
+/// How often a role reports its count.
 const SAY_EVERY: Duration = Duration::from_millis(10);
 
-/// Counts messages, and says how many there are.
+/// Counts messages, and reports the count.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Count(Arc<AtomicU64>);
 
 impl Count {
-    /// One more is done.
+    /// Counts one more message.
     pub(crate) fn one(&self) -> u64 {
         self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// How many are done.
+    /// The count.
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Says the count whenever it has changed, for ever.
+    /// Reports the count whenever it has changed, for ever.
     ///
     /// # Errors
     /// When the benchmark has ended.
