@@ -80,7 +80,7 @@ mod isolation;
 mod record;
 mod sql;
 
-// What the caller says and is told.
+// The caller's side: messages, settings, sources and errors.
 mod error;
 mod message;
 mod settings;

@@ -129,7 +129,7 @@ impl Inner {
         let Question { id, attempt, missing, reason } = question;
         let _turn = self.repeats.turn(id).await;
         if let Some(done) = attempt.and_then(|attempt| self.repeats.recall(id, attempt)) {
-            info!(message_id = %id, attempt = %done.attempt, "asked again for an attempt that was republished");
+            info!(message_id = %id, attempt = %done.attempt, "a caller asks again for an attempt that was republished");
             return Ok(republished(done));
         }
         let answer = (self.look_up)(id).await.map_err(|why| unanswered(id, &why))?;

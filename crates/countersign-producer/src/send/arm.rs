@@ -71,7 +71,10 @@ impl Publisher {
         for message in messages {
             self.inner.complete(message);
             let problem = if window.admit(message.id).is_err() {
-                Some("its id is of the future: is the clock right that it was made by?".to_owned())
+                Some(
+                    "its id is of the future: is the clock right on the machine that made the id?"
+                        .to_owned(),
+                )
             } else {
                 message.problem()
             };

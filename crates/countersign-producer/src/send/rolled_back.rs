@@ -49,7 +49,7 @@ impl Notices {
             // Notices that arrive while a message is on its way leave in the next.
             while received.recv_many(&mut some, MAX_ENTRIES).await > 0 {
                 if let Err(why) = sender.send(std::mem::take(&mut some)).await {
-                    debug!(why, "not told what was rolled back: it will be asked about");
+                    debug!(why, "notices not sent: the callback service will ask instead");
                 }
             }
         });

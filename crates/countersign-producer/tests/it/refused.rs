@@ -27,8 +27,8 @@ async fn without_a_wait_queue_nothing_is_committed_and_the_error_says_what_to_do
 
 #[tokio::test]
 async fn a_broker_that_is_away_is_told_at_once() {
-    let nobody = countersign_testbed::Port::claim().unwrap();
-    let address = format!("amqp://guest:guest@127.0.0.1:{}", nobody.number());
+    let unused = countersign_testbed::Port::claim().unwrap();
+    let address = format!("amqp://guest:guest@127.0.0.1:{}", unused.number());
     let publisher = Publisher::start(address.parse().unwrap(), settings());
     let error = publisher.arm(thing("a chair")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BrokerAway, "{error:?}");
