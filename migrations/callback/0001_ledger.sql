@@ -1,8 +1,8 @@
--- The ledger: what consumers say of messages, the messages that were not confirmed in time, and
--- what is done about them.
+-- The ledger: the consumers' word about messages, the messages that were not confirmed in time, and
+-- the service's and the operators' actions about them.
 --
--- Ids are UUIDv7 and sort by the time of their making. What consumers and upstreams say comes at the
--- rate of all messages: confirmation, consumer_report and rolled_back are partitioned by id, a day
+-- Ids are UUIDv7 and sort by the time of their making. Consumers and upstreams write at the rate of
+-- all messages: confirmation, consumer_report and rolled_back are partitioned by id, a day
 -- each, and the service makes partitions ahead and drops them whole. There is no DEFAULT partition:
 -- rows in it would block the adding of others. Their keys begin with the id, as a key of a
 -- partitioned table has to hold its partition key, and every look-up is by id.
@@ -14,7 +14,7 @@
 -- column's meaning, unit and clock are in the catalog: \d+ shows them. Names and states have the
 -- collation "C": they are compared byte by byte, in the order in which the service sorts them.
 
--- What consumers and upstreams say of messages: partitioned by id.
+-- The consumers' and upstreams' word about messages, partitioned by id.
 CREATE TABLE confirmation (
     message_id uuid NOT NULL,
     consumer text COLLATE "C" NOT NULL,
@@ -42,7 +42,7 @@ CREATE TABLE consumer_report (
     CONSTRAINT consumer_report_until_if_retrying CHECK ((until IS NOT NULL) = (outcome = 'retrying'))
 ) PARTITION BY RANGE (message_id);
 
-COMMENT ON TABLE consumer_report IS 'What consumers said instead of a confirm, one row for each message and consumer: rejected beats retrying, a later retrying an earlier one, and a row in confirmation beats both.';
+COMMENT ON TABLE consumer_report IS 'Consumers'' reports instead of a confirm, one row for each message and consumer: rejected beats retrying, a later retrying an earlier one, and a row in confirmation beats both.';
 COMMENT ON COLUMN consumer_report.message_id IS 'The message: a UUIDv7.';
 COMMENT ON COLUMN consumer_report.consumer IS 'The consumer that said so.';
 COMMENT ON COLUMN consumer_report.outcome IS 'rejected: it will never be accepted. retrying: it failed, and the consumer tries again by itself.';
@@ -96,7 +96,7 @@ CREATE TABLE overdue (
     CONSTRAINT overdue_asking_counts CHECK (state <> 'asking' OR resends >= 1),
     CONSTRAINT overdue_counts_from_0 CHECK (resends >= 0 AND calls_not_made >= 0),
     CONSTRAINT overdue_granted_at_if_granted CHECK ((granted_at IS NOT NULL) = (granted > 0)),
-    CONSTRAINT overdue_somebody_confirms CHECK (cardinality(consumers) >= 1)
+    CONSTRAINT overdue_has_a_consumer CHECK (cardinality(consumers) >= 1)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 
 COMMENT ON TABLE overdue IS 'One row for each message whose check came due unconfirmed. A row is never reopened by a later check.';
@@ -113,7 +113,7 @@ COMMENT ON COLUMN overdue.resends IS 'Resends asked for, a number from 0. The me
 COMMENT ON COLUMN overdue.calls_not_made IS 'How many calls in a row surely were not made and used up no resend, a number from 0.';
 COMMENT ON COLUMN overdue.granted IS 'Up to how many resends an operator has granted, whatever COUNTERSIGN_MAX_RESENDS says. 0 if no operator has.';
 COMMENT ON COLUMN overdue.granted_at IS 'When an operator last asked for a resend, on this database''s clock. NULL if no operator has.';
-COMMENT ON COLUMN overdue.sent_at IS 'When what is waited for was sent, on its upstream''s clock: when its check was armed, then when it was published again. NULL if the upstream does not say.';
+COMMENT ON COLUMN overdue.sent_at IS 'When the awaited publish was sent, on its upstream''s clock: when its check was armed, then when it was published again. NULL if the upstream does not say.';
 COMMENT ON COLUMN overdue.missing_after IS 'The message counts as missing only when a confirm marker that was sent after this moment has come back, on this database''s clock. Its check''s coming due at first; when it is to be judged again, once its upstream has been asked. A deferral leaves it as it is.';
 COMMENT ON COLUMN overdue.closed_at IS 'When it was closed, on this database''s clock. NULL unless confirmed, never_committed, withdrawn, conflict or closed_by_hand.';
 
@@ -174,7 +174,7 @@ COMMENT ON COLUMN overdue_event.reason IS 'Why, for a person.';
 COMMENT ON COLUMN overdue_event.resends IS 'The resends asked for at that time, this one included: a number from 0.';
 COMMENT ON COLUMN overdue_event.at IS 'When it happened, on this database''s clock.';
 
--- What operators do about messages. Each job is the record of it: none is ever deleted.
+-- The operators' jobs. Each job is the record of what an operator did: none is ever deleted.
 CREATE TABLE job (
     job_id uuid NOT NULL,
     action text COLLATE "C" NOT NULL,
@@ -282,9 +282,9 @@ CREATE TABLE confirm_marker (
 );
 
 COMMENT ON TABLE confirm_marker IS 'Messages that this service sends through its own confirm shards. When one has come back, everything that was in its shard before it is recorded.';
-COMMENT ON COLUMN confirm_marker.number IS 'What the marker carries, a number that grows.';
+COMMENT ON COLUMN confirm_marker.number IS 'The number that the marker carries; it grows.';
 COMMENT ON COLUMN confirm_marker.shard IS 'The confirm shard that it was sent through, a number from 0.';
-COMMENT ON COLUMN confirm_marker.awaited IS 'Whether no other is sent through this shard yet. Not any more once it has returned or has been given up; one that was given up counts all the same if it returns.';
+COMMENT ON COLUMN confirm_marker.awaited IS 'Whether the service waits for this marker and sends no other through its shard. False once the marker has returned or was given up; a marker that was given up still counts if it returns.';
 COMMENT ON COLUMN confirm_marker.sent_at IS 'When it was about to be sent, on this database''s clock: the row is committed first.';
 COMMENT ON COLUMN confirm_marker.returned_at IS 'When it had come back and everything before it was recorded, on this database''s clock. NULL before.';
 
@@ -323,8 +323,8 @@ CREATE TABLE queue_depth (
     CONSTRAINT queue_depth_from_0 CHECK (ready >= 0 AND held >= 0)
 ) WITH (fillfactor = 50);
 
-COMMENT ON TABLE queue_depth IS 'What lies in the queues that overdue messages may wait in. Read only while some do.';
-COMMENT ON COLUMN queue_depth.queue IS 'Its name.';
+COMMENT ON TABLE queue_depth IS 'The depths of the queues that overdue messages may wait in. The service reads a queue only while some do.';
+COMMENT ON COLUMN queue_depth.queue IS 'The queue''s name.';
 COMMENT ON COLUMN queue_depth.claimed_at IS 'When a replica last began to read it, on this database''s clock.';
 COMMENT ON COLUMN queue_depth.read_at IS 'When the reading that ready and held are from was begun, on this database''s clock. NULL before the first.';
 COMMENT ON COLUMN queue_depth.ready IS 'Messages that no consumer holds, as the queue itself says.';
@@ -344,9 +344,9 @@ CREATE TABLE upstream_pace (
     CONSTRAINT upstream_pace_canaries_if_only CHECK (canaries IS NOT NULL OR NOT canaries_only)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
-COMMENT ON TABLE upstream_pace IS 'One row for each upstream that was ever asked: how many resends it may be asked for now. Read and written in the transaction that takes the leases.';
+COMMENT ON TABLE upstream_pace IS 'One row for each upstream that the service ever asked: how many resends the service may ask it for now. Read and written in the transaction that takes the leases.';
 COMMENT ON COLUMN upstream_pace.upstream IS 'The upstream.';
-COMMENT ON COLUMN upstream_pace.tokens IS 'How many resends it could be asked for at refilled_at; COUNTERSIGN_RESEND_RATE are added each second, up to a quarter of a second''s worth.';
+COMMENT ON COLUMN upstream_pace.tokens IS 'How many resends the service could ask it for at refilled_at; COUNTERSIGN_RESEND_RATE are added each second, up to a quarter of a second''s worth.';
 COMMENT ON COLUMN upstream_pace.refilled_at IS 'When tokens and canaries were last decided on, on this database''s clock.';
 COMMENT ON COLUMN upstream_pace.canaries IS 'How many of its resends may be unconfirmed at once, a number from 1. NULL while not much is missing.';
 COMMENT ON COLUMN upstream_pace.canaries_only IS 'Whether canaries holds resends back. False with canaries set: much is missing, and so many resends were confirmed that nothing is held back.';

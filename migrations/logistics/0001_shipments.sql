@@ -16,5 +16,5 @@ CREATE INDEX shipments_order_id ON shipments (order_id);
 COMMENT ON TABLE shipments IS 'One shipment for each order that was placed.';
 COMMENT ON COLUMN shipments.shipment_id IS 'Counts up; gaps are transactions that rolled back.';
 COMMENT ON COLUMN shipments.order_id IS 'The order, as the upstream numbers it.';
-COMMENT ON COLUMN shipments.name IS 'Who it is for. A label holds 1 to 40 characters.';
+COMMENT ON COLUMN shipments.name IS 'The name on the label, which holds 1 to 40 characters.';
 COMMENT ON COLUMN shipments.shipped_at IS 'When it was shipped, on this database''s clock.';

@@ -11,9 +11,9 @@ CREATE TABLE orders (
     CONSTRAINT orders_name_is_short CHECK (char_length(name) <= 200)
 );
 
-COMMENT ON TABLE orders IS 'What was ordered.';
+COMMENT ON TABLE orders IS 'One row for each order.';
 COMMENT ON COLUMN orders.order_id IS 'The order''s number.';
 COMMENT ON COLUMN orders.message_id IS 'The message that announces the order, as Countersign knows it. A resend finds the order by it.';
-COMMENT ON COLUMN orders.name IS 'What was ordered, 1 to 200 characters.';
+COMMENT ON COLUMN orders.name IS 'The name of the goods, 1 to 200 characters.';
 COMMENT ON COLUMN orders.placed_at IS 'When it was placed, on this database''s clock.';
 COMMENT ON COLUMN orders.cancelled_at IS 'When it was cancelled, on this database''s clock: it is then not announced again. NULL unless it was.';

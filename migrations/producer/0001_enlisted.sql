@@ -1,4 +1,4 @@
--- What an upstream remembers of its own transactions.
+-- An upstream's records of its own transactions.
 --
 -- A transaction that sends a message inserts its id; RequestResend, not finding it, inserts the
 -- same key as a fence. Of the two, Postgres lets one through and makes the other wait or fail: that
@@ -43,12 +43,12 @@ CREATE TABLE countersign.sweep (
 );
 
 COMMENT ON TABLE countersign.sweep IS
-    'How far the sweep over countersign.enlisted is. One row, and one process at a time that goes on from it. To have everything looked at again: UPDATE countersign.sweep SET position = NULL, until = now().';
+    'How far the sweep over countersign.enlisted is. One row, and one process at a time that goes on from it. To let the sweep begin with the oldest id again: UPDATE countersign.sweep SET position = NULL, until = now().';
 COMMENT ON COLUMN countersign.sweep.only_row IS 'Always true: there is one row.';
 COMMENT ON COLUMN countersign.sweep.position IS
-    'The last id that was looked at: a UUIDv7. NULL: none yet, begin with the oldest.';
+    'The last id that the sweep has settled: a UUIDv7. NULL: none yet, the sweep begins with the oldest.';
 COMMENT ON COLUMN countersign.sweep.begun_at IS
-    'When it last began with the oldest id, on this database''s clock.';
+    'When a walk last began with the oldest id, on this database''s clock.';
 COMMENT ON COLUMN countersign.sweep.until IS
     'When another process may go on, on this database''s clock: while one walks, so that it is replaced when it dies; after a walk, the pause before the next.';
 COMMENT ON COLUMN countersign.sweep.holder IS
