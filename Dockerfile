@@ -17,7 +17,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
       target/release/orders target/release/logistics target/release/countersign-callback target/release/countersign
 
 FROM ${RUNTIME_IMAGE}
-# The authorities that TLS to a broker or a database is checked against.
+# The certificate authorities that TLS to a broker or a database is checked against.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /programs/ /usr/local/bin/
 USER 65532:65532

@@ -15,7 +15,7 @@ CHECKS = []
 
 
 def check(sentence):
-    """Marks a check. They run in the order in which they stand here, each on what the ones before left."""
+    """Marks a check. Checks run in the order of this file, each on the state that the ones before left."""
     def add(function):
         CHECKS.append((sentence, function))
         return function
@@ -105,7 +105,7 @@ def known_id(stack):
     expect(answer["outcome"] == "REPUBLISHED", f"{answer}")
     expect(abs(int(answer["published_at_ms"]) - now_ms()) < 60_000, f"{answer}")
     eventually("the second delivery is acked", 10, lambda: stack.depth("logistics.orders") == 0)
-    confirmed_within(stack, seconds=15)  # this one went through the same queue after it
+    confirmed_within(stack, seconds=15)  # this order went through the same queue after the other
     shipped_once(stack, placed)
 
 
@@ -165,7 +165,7 @@ def reasons_are_given(stack, expected):
         for _ in range(channel.queue_declare("countersign.quarantine", passive=True).method.message_count):
             _, properties, _ = channel.basic_get("countersign.quarantine")
             with_reason[isinstance((properties.headers or {}).get("countersign-reason"), str)] += 1
-    # What the stranger put there itself has none, but for a few with odd headers.
+    # Messages that the stranger put there itself have no reason, but for a few with odd headers.
     expect(with_reason[True] >= expected, f"only {with_reason[True]} of {expected} have a reason")
 
 

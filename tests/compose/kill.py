@@ -82,7 +82,7 @@ def slow_down(stack):
 
 
 def kill_consumers(stack, chance, seconds):
-    """SIGKILLs one or more of them at random moments, and starts them again a moment later."""
+    """SIGKILLs one or more consumers at random moments, and starts them again a moment later."""
     ids = [container["Id"] for container in stack.containers("logistics")]
     deadline, kills = time.monotonic() + seconds, 0
     while time.monotonic() < deadline:
@@ -113,7 +113,7 @@ def audit(stack, placed):
     expect(placed <= set(ordered), f"accepted, and not in the database: {placed - set(ordered)}")
     resends = int(stack.sql("callback", "SELECT coalesce(sum(resends), 0) FROM overdue")[0][0])
     duplicates = int(stack.sql("logistics", "SELECT coalesce(sum(duplicates), 0) FROM countersign.inbox")[0][0])
-    # The broker tells its figures every five seconds.
+    # The broker counts its figures every five seconds.
     redelivered = eventually("the kills met messages in the consumers' hands", 30,
                              lambda: stack.redeliveries("logistics.orders"))
     print(f"ordered {len(ordered)}, shipped {len(shipped)}, doubled 0, parked {len(parked)}, lost 0; "

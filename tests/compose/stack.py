@@ -25,11 +25,11 @@ OURS = ["orders", "logistics", "callback"]
 
 
 class Failure(Exception):
-    """What was expected did not come true, or not yet."""
+    """An expected state did not come true, or not yet."""
 
 
 class Hopeless(Exception):
-    """What was expected can no longer come true: there is nothing to wait for."""
+    """An expected state can no longer come true: waiting for it is in vain."""
 
 
 class Stack:
@@ -65,7 +65,7 @@ class Stack:
         self.up(*build, *arguments)
 
     def up(self, *arguments):
-        """Brings everything up, and waits until it is healthy."""
+        """Brings all services up, and waits until they are healthy."""
         self.compose("up", "--detach", "--wait", *arguments, quiet=True)
 
     def compose(self, *arguments, check=True, quiet=False):
@@ -73,7 +73,7 @@ class Stack:
         return self.run(command, check, quiet)
 
     def output(self, *arguments):
-        """What a compose command prints on standard output."""
+        """The standard output of a compose command."""
         command = ["docker", "compose", "--project-name", self.project, *arguments]
         return subprocess.run(command, cwd=ROOT, env=self.environment, check=True, text=True, stdout=subprocess.PIPE).stdout
 
@@ -113,13 +113,13 @@ class Stack:
             connection.close()
 
     def depth(self, queue):
-        """How many messages are ready in a queue. Those held by a consumer do not count."""
+        """How many messages are ready in a queue. Messages that a consumer holds do not count."""
         with self.channel() as channel:
             return channel.queue_declare(queue, passive=True).method.message_count
 
 
     def redeliveries(self, queue):
-        """How many deliveries the broker has made again, as far as its figures know by now."""
+        """How many redeliveries the broker has made, as far as its figures show by now."""
         url = f"http://127.0.0.1:{self.ports['RABBITMQ_MANAGEMENT']}/api/queues/%2F/{queue}"
         request = urllib.request.Request(url)
         request.add_header("Authorization", "Basic " + base64.b64encode(b"guest:guest").decode())
@@ -155,7 +155,7 @@ class Grpc:
 
 def eventually(what, seconds, probe):
     """Waits until `probe()` returns something true, and returns that. `probe` may raise `Failure`
-    to say what it sees instead."""
+    to say which state it sees instead."""
     deadline = time.monotonic() + seconds
     seen = None
     while True:

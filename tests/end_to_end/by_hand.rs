@@ -1,4 +1,4 @@
-//! `RequestResend`, asked by a person.
+//! An operator calls `RequestResend` by hand.
 
 use std::time::Duration;
 

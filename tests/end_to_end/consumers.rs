@@ -1,4 +1,4 @@
-//! What a consumer may do to a message, and what may happen to a consumer.
+//! Harm that a consumer does to a message, and harm that happens to a consumer.
 
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use serde_json::Value;
@@ -24,7 +24,7 @@ async fn duplicates_are_confirmed_again_and_have_no_second_effect() {
 #[tokio::test]
 async fn a_message_that_fails_for_ever_is_parked_and_holds_nobody_up() {
     let world = World::running().await;
-    // It fits the orders' table and no label of logistics.
+    // The name fits the orders' table and no label of logistics.
     let poison = world.place(&"x".repeat(60)).await;
     let orders = world.place_many(20).await;
     for order in &orders {

@@ -1,5 +1,6 @@
-//! The callback service does not ask for a message that is only late: itself or a consumer was away,
-//! hangs or is slow. It asks for a message that is lost meanwhile all the same.
+//! The callback service does not ask for a message that is only late, because the service itself or
+//! a consumer was away, hangs or is slow. It asks for a message that is lost meanwhile all the
+//! same.
 
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use crate::world::{GRACE, ORDERS_QUEUE, World, channel, ends};
 
 const CHECK_DELAY: Duration = Duration::from_secs(2);
 
-/// Checks come due after 2 s, and a consumer that was never heard of is left alone for long: a
-/// message that is asked for here is asked for because it is known to be missing.
+/// Checks come due after 2 s, and the callback service leaves an unknown consumer alone for long: a
+/// message is asked for here only because it is known to be missing.
 async fn world() -> World {
     let mut world = World::new().await;
     world.orders.set("COUNTERSIGN_CHECK_DELAY", "2s");
@@ -23,7 +24,8 @@ async fn world() -> World {
     world
 }
 
-/// So many orders, each confirmed: where the consumer is, is known.
+/// Places this many orders and waits until each is confirmed: the callback service then knows how
+/// far the consumer is.
 async fn confirmed(world: &World, count: usize) {
     for order in world.place_many(count).await {
         world.is_in_state(&order, "confirmed").await;
@@ -42,7 +44,7 @@ async fn all_confirmed(world: &World) {
         .await;
 }
 
-/// Nothing of a committed order was asked for, and nothing was parked.
+/// The callback service asked for no message of a committed order, and parked none.
 async fn nothing_was_sent_again(world: &World) {
     let rows = world.overdue_orders().await;
     let asked: Vec<_> = rows.iter().filter(|row| row.resends > 0).collect();
@@ -51,7 +53,7 @@ async fn nothing_was_sent_again(world: &World) {
     assert!(parked.is_empty(), "{} were parked: {:?}", parked.len(), parked[0]);
 }
 
-/// As `ListConsumers` has it.
+/// A consumer as `ListConsumers` shows it.
 async fn consumers(callback: &Service) -> Vec<Consumer> {
     let mut client = CallbackClient::new(channel(callback));
     client.list_consumers(ListConsumersRequest {}).await.unwrap().into_inner().consumers
@@ -146,7 +148,7 @@ async fn a_consumer_that_hangs_gets_nothing_twice() {
     let world = world().await;
     confirmed(&world, 10).await;
     world.logistics.signal(Signal::Stop);
-    // As many as it takes in hand at once: the queue itself looks empty.
+    // As many messages as the consumer takes in hand at once: the queue itself looks empty.
     let orders = world.place_many(20).await;
     no_progress(&world, 20).await;
     nothing_was_sent_again(&world).await;
@@ -175,7 +177,7 @@ async fn what_is_destroyed_before_a_slow_consumer_is_asked_for_and_nothing_else(
     let destroyed = world.vhost.take(ORDERS_QUEUE, 1).await;
     let id = destroyed[0].message_id().unwrap().parse().unwrap();
     let destroyed = Order { order_id: id, message_id: id };
-    // The backlog does not shrink until it is asked for.
+    // The backlog does not shrink until the callback service asks for the message.
     eventually("the destroyed message is asked for", HEALED, async || {
         world.place_many(40).await;
         let rows = world.overdue().await;
@@ -207,9 +209,9 @@ async fn an_upstream_whose_clock_is_ten_minutes_behind_shares_a_consumer() {
     clocks_differ(-600).await;
 }
 
-/// Two upstreams share a consumer: one has the right time, the other is off by so many seconds. While
-/// the consumer is behind, neither's clock makes it look as if it had passed the other's messages;
-/// what is destroyed is sent again by each.
+/// Two upstreams share a consumer: one has the right time, the other is off by so many seconds.
+/// While the consumer is behind, neither clock makes it look as if it had passed the other
+/// upstream's messages; each upstream sends its destroyed messages again.
 async fn clocks_differ(seconds: i64) {
     const WAITING: usize = 150;
     let mut world = World::new().await;
@@ -269,7 +271,7 @@ async fn clocks_differ(seconds: i64) {
     world.ends().await;
 }
 
-/// Shifts the clock of what it is loaded into.
+/// Shifts the clock of the process it is loaded into.
 fn libfaketime() -> String {
     let folders = std::fs::read_dir("/usr/lib").unwrap().filter_map(Result::ok);
     let mut libraries = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1"));

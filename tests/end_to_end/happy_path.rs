@@ -1,4 +1,4 @@
-//! Nothing goes wrong.
+//! The whole path without a fault.
 
 use crate::world::World;
 
@@ -23,7 +23,7 @@ async fn an_order_is_shipped_once_and_confirmed_before_its_check_is_due() {
 async fn many_orders_at_once_are_all_shipped_once() {
     const ORDERS: usize = 200;
     let mut world = World::new().await;
-    // They queue up behind each other, for longer than a second where the machine is busy.
+    // The orders queue up behind each other, for longer than a second on a busy machine.
     world.orders.set("COUNTERSIGN_CHECK_DELAY", "5s");
     world.start().await;
     let orders = world.place_many(ORDERS).await;

@@ -1,4 +1,4 @@
-//! What a person does about many messages at once, with the token that it takes.
+//! Operators act on many messages at once, with the token that this takes.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::world::{ORDERS_QUEUE, World};
 
 const TOKEN: &str = "let-me-in";
 
-/// A world in which nothing is sent again but by hand, and orders and callback have a token.
+/// A world in which messages are sent again only by hand, and orders and callback have a token.
 fn by_hand(world: &mut World) {
     world.orders.set("COUNTERSIGN_TOKEN", TOKEN);
     world
@@ -32,8 +32,8 @@ fn callback(world: &World) -> CallbackClient<Channel> {
     CallbackClient::new(world.callback_channel())
 }
 
-/// Committed orders whose messages were lost, and given up: as these leave it, without waiting for
-/// five thousand checks.
+/// Committed orders whose messages were lost, and given up. The test writes their rows itself
+/// instead of waiting for five thousand checks.
 async fn park_orders(world: &World, count: usize) {
     let ids: Vec<Uuid> = (0..count).map(|_| MessageId::generate().uuid()).collect();
     for (sql, pool) in [
@@ -83,8 +83,8 @@ async fn job_when(world: &World, job_id: &str, what: &str, is: impl Fn(&Job) -> 
     .await
 }
 
-/// Returns when the job has ended. A job of thousands of messages may take its time, as long as it
-/// goes on: each further message is waited for by itself.
+/// Returns when the job has ended. A job of thousands of messages may take its time as long as it
+/// moves: each further message has a deadline of its own.
 async fn ended(world: &World, job_id: &str) -> Job {
     let mut job = job(world, job_id).await;
     while job.ended_at_ms == 0 {
@@ -129,8 +129,8 @@ async fn a_bulk_resend_of_5000_parked_messages_survives_a_kill_and_each_has_its_
     assert_eq!(first.state, "done", "{first:?}");
     assert_eq!(first.succeeded + first.failed, first.items, "{first:?}");
 
-    // What was about to be asked for when the process was killed has used up its one resend: nobody
-    // knows whether it was asked for.
+    // A message that the replica was about to ask for when it was killed has used up its one
+    // resend: whether the upstream was asked is unknown.
     let states: BTreeMap<String, String> = world
         .overdue()
         .await
@@ -145,7 +145,7 @@ async fn a_bulk_resend_of_5000_parked_messages_survives_a_kill_and_each_has_its_
             "succeeded" => {
                 assert_eq!((state, item.result.as_str()), ("confirmed", "confirmed by logistics"));
             }
-            // A confirm may have come after it was given up.
+            // A confirm may have come after the message was given up.
             "failed" => assert!(
                 ["parked", "confirmed"].contains(&state) && item.result.contains("parked: "),
                 "{item:?}, {state}"

@@ -1,4 +1,4 @@
-//! A message or a confirm that the broker had is destroyed.
+//! A message or a confirm is destroyed in the broker.
 
 use crate::world::{CONFIRM_QUEUE, ORDERS_QUEUE, World};
 

@@ -1,4 +1,4 @@
-//! What operators type, against everything running.
+//! Operators' commands, against all programs running.
 
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
@@ -21,7 +21,7 @@ impl Operator<'_> {
         told(self.begins(arguments).wait_with_output().await.unwrap())
     }
 
-    /// The same, not waited for.
+    /// The same command, still running.
     fn begins(&self, arguments: &[&str]) -> Child {
         let world = self.world;
         let [orders, logistics, callback] = world.databases.urls();
@@ -42,7 +42,7 @@ impl Operator<'_> {
             .unwrap()
     }
 
-    /// The same with `--json`.
+    /// The same command with `--json`.
     async fn asks(&self, arguments: &[&str]) -> (Option<i32>, Value) {
         let arguments: Vec<&str> = arguments.iter().copied().chain(["--json"]).collect();
         let (code, text, why) = self.types(&arguments).await;
@@ -51,7 +51,8 @@ impl Operator<'_> {
         (code, told)
     }
 
-    /// What a doctor finds beyond what the broker's version deserves, as `severity subject: finding`.
+    /// A doctor's findings beyond those that the broker's version deserves, as `severity subject:
+    /// finding`.
     async fn findings(&self) -> Vec<String> {
         let (code, told) = self.asks(&["doctor", "--queue", "logistics.orders"]).await;
         assert_eq!(told["not_looked_at"], json!([]), "everything was given and answers");
@@ -70,7 +71,7 @@ impl Operator<'_> {
             .collect()
     }
 
-    /// Waits until a doctor finds as many things, each with this in it.
+    /// Waits until a doctor has as many findings, each with this text in it.
     async fn finds(&self, expected: &[&str]) {
         eventually(&format!("the doctor finds {expected:?}"), HEALED, async || {
             let found = self.findings().await;
@@ -87,7 +88,7 @@ fn told(output: Output) -> (Option<i32>, String, String) {
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
-/// Beside this test's own program.
+/// The binary beside this test's own program.
 fn program() -> PathBuf {
     let this = std::env::current_exe().unwrap();
     this.ancestors().nth(2).unwrap().join("countersign")
@@ -169,7 +170,7 @@ async fn what_was_put_aside_is_replayed_once_its_cause_is_mended() {
     assert_eq!(code, Some(0));
     assert!(text.contains("countersign.confirm.0") && text.contains(&id), "{text}");
 
-    // Not mended: it comes back.
+    // The fault is not mended: it comes back.
     let replay = ["quarantine", "replay", "--reason", "database refuses"];
     let (code, told) = operator.asks(&replay).await;
     assert_eq!((code, &told["done"]), (Some(0), &json!(1)), "{told}");

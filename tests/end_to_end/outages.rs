@@ -1,4 +1,4 @@
-//! The servers go away under load, and come back. They are the test's own.
+//! The test's own servers go away under load, and come back.
 
 use countersign_testbed::{Broker, BrokerSettings, Postgres, PostgresSettings};
 

@@ -13,7 +13,7 @@ async fn two_of_each_service_share_the_work_and_ship_every_order_once() {
         world.replica(&world.orders, "orders-2"),
         world.replica(&world.logistics, "logistics-2"),
     ];
-    // At the same moment, so that they migrate the same databases at the same time.
+    // Both start at the same moment, so that they migrate the same databases at the same time.
     for service in &mut more {
         service.start().unwrap();
     }

@@ -36,7 +36,7 @@ async fn a_stopped_upstream_finishes_the_calls_that_it_took() {
     for n in 0..100 {
         started.push(world.placing(&format!("order {n}")));
     }
-    // Whatever is refused from here on is refused as a whole.
+    // An order that is refused from here on is refused as a whole.
     stop(&mut world, "orders").await;
     let mut accepted = 0;
     for placing in started {
@@ -48,7 +48,7 @@ async fn a_stopped_upstream_finishes_the_calls_that_it_took() {
     all_confirmed_without_a_resend(&world).await;
 }
 
-/// A check delay that no restart exceeds: whatever is overdue then was lost, not late.
+/// A check delay that no restart exceeds: an overdue message was lost, not late.
 async fn calm() -> World {
     let mut world = World::new().await;
     world.orders.set("COUNTERSIGN_CHECK_DELAY", "20s");

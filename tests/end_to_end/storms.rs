@@ -1,4 +1,4 @@
-//! Much goes wrong at once: upstreams that are down or slow, many messages lost, many transactions
+//! Many faults at once: upstreams that are down or slow, many messages lost, many transactions
 //! rolled back, replicas that die or freeze.
 //!
 //! Scaled so that each takes less than a minute: outages last seconds instead of minutes, and
@@ -13,14 +13,14 @@ use tokio::task::JoinSet;
 
 use crate::world::{CONFIRM_QUEUE, GRACE, ORDERS_QUEUE, World};
 
-/// Orders of which `destroyed` messages are destroyed, before any check is looked up: the callback
+/// Orders of which `destroyed` messages are destroyed before any check is looked up: the callback
 /// service, the consumer and in the end also the upstream are down.
 async fn destroyed(world: &mut World, destroyed: usize) {
     world.callback.kill();
     world.logistics.kill();
     world.place_many(destroyed).await;
     let placed = u64::try_from(destroyed).unwrap();
-    // Published, though no caller waited for it.
+    // The messages are published, though no caller waited for that.
     world.holds(ORDERS_QUEUE, placed).await;
     world.destroy(ORDERS_QUEUE).await;
     world.orders.kill();
@@ -30,7 +30,7 @@ async fn count(world: &World, sql: &'static str) -> i64 {
     sqlx::query_scalar(sql).fetch_one(&world.databases.callback).await.unwrap()
 }
 
-/// Returns when so many messages have gone this way.
+/// Returns when this many messages have gone this way.
 async fn have_become(world: &World, state: &'static str, messages: usize) {
     eventually(&format!("{messages} messages are {state}"), HEALED, async || {
         let sql = "SELECT count(*) FROM overdue WHERE state = $1";
@@ -96,7 +96,7 @@ async fn an_upstream_that_republishes_but_answers_too_late_is_asked_a_bounded_nu
         .set("COUNTERSIGN_UPSTREAMS", format!("orders=http://{}", proxy.address()))
         .set("COUNTERSIGN_MAX_RESENDS", RESENDS.to_string());
     world.start().await;
-    // A call has five seconds: it gets there, but its answer comes too late.
+    // A call has five seconds: it reaches the upstream, but its answer comes too late.
     proxy.conduct(Conduct::Forward { after: Duration::from_secs(3) });
     world.logistics.kill();
     let order = world.place("an order").await;
@@ -130,7 +130,7 @@ async fn when_a_third_of_the_messages_is_destroyed_canaries_go_first_and_the_bud
         .set("COUNTERSIGN_RESEND_DELAY", "20s")
         .set("COUNTERSIGN_RESEND_RATE", format!("{RATE}"));
     world.start().await;
-    // Gets all that the consumer gets.
+    // This queue gets all that the consumer gets.
     world.vhost.declare_queue("watch", json!({})).await;
     world.vhost.bind("orders", "watch", "order.placed").await;
     world.logistics.kill();
@@ -180,9 +180,9 @@ async fn when_a_third_of_the_messages_is_destroyed_canaries_go_first_and_the_bud
     world.audit().await;
 }
 
-/// These resends, by their times in milliseconds, are never more than `rate` a second.
+/// Checks that these resends, by their times in milliseconds, are never more than `rate` a second.
 pub(crate) fn keep_the_budget(mut resends: Vec<i64>, rate: f64) {
-    // What may be saved up, and the calls that are under way.
+    // Besides: the tokens that may be saved up, and the calls that are under way.
     let at_once = rate / 4.0 + 64.0;
     resends.sort_unstable();
     for (i, from) in resends.iter().enumerate() {
@@ -193,7 +193,8 @@ pub(crate) fn keep_the_budget(mut resends: Vec<i64>, rate: f64) {
     }
 }
 
-/// When the upstream published it again, in milliseconds since 1970. `None` for a first publish.
+/// When the upstream published the message again, in milliseconds since 1970. `None` for a first
+/// publish.
 pub(crate) fn resent_at(message: &Peeked) -> Option<i64> {
     let header = |name: &str| message.headers[name].as_i64().unwrap();
     (header("countersign-attempt") >= 2).then(|| header("countersign-published-at-ms"))
@@ -239,7 +240,7 @@ async fn when_a_third_of_the_orders_is_rolled_back_nothing_is_held_back_or_parke
 #[tokio::test]
 async fn a_killed_and_a_frozen_replica_ask_for_nothing_beyond_their_lease_and_lose_nothing() {
     const ORDERS: usize = 100;
-    /// Of the callback service: how long no other replica asks.
+    /// The callback service's setting: how long no other replica asks.
     const LEASE: f64 = 20.0;
     let mut world = World::new().await;
     let orders = world.orders.url().trim_start_matches("http://").parse().unwrap();
@@ -266,7 +267,7 @@ async fn a_killed_and_a_frozen_replica_ask_for_nothing_beyond_their_lease_and_lo
     asks_were_answered(&world).await;
     is_asking(&world).await;
     world.callback.kill();
-    // The frozen one goes on with what it believes to hold.
+    // The frozen replica goes on with the leases that it believes to hold.
     frozen.signal(Signal::Cont);
     world.callback.start().unwrap();
 
@@ -285,7 +286,7 @@ async fn a_killed_and_a_frozen_replica_ask_for_nothing_beyond_their_lease_and_lo
     .await
     .unwrap();
     assert_eq!(too_soon, [], "asked for again although another replica held the lease");
-    // What the upstream was really asked for: each attempt of each message once.
+    // The resends that the upstream really got: each attempt of each message once.
     let mut seen = BTreeSet::new();
     for line in world.orders.log().lines().filter(|line| line.contains("asked to send again")) {
         let field = |name: &str| {

@@ -19,7 +19,7 @@ async fn a_stranger_consumes_and_its_confirms_count() {
     world.orders.start().unwrap();
     world.callback.ready(HEALED).await.unwrap();
     world.orders.ready(HEALED).await.unwrap();
-    // It makes the queue that logistics would have made.
+    // The client makes the queue that logistics would have made.
     let count = ORDERS.to_string();
     let url = world.vhost.url().to_owned();
     let arguments = [
@@ -67,7 +67,7 @@ async fn garbage_on_every_exchange_harms_nothing_and_is_found_with_reasons() {
     let expected = &said.last().unwrap()["expected"];
     let number = |name: &str| expected[name].as_u64().unwrap();
 
-    // Its good entries are taken: confirms are recorded, checks looked up.
+    // The ledger takes its good entries: it records confirms and looks checks up.
     let ids = |name: &str| -> BTreeSet<String> {
         let ids = expected[name].as_array().unwrap();
         ids.iter().map(|id| id.as_str().unwrap().to_owned()).collect()
@@ -96,19 +96,19 @@ async fn garbage_on_every_exchange_harms_nothing_and_is_found_with_reasons() {
     world.audit().await;
 }
 
-/// Where the strangers are.
+/// The folder of the strangers.
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("strangers")
 }
 
-/// A Python that has what they need. Making it may take long, when it is made for the first time.
+/// A Python with the clients' packages. Making it may take long the first time.
 async fn python() -> String {
     let setup = Command::new(folder().join("setup")).output().await.unwrap();
     assert!(setup.status.success(), "{}", String::from_utf8_lossy(&setup.stderr));
     String::from_utf8(setup.stdout).unwrap().trim().to_owned()
 }
 
-/// Runs a stranger, and returns the lines that it said.
+/// Runs a stranger, and returns the lines that it printed.
 async fn run(python: &str, script: &str, arguments: &[&str]) -> Vec<Value> {
     let ran = Command::new(python)
         .arg(folder().join(script))

@@ -33,7 +33,8 @@ async fn a_broker_that_lost_everything_with_2000_orders_under_way_is_healed_by_t
     world.callback.set("COUNTERSIGN_RESEND_RATE", format!("{RATE}"));
     world.start().await;
 
-    // So that nothing is looked up or recorded before the broker is gone.
+    // The callback service is down, so that no check is looked up and no confirm recorded before
+    // the broker is gone.
     world.callback.kill();
     let mut orders = world.place_many(SHIPPED).await;
     for order in &orders {
@@ -45,7 +46,8 @@ async fn a_broker_that_lost_everything_with_2000_orders_under_way_is_healed_by_t
     world.vhost.make(broker.address()).await.unwrap();
     world.logistics.start().unwrap();
     world.logistics.ready(HEALED).await.unwrap();
-    // Gets all that the consumer gets. Nothing is resent before the callback service is back.
+    // This queue gets all that the consumer gets. No message is resent before the callback service
+    // is back.
     world.vhost.declare_queue("watch", json!({})).await;
     world.vhost.bind("orders", "watch", "order.placed").await;
     world.callback.start().unwrap();
@@ -124,8 +126,8 @@ async fn a_sweep_that_asks_the_wrong_service_says_so_once_and_harms_nothing() {
     world.audit().await;
 }
 
-/// Waits as long as the healing goes on: it fails when for a whole [`HEALED`] not one more order is
-/// confirmed.
+/// Waits as long as the healing goes on: the wait fails when no further order is confirmed for a
+/// whole [`HEALED`].
 async fn are_confirmed(world: &World, orders: &[Order]) {
     let ids: Vec<Uuid> = orders.iter().map(|order| order.message_id).collect();
     let mut missing = orders.len();

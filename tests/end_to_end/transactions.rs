@@ -9,14 +9,14 @@ use crate::world::{World, crash_at};
 async fn most_rolled_back_orders_are_settled_without_a_call() {
     const ORDERS: usize = 300;
     let mut world = World::new().await;
-    // So that a notice is recorded before its check comes due, on a slow machine, too.
+    // The check delay lets a notice be recorded before its check comes due, on a slow machine, too.
     world.orders.set("COUNTERSIGN_CHECK_DELAY", "5s").set("COUNTERSIGN_LONGEST_TRANSACTION", "2s");
     world.start().await;
     let mut rolled_back: i64 = 0;
     for n in 0..ORDERS {
         if n % 10 < 3 {
             let refused = world.try_place("   ").await.unwrap_err();
-            // On a busy machine the broker may be late; then it is not armed.
+            // On a busy machine the broker may be late; then the message is not armed.
             rolled_back += i64::from(refused.code() == Code::InvalidArgument);
         } else {
             world.place("an order").await;
@@ -46,14 +46,15 @@ async fn a_rolled_back_order_whose_notice_is_lost_is_closed_as_never_committed()
 
     world.only_overdue_row_is("never_committed").await;
     assert_eq!(world.committed_orders().await, []);
-    // Nor shipped, says the audit.
+    // The audit checks that the order is not shipped either.
     world.audit().await;
 }
 
 #[tokio::test]
 async fn a_transaction_still_open_when_its_check_comes_due_is_waited_for() {
     let mut world = World::new().await;
-    // Old enough to be fenced when its check comes due: only the open transaction stands in the way.
+    // The id is old enough to be fenced when its check comes due: only the open transaction stands
+    // in the way.
     world.orders.set("COUNTERSIGN_LONGEST_TRANSACTION", "500ms");
     world.start().await;
     let mut lock = world.databases.orders.begin().await.unwrap();

@@ -1,4 +1,5 @@
-//! Orders that two have to confirm: logistics, and `billing`, which is played here with the SDK.
+//! Orders that two consumers have to confirm: logistics, and `billing`, which the test plays with
+//! the SDK.
 
 use countersign_consumer::{
     Consumer, ConsumerSettings, Delivery, ExchangeKind, Failure, Handler, Running,
@@ -25,7 +26,7 @@ impl Handler for Bill {
     }
 }
 
-/// Billing, which can be stopped and started again.
+/// The consumer `billing`, which the test can stop and start again.
 struct Billing {
     broker: String,
     pool: PgPool,
@@ -54,7 +55,7 @@ impl Billing {
         self.running = Some(billing.start(Default::default()).await.unwrap());
     }
 
-    /// What it has in hand goes back to its queue.
+    /// The deliveries in hand go back to the queue.
     async fn stop(&mut self, world: &World) {
         self.running = None;
         eventually("billing has gone", HEALED, async || {
@@ -83,13 +84,13 @@ async fn with_billing() -> (World, Billing) {
     world.orders.set("COUNTERSIGN_CONSUMERS", "logistics,billing");
     world.start().await;
     let billing = Billing::running(&world).await;
-    // Both have been seen to process something.
+    // Both consumers have been seen to process a message.
     let first = world.place("the first order").await;
     is_confirmed_by(&world, &first, &["billing", "logistics"]).await;
     (world, billing)
 }
 
-/// Waits until exactly these have confirmed.
+/// Waits until exactly these consumers have confirmed.
 async fn is_confirmed_by(world: &World, order: &Order, consumers: &[&str]) {
     eventually(&format!("confirmed by {consumers:?}"), HEALED, async || {
         let message = world.message(order.message_id).await.map_err(|e| e.to_string())?;
@@ -108,7 +109,7 @@ async fn destroyed_at_one_consumer_it_is_sent_again_for_that_one_and_the_other_s
     is_confirmed_by(&world, &order, &["logistics"]).await;
     world.destroy(BILLING_QUEUE).await;
 
-    // Its check comes due, and one confirm is not enough.
+    // The order's check comes due, and one confirm is not enough.
     let overdue = eventually("it is overdue", HEALED, async || {
         world.overdue_orders().await.into_iter().find(|row| row.message_id == order.message_id)
     })
@@ -133,7 +134,7 @@ async fn destroyed_at_one_consumer_it_is_sent_again_for_that_one_and_the_other_s
 #[tokio::test]
 async fn a_confirm_that_one_of_two_consumers_lost_is_given_again_and_nothing_is_done_twice() {
     let (world, billing) = with_billing().await;
-    // What both confirm now lies in the broker until it is destroyed.
+    // A message that both confirm now lies in the broker until it is destroyed.
     world.callback.kill();
     let order = world.place("an order").await;
     world.shipped(&order).await;

@@ -85,11 +85,11 @@ def everything(args):
     yield from to(Target(args.exchange, args.key), business())
     yield from to(Target("", args.queue), business())
     yield from to(Target("", args.retry_queue), business())
-    # No consumer reads these: what is published there stays as it is.
+    # No consumer reads these queues: messages stay there as they are.
     yield from to(Target("", f"{args.queue}.dead"), all_expected(business(), "dead"))
     yield from to(Target("countersign.quarantine", ""), all_expected(check(), "direct"))
     yield from to(Target("", "countersign.quarantine"), all_expected(confirm(), "direct"))
-    # And these lead nowhere: the broker has to return it, which is "not armed".
+    # These keys lead nowhere: the broker has to return the check, which means "not armed".
     for tier in ["", "5", "1s", "5 s", "#", "x" * 255, "countersign.check.due"]:
         yield from to(Target("countersign.check", tier), [Garbage("a good check of an unknown tier", Check(args.upstream).envelope(1)[0], {})])
 
@@ -113,7 +113,7 @@ class Check:
         return {"id": message_id or uuid7(), "consumers": ["logistics"]}
 
     def envelope(self, count):
-        """A good one, and what is expected of it."""
+        """A good envelope, and its expected effect."""
         entries = [self.entry() for _ in range(count)]
         return compact({**self.head, self.list_field: entries}), {self.taken: [e["id"] for e in entries]}
 
@@ -195,7 +195,7 @@ def envelopes(kind, big_mib):
         yield whole(f"{kind.name_field} {str(name)[:12]!r}", but(**{kind.name_field: name}))
     yield whole(f"no {kind.name_field}", compact({k: v for k, v in fields.items() if k != kind.name_field}))
     if kind.name_field == "upstream":
-        # Nothing is lost of an upstream without an address: it waits until it has one.
+        # A message of an upstream without an address is not lost: it waits until there is one.
         yield Garbage("an upstream without an address", but(upstream="nobody"), taken)
         for at in ["now", None, 1.5, 2**70, []]:
             yield whole(f"armed_at_ms {at}", but(armed_at_ms=at))
@@ -235,7 +235,7 @@ def bad_entries_among_good_ones(kind):
 
 
 def business_messages(big_mib):
-    """Messages that no consumer can process: in the `.dead` queue all of them."""
+    """Messages that no consumer can process: all end in the `.dead` queue."""
     dead = {"dead": 1}
     order = compact({"order_id": str(uuid.uuid4()), "name": "garbage"})
     ids = ["", "order-17", "\0" * 36, "\n", "☃", "x" * 255, str(uuid.uuid4()), str(uuid.uuid1()),
@@ -264,7 +264,7 @@ def with_odd_properties(pieces):
     for garbage in pieces:
         if garbage.name in ("a word", "bad entries among good ones"):
             for name, properties in odd_properties().items():
-                # Never the same good ids twice: each has to be found by itself.
+                # Good ids never repeat: the test looks for each by itself.
                 expected = {name: value for name, value in garbage.expected.items() if not isinstance(value, list)}
                 yield garbage._replace(name=f"{garbage.name}, with {name}", expected=expected, properties=properties)
 
@@ -297,7 +297,7 @@ class Broker:
 
     def __init__(self, url):
         self.parameters = pika.URLParameters(url)
-        self.parameters.heartbeat = 0  # it is busy publishing, and gone soon
+        self.parameters.heartbeat = 0  # the client is busy publishing, and gone soon
         self.connection = pika.BlockingConnection(self.parameters)
         self.open()
 

@@ -1,5 +1,5 @@
-//! SIGSTOP, and SIGCONT after a while: long enough that the broker gives the connection up and what
-//! wakes holds deliveries that are another process's by now.
+//! SIGSTOP, and SIGCONT after a while: long enough that the broker gives the connection up, and the
+//! process that wakes holds deliveries that are another process's by now.
 
 use std::time::Duration;
 

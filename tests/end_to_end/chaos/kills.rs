@@ -1,4 +1,4 @@
-//! SIGKILL at random moments, and at the crash points where something is half done for sure.
+//! SIGKILL at random moments, and at the crash points where a step is surely half done.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use super::schedule::Plan;
 use super::trial::Trial;
 
 const AFTER_MS: Range<u64> = 50..1_000;
-/// Shorter and longer than the check delay of 1 s.
+/// Outages shorter and longer than the check delay of 1 s.
 const DOWN_MS: Range<u64> = 50..1_500;
 
 #[tokio::test]
@@ -61,8 +61,8 @@ async fn two_parties_killed_at_once_lose_and_double_nothing() {
     trial.audit().await;
 }
 
-/// Kills `at_once` of the victims again and again. `destroying`: of every three times once, messages
-/// are destroyed before, so that there is something to ask for.
+/// Kills `at_once` of the victims again and again. With `destroying`, every third kill destroys
+/// messages before, so that there is something to ask for.
 async fn kill(trial: &mut Trial, victims: &[&str], at_once: usize, destroying: bool) {
     let plan = Plan { victims: victims.len(), at_once, after_ms: AFTER_MS, lasts_ms: DOWN_MS };
     for (n, strike) in trial.draw(&plan).iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Callers who place orders all the while, and remember which they were promised.
+//! Callers that place orders all the while, and remember which orders they were promised.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,9 +11,9 @@ use countersign_testbed::HEALED;
 
 use crate::world::{OrdersClient, World, try_place};
 
-/// So many callers at a time.
+/// How many callers place orders at a time.
 const CALLERS: usize = 8;
-/// Each waits so long between two orders: 50 a second together, at most.
+/// How long each caller waits between two orders: 50 a second together, at most.
 const PAUSE: Duration = Duration::from_millis(160);
 /// After so long without an answer a caller gives up; it never learns whether there is an order.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -33,7 +33,7 @@ struct Seen {
 }
 
 impl Load {
-    /// Starts to place orders.
+    /// Starts the callers.
     pub(super) fn start(world: &World) -> Self {
         let seen = Arc::new(Seen::default());
         let mut callers = JoinSet::new();
@@ -43,7 +43,7 @@ impl Load {
         Self { callers, seen }
     }
 
-    /// Waits until so many more orders were accepted.
+    /// Waits until this many more orders were accepted.
     pub(super) async fn flows(&self, more: u64) {
         let goal = self.accepted() + more;
         countersign_testbed::eventually("orders are accepted", HEALED, async || {
@@ -53,7 +53,7 @@ impl Load {
         .await;
     }
 
-    /// How many were refused, or not answered in time.
+    /// How many orders were refused, or not answered in time.
     pub(super) fn refused(&self) -> u64 {
         self.seen.refused.load(Ordering::Relaxed)
     }
@@ -62,7 +62,7 @@ impl Load {
         self.seen.accepted.load(Ordering::Relaxed)
     }
 
-    /// Places no more; returns the numbers of the orders that were accepted.
+    /// Stops the callers; returns the numbers of the accepted orders.
     pub(super) async fn stop(self) -> Vec<Uuid> {
         self.seen.stop.store(true, Ordering::Relaxed);
         self.callers.join_all().await.concat()

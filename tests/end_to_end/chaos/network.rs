@@ -1,4 +1,4 @@
-//! The way to the broker or to the database is cut, half open, or slow, through a proxy.
+//! A proxy cuts the way to the broker or to the database, leaves it half open, or slows it down.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use countersign_testbed::{Conduct, HEALED, Proxy, eventually};
 use super::schedule::{Plan, Strike};
 use super::trial::Trial;
 
-/// How long connections are cut at least: long enough that the proxy's tasks, on this same thread, see
-/// it.
+/// How long connections are cut at least: long enough that the proxy's tasks, on this same thread,
+/// see the cut.
 const SEEN: Duration = Duration::from_millis(100);
 const OPEN: Conduct = Conduct::Forward { after: Duration::ZERO };
 
@@ -83,34 +83,35 @@ async fn misbehave(mut trial: Trial, name: &str, proxy: &Proxy) {
     }
     let counted = trial.audit().await;
     if name == "orders" {
-        assert!(counted.refused > 0, "who called it meanwhile was refused, or waited too long");
+        assert!(counted.refused > 0, "callers were refused meanwhile, or waited too long");
     }
 }
 
-/// How it goes on when the time is over.
+/// How the connections go on when the time is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum After {
     /// The connections are still there, and go on.
     Open,
-    /// They are closed already.
+    /// The connections are closed already.
     Closed,
-    /// They are closed now.
+    /// The connections are closed now.
     ClosedAndOpen,
 }
 
-/// Connections are closed, and new ones at once.
+/// The proxy closes connections, and new ones at once.
 fn cut(_: &Strike, proxy: &Proxy) -> After {
     proxy.conduct(Conduct::Cut);
     After::Closed
 }
 
-/// Nothing comes through, and no end is told. Then they break, or what was held back arrives late.
+/// The proxy lets nothing through and closes nothing. Then connections break, or the bytes held
+/// back arrive late.
 fn half_open(strike: &Strike, proxy: &Proxy) -> After {
     proxy.conduct(Conduct::Silence);
     if strike.choice < 50 { After::ClosedAndOpen } else { After::Open }
 }
 
-/// Everything comes through, late.
+/// The proxy lets everything through, late.
 fn slow(strike: &Strike, proxy: &Proxy) -> After {
     const SLOWEST: Duration = Duration::from_millis(150);
     proxy.conduct(Conduct::Forward { after: SLOWEST * u32::from(strike.choice) / 100 });

@@ -36,24 +36,24 @@ pub(super) fn random(seed: u64, test: &str) -> fastrand::Rng {
 /// One blow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Strike {
-    /// So long after the last one's victims were started again, or were ready again.
+    /// The time since the last blow's victims were started again, or were ready again.
     pub(super) after: Duration,
-    /// Whether to wait until they were ready. If not, the blow may hit one that is starting.
+    /// Whether to wait until they were ready. If not, the blow may hit a service that is starting.
     pub(super) once_ready: bool,
-    /// How long it lasts.
+    /// How long the blow lasts.
     pub(super) lasts: Duration,
-    /// Whom it hits, by their places in the list of possible victims.
+    /// The victims, by their places in the list of possible victims.
     pub(super) victims: Vec<usize>,
-    /// A number up to 100 for whatever else there is to choose.
+    /// A number up to 100 for any further choice.
     pub(super) choice: u8,
 }
 
-/// What the blows of a test are drawn from.
+/// The ranges that the blows of a test are drawn from.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
-    /// How many there are to hit.
+    /// How many possible victims there are.
     pub(super) victims: usize,
-    /// How many are hit at once.
+    /// How many victims a blow hits at once.
     pub(super) at_once: usize,
     /// Milliseconds from one blow to the next.
     pub(super) after_ms: Range<u64>,
@@ -65,7 +65,7 @@ impl Plan {
     /// The fewest blows of a test, however short.
     const FEWEST: usize = 3;
 
-    /// Blows that take about so long, if what they hit is back at once.
+    /// Blows that take about this long, if their victims are back at once.
     pub(super) fn draw(&self, random: &mut fastrand::Rng, total: Duration) -> Vec<Strike> {
         let mut strikes: Vec<Strike> = Vec::new();
         let mut planned = Duration::ZERO;

@@ -1,4 +1,4 @@
-//! The broker and Postgres are killed under load, and come back. They are the test's own.
+//! The test's own broker and Postgres are killed under load, and come back.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ async fn a_broker_killed_and_restarted_past_the_check_delay_loses_and_doubles_no
     let world = World::on(broker.address(), servers.postgres()).await;
     let mut trial = Trial::in_world("servers::broker", world);
     trial.start().await;
-    // Starting takes it some seconds more.
+    // Starting takes the server some seconds more.
     let plan = Plan { victims: 1, at_once: 1, after_ms: 100..1_500, lasts_ms: 0..6_000 };
     for strike in trial.draw(&plan).iter().take(2) {
         tokio::time::sleep(strike.after).await;

@@ -1,4 +1,4 @@
-//! One test's world under load: what was done to it, and what came of that.
+//! One test's world under load, the harm done to it, and the result.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -14,7 +14,7 @@ use crate::world::{ABORTED, ORDERS_QUEUE, World, ends};
 
 /// Longer than a lease of the callback service and some resends, on a busy machine.
 const SETTLED: Duration = Duration::from_secs(120);
-/// So many orders are accepted before the first blow, and after the last.
+/// This many orders are accepted before the first blow, and after the last.
 const FLOWING: u64 = 20;
 
 /// A test under way.
@@ -24,7 +24,7 @@ pub(super) struct Trial {
     /// Replicas, which the world does not know.
     pub(super) more: Vec<Service>,
     pub(super) random: fastrand::Rng,
-    /// How often something was killed, frozen or cut off.
+    /// How often a process was killed, frozen or cut off.
     pub(super) harms: u64,
     test: &'static str,
     load: Option<Load>,
@@ -36,17 +36,17 @@ pub(super) struct Trial {
 /// Counts from the databases.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Counted {
-    /// Calls that were refused or not answered in time.
+    /// Calls that were refused or got no answer in time.
     pub(super) refused: u64,
-    /// Resends asked for.
+    /// Resends that the callback service asked for.
     pub(super) resends: i64,
     /// Deliveries whose effect was already there.
     pub(super) duplicates: i64,
 }
 
 impl Trial {
-    /// A world that has not started yet. With attempts enough that being killed again and again parks
-    /// nothing.
+    /// A world that has not started yet. It allows attempts enough that being killed again and
+    /// again parks no message.
     pub(super) fn in_world(test: &'static str, mut world: World) -> Self {
         world.callback.set("COUNTERSIGN_MAX_RESENDS", "8");
         let seed = schedule::seed();
@@ -68,7 +68,7 @@ impl Trial {
         Self::in_world(test, World::new().await)
     }
 
-    /// Starts everything, and the load; returns when orders are accepted and shipped.
+    /// Starts all services and the load; returns when orders are accepted and shipped.
     pub(super) async fn start(&mut self) {
         self.world.start().await;
         for service in &mut self.more {
@@ -81,7 +81,7 @@ impl Trial {
         eventually("an order is shipped", HEALED, async || self.shipped().await > 0).await;
     }
 
-    /// The blows of this test.
+    /// Draws the blows of this test.
     pub(super) fn draw(&mut self, plan: &Plan) -> Vec<Strike> {
         plan.draw(&mut self.random, schedule::harm_lasts())
     }
@@ -119,8 +119,8 @@ impl Trial {
         tokio::time::sleep(strike.after).await;
     }
 
-    /// Has a service die the next time but so many that it gets to this crash point, where there is
-    /// something half done for sure; then starts it again.
+    /// Lets a service die at this crash point, the next time but so many that it gets there, with a
+    /// step surely half done; then starts it again.
     pub(super) async fn crash(&mut self, name: &str, point: &str) {
         const MOST_PASSED: u64 = 20;
         let passed = self.random.u64(0..MOST_PASSED);
@@ -129,11 +129,12 @@ impl Trial {
         let ended = service.wait(HEALED).await.expect("it reaches its crash point");
         assert_eq!(ended.signal(), Some(ABORTED), "{name} ended otherwise: {ended}");
         service.unset("FAILPOINTS").start().unwrap();
-        // Taking down the running one was the first.
+        // Taking down the running process was the first.
         self.harms += 2;
     }
 
-    /// Destroys messages that wait in the broker, so that there is something to ask for.
+    /// Destroys messages that wait in the broker, so that the callback service has something to ask
+    /// for.
     pub(super) async fn destroy_messages(&mut self) {
         self.world.logistics.kill();
         self.load.as_ref().unwrap().flows(1).await;
@@ -154,7 +155,7 @@ impl Trial {
         found.map_or(0, |queue| queue["message_stats"]["redeliver"].as_u64().unwrap_or(0))
     }
 
-    /// Ends the load and the test: the audit, and a line of what was counted. Everything runs again.
+    /// Ends the load and the test: the audit, and a line of counts. All services run again by then.
     pub(super) async fn audit(mut self) -> Counted {
         assert!(self.harms > 0, "no harm was done");
         self.flows_again().await;
@@ -164,7 +165,7 @@ impl Trial {
 
         self.world.balances(SETTLED).await;
         self.nothing_is_open().await;
-        // The messages asked for last may have been processed twice.
+        // The messages that were resent last may have been processed twice.
         self.world.balances(SETTLED).await;
 
         let committed: BTreeSet<Uuid> =
@@ -201,7 +202,7 @@ impl Trial {
         counted
     }
 
-    /// Waits until the ledger has nothing left to ask.
+    /// Waits until the ledger has no message left to ask for.
     async fn nothing_is_open(&self) {
         eventually("nothing overdue is open", SETTLED, async || {
             let mut rows = self.world.overdue().await;
@@ -219,7 +220,7 @@ impl Trial {
     }
 }
 
-/// Shown also when the test passes, which its captured output is not.
+/// The line is shown also when the test passes, unlike its captured output.
 fn say(line: &str) {
     writeln!(std::io::stderr(), "{line}").expect("standard error takes a line");
 }

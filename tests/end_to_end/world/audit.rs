@@ -1,4 +1,5 @@
-//! The end of a test: nothing is under way any more, nothing counts as a failure, and all that runs stops.
+//! The end of a test: nothing is under way any more, nothing counts as a failure, and all services
+//! stop.
 
 use std::time::Duration;
 
@@ -7,14 +8,14 @@ use countersign_testbed::{Books, HEALED, Service, eventually};
 use super::{GRACE, QUARANTINE, World};
 
 impl World {
-    /// Ends the world: waits until nothing is under way any more, looks for what counts as a failure,
-    /// and stops what runs.
+    /// Ends the world: waits until nothing is under way any more, looks for failures, and stops all
+    /// services.
     pub(crate) async fn audit(self) {
         self.balances(HEALED).await;
         self.ends().await;
     }
 
-    /// Waits until nothing is under way any more, and looks for what counts as a failure.
+    /// Waits until nothing is under way any more, and looks for failures.
     pub(crate) async fn balances(&self, deadline: Duration) {
         eventually(
             "every committed order is shipped once or parked with a reason",
@@ -26,11 +27,11 @@ impl World {
         )
         .await;
         self.are_at_rest(deadline, |queue| queue != QUARANTINE && !queue.ends_with(".dead")).await;
-        // Whatever was under way has had its effect by now.
+        // Every message that was under way has had its effect by now.
         assert_eq!(self.failures().await, [""; 0]);
     }
 
-    /// Stops what runs; each ends in time, in good order and without having panicked before.
+    /// Stops all services. Each ends in time, in good order and without having panicked before.
     pub(crate) async fn ends(self) {
         for service in [&self.orders, &self.logistics, &self.callback] {
             ends(service).await;

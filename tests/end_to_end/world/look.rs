@@ -1,4 +1,4 @@
-//! What a test sees of its world: the ledger's answers, and the rows of the three databases.
+//! A test's view of its world: the ledger's answers, and the rows of the three databases.
 
 use std::collections::BTreeSet;
 
@@ -12,12 +12,12 @@ use uuid::Uuid;
 use super::{World, channel};
 
 impl World {
-    /// Leads to the callback service.
+    /// A client of the callback service.
     pub(crate) fn callback_channel(&self) -> Channel {
         channel(&self.callback)
     }
 
-    /// What the callback service knows about a message.
+    /// The callback service's answer about a message.
     pub(crate) async fn message(&self, message_id: Uuid) -> Result<GetMessageResponse, Status> {
         let request = GetMessageRequest { message_id: message_id.to_string() };
         Ok(CallbackClient::new(channel(&self.callback)).get_message(request).await?.into_inner())
@@ -76,7 +76,7 @@ impl World {
             .expect("the number of duplicates")
     }
 
-    /// Waits until the inbox has seen so many duplicates.
+    /// Waits until the inbox has seen this many duplicates.
     pub(crate) async fn has_duplicates(&self, count: i64) {
         counts("duplicates that the inbox has seen", HEALED, count, || self.duplicates()).await;
     }

@@ -46,20 +46,20 @@ pub(crate) use self::audit::ends;
 /// The example's gRPC client, as any user has it.
 pub(crate) type OrdersClient = orders::grpc::orders_client::OrdersClient<Channel>;
 
-/// Longer than `COUNTERSIGN_DRAIN`, after which a process leaves whatever it has in hand.
+/// Longer than `COUNTERSIGN_DRAIN`, after which a process leaves the rest of its work.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
-/// Where the example's messages go.
+/// The queue of the example's messages.
 pub(crate) const ORDERS_QUEUE: &str = "logistics.orders";
-/// The confirms, with the one shard that there is.
+/// The queue of confirms: this world has one shard.
 pub(crate) const CONFIRM_QUEUE: &str = "countersign.confirm.0";
-/// What could not be read.
+/// The queue of messages that could not be read.
 pub(crate) const QUARANTINE: &str = "countersign.quarantine";
 
-/// Everything that is running, and the ways to look at it.
+/// All running services, and the ways to look at them.
 #[derive(Debug)]
 pub(crate) struct World {
-    // Services are dropped first, while what they need is still there.
+    // Services are dropped first, while the servers that they need are still there.
     pub(crate) orders: Service,
     pub(crate) logistics: Service,
     pub(crate) callback: Service,
@@ -80,14 +80,14 @@ pub(crate) struct Databases {
 }
 
 impl World {
-    /// Everything set up on the shared servers and nothing started, so that a test can change the
-    /// environment first.
+    /// The world set up on the shared servers, with no service started, so that a test can change
+    /// the environment first.
     pub(crate) async fn new() -> Self {
         let servers = Servers::shared().await.expect("servers");
         Self::on(servers.broker(), servers.postgres()).await
     }
 
-    /// [`Self::new`], and everything started and ready.
+    /// [`Self::new`], with all services started and ready.
     pub(crate) async fn running() -> Self {
         let world = Self::new().await;
         world.start().await;
@@ -138,7 +138,7 @@ impl World {
     }
 
     /// Places an order. On a busy machine the broker may take longer to confirm a check than orders
-    /// waits for it; then it is placed anew.
+    /// waits for it; then the order is placed anew.
     pub(crate) async fn place(&self, name: &str) -> Order {
         place(OrdersClient::new(channel(&self.orders)), name).await
     }
@@ -148,7 +148,7 @@ impl World {
         try_place(&mut OrdersClient::new(channel(&self.orders)), name).await
     }
 
-    /// Places so many orders, some of them at the same time.
+    /// Places this many orders, some of them at the same time.
     pub(crate) async fn place_many(&self, count: usize) -> Vec<Order> {
         self.place_many_at(&self.orders, count).await
     }
@@ -169,7 +169,7 @@ impl World {
         placed
     }
 
-    /// Asks orders by hand to send a message again.
+    /// Asks the service orders by hand to send a message again.
     pub(crate) async fn request_resend(
         &self,
         message_id: &str,
@@ -191,7 +191,7 @@ impl World {
         tokio::spawn(async move { Ok(orders.place_order(request).await?.into_inner()) })
     }
 
-    /// Waits until orders takes an order again, after an outage.
+    /// Waits until the service orders takes an order again, after an outage.
     pub(crate) async fn places_again(&self) {
         eventually("orders takes orders again", HEALED, async || {
             self.try_place("after the outage").await.map(drop).map_err(|status| status.to_string())
@@ -212,8 +212,8 @@ impl World {
         proxy
     }
 
-    /// Puts a proxy between a service and the broker, from its next start on. A silent broker is
-    /// noticed after some seconds.
+    /// Puts a proxy between a service and the broker, from its next start on. The service notices a
+    /// silent broker after some seconds.
     pub(crate) async fn broker_through_proxy(&mut self, name: &str) -> Proxy {
         let (proxy, url) = through_proxy(self.vhost.url()).await;
         self.service(name).set("COUNTERSIGN_AMQP_URL", format!("{url}?heartbeat=1"));
@@ -241,7 +241,7 @@ impl World {
 }
 
 impl Databases {
-    /// Of orders, logistics and callback.
+    /// The URLs of the databases of orders, logistics and callback.
     pub(crate) fn urls(&self) -> [&str; 3] {
         [self.orders_database.url(), self.logistics_database.url(), self.callback_database.url()]
     }
@@ -290,7 +290,7 @@ pub(crate) async fn try_place(orders: &mut OrdersClient, name: &str) -> Result<O
     Ok(Order { order_id: id(&placed.order_id), message_id: id(&placed.message_id) })
 }
 
-/// A proxy in front of the server that a URL names, and the URL by way of it.
+/// A proxy in front of the server that a URL names, and the URL by way of the proxy.
 async fn through_proxy(url: &str) -> (Proxy, String) {
     let (before, rest) = url.split_once('@').expect("a URL with a user");
     let (address, after) = rest.split_once('/').expect("a URL with a path");
@@ -299,7 +299,7 @@ async fn through_proxy(url: &str) -> (Proxy, String) {
     (proxy, url)
 }
 
-/// Connects when first used, and again when the service was started again.
+/// Connects with the first call, and again after the service was started again.
 pub(crate) fn channel(service: &Service) -> Channel {
     Endpoint::from_shared(service.url()).expect("a URL").timeout(SOON).connect_lazy()
 }

@@ -1,8 +1,8 @@
-//! What a test sees of its world's queues, and does to them.
+//! A test's view of its world's queues, and the harm it does to them.
 //!
-//! What is ready is exact: a passive declare asks the queue itself. What a consumer has in hand only
-//! the broker's figures tell, which are up to [`Vhost::FIGURES_AGE`] old. So "nothing is left" is
-//! believed once each look for that long has seen it: see [`Rest`].
+//! Ready messages are counted exactly: a passive declare asks the queue itself. Messages in a
+//! consumer's hands only show in the broker's figures, which are up to [`Vhost::FIGURES_AGE`] old.
+//! So a test believes that nothing is left once each look for that long has seen it: see [`Rest`].
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::World;
 
-/// What the queues of checks that wait begin with; there is one for each delay.
+/// The prefix of the queues in which checks wait; each delay has one.
 const WAIT_QUEUES: &str = "countersign.check.wait.";
-/// The checks that came due.
+/// The queue of the checks that came due.
 const DUE_QUEUE: &str = "countersign.check.due";
 /// The pace of looks at all queues. Each look costs the broker a dozen passive declares, and six
 /// tests look at a time.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 impl World {
-    /// How many messages of a queue carry a reason. They are taken out.
+    /// How many messages of a queue carry a reason. The call takes them out.
     pub(crate) async fn with_reason(&self, queue: &str) -> u64 {
         const AT_A_TIME: u64 = 50;
         let mut count = 0;
@@ -31,7 +31,7 @@ impl World {
             if some.is_empty() {
                 return count;
             }
-            // Some garbage brings a header of that name, which is no text.
+            // Some garbage brings a header of that name that is no text.
             let has_reason = |peeked: &&Peeked| {
                 peeked.headers.get("countersign-reason").is_some_and(serde_json::Value::is_string)
             };
@@ -39,13 +39,13 @@ impl World {
         }
     }
 
-    /// Waits until no check is left that waits, or has come due and is not looked up yet.
+    /// Waits until no check waits, and none that came due is left.
     pub(crate) async fn checks_have_come_due(&self) {
         self.are_at_rest(HEALED, |queue| queue.starts_with(WAIT_QUEUES) || queue == DUE_QUEUE)
             .await;
     }
 
-    /// Destroys what lies in a queue, when there is something.
+    /// Destroys the ready messages of a queue, once it has some.
     pub(crate) async fn destroy(&self, queue: &str) {
         self.holds_at_least(queue, 1).await;
         self.vhost.purge(queue).await;
@@ -56,7 +56,7 @@ impl World {
         self.holds(queue, 0).await;
     }
 
-    /// Waits until a queue holds so many messages, ready or in a consumer's hands.
+    /// Waits until a queue holds this many messages, ready or in a consumer's hands.
     pub(crate) async fn holds(&self, queue: &str, messages: u64) {
         let (observer, mut rest, mut pace) = (self.observer().await, Rest::default(), pace());
         eventually(&format!("{queue} holds {messages}"), HEALED, async || {
@@ -69,7 +69,7 @@ impl World {
         observer.close().await;
     }
 
-    /// Waits until a queue holds at least so many messages that no consumer holds.
+    /// Waits until a queue holds at least this many messages that no consumer holds.
     pub(crate) async fn holds_at_least(&self, queue: &str, messages: u64) {
         let observer = self.observer().await;
         eventually(&format!("{queue} holds {messages} or more"), SOON, async || {
@@ -82,7 +82,7 @@ impl World {
         observer.close().await;
     }
 
-    /// Waits until nothing is in these queues, nor on its way from one to another.
+    /// Waits until these queues are empty and no message is on its way from one to another.
     pub(super) async fn are_at_rest(&self, deadline: Duration, which: impl Fn(&str) -> bool) {
         let (observer, mut rest, mut pace) = (self.observer().await, Rest::default(), pace());
         eventually("nothing is left in the queues", deadline, async || {
@@ -117,7 +117,8 @@ async fn ready(observer: &Connection, queue: &str) -> Result<u64, String> {
     }
 }
 
-/// A look, and all before it for as long as the broker's figures are old, found what was wanted.
+/// Whether a look, and all before it for as long as the broker's figures are old, found the wanted
+/// state.
 fn is_believed(rest: &mut Rest, is_wanted: bool, seen: impl std::fmt::Debug) -> Result<(), String> {
     match rest.look(is_wanted, Instant::now()) {
         Some(lasted) if lasted >= Vhost::FIGURES_AGE => Ok(()),
