@@ -1,5 +1,5 @@
-//! Where a consumer stands with a message: decided from how far its confirms say it is, and from
-//! what lies in its queues.
+//! Whether a message still lies in its consumer's backlog: decided from how far the consumer's
+//! confirms say it is, and from what lies in its queues.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -49,25 +49,28 @@ pub(crate) struct Depth {
     pub(crate) empty_at: Option<UnixMillis>,
     /// What no consumer holds.
     pub(crate) ready: u64,
-    /// That and what consumers hold, a little ago. `None` if nobody knows.
+    /// What no consumer holds and what consumers hold, a little ago. `None` if unknown.
     pub(crate) held: Option<u64>,
 }
 
-/// Where a consumer stands with a message that it has not confirmed.
+/// Where a consumer that has not confirmed a message is in its backlog, compared with that message.
+/// In the order of certainty that a resend would come too early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Standing {
-    /// It has not got the message, or is done with it without having confirmed it.
+pub(crate) enum BacklogPosition {
+    /// The message is not in the backlog: the consumer has not got it, or is done with it without
+    /// having confirmed it.
     Missing,
-    /// It has never been heard of with messages of this upstream: judged as missing from this moment
-    /// on.
+    /// The consumer has never confirmed a message of this upstream: the message counts as missing
+    /// from this moment on.
     NeverSeen(UnixMillis),
-    /// Nobody can tell whether the message lies before it: judged as missing from this moment on.
+    /// Neither confirms nor queues tell whether the message is in the backlog: it counts as missing
+    /// from this moment on.
     Unclear(UnixMillis),
-    /// The message may lie before it: this many do.
+    /// The message may be in the backlog, which holds this many.
     Behind(u64),
 }
 
-/// What would have to be looked at for a clearer judgement.
+/// The readings that would make a position clearer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
     /// What lies in these queues.
@@ -77,27 +80,30 @@ pub(crate) struct Wanted {
 }
 
 impl Whereabouts {
-    /// Where `consumer` stands with a message at `now`, once its confirm cannot be under way.
+    /// Where `consumer` is in its backlog at `now`, once its confirm of the message cannot be under
+    /// way.
     #[must_use]
-    pub(crate) fn standing(
+    pub(crate) fn position(
         &self,
         consumer: &Name,
         overdue: &Overdue,
         policy: &Policy,
         now: UnixMillis,
-    ) -> Standing {
+    ) -> BacklogPosition {
         let judged_at = overdue.missing_after.after(policy.backlog_grace);
         let queues = self.queues(consumer, overdue);
         let by_queue = queues.iter().map(|queue| self.in_queue(queue, overdue, policy));
-        // It may have come through any of them.
-        let standing = by_queue.max().unwrap_or(Standing::NeverSeen(judged_at));
-        match standing {
-            Standing::NeverSeen(at) | Standing::Unclear(at) if at <= now => Standing::Missing,
-            standing => standing,
+        // The message may have come through any of them.
+        let position = by_queue.max().unwrap_or(BacklogPosition::NeverSeen(judged_at));
+        match position {
+            BacklogPosition::NeverSeen(at) | BacklogPosition::Unclear(at) if at <= now => {
+                BacklogPosition::Missing
+            }
+            position => position,
         }
     }
 
-    /// What has to be looked at to know more about where `consumer` stands with a message.
+    /// The readings that would make `consumer`'s position clearer.
     #[must_use]
     pub(crate) fn wanted(&self, consumer: &Name, overdue: &Overdue, policy: &Policy) -> Wanted {
         let mut queues = self.queues(consumer, overdue);
@@ -131,25 +137,27 @@ impl Whereabouts {
         queues
     }
 
-    fn in_queue(&self, queue: &Queue<'_>, overdue: &Overdue, policy: &Policy) -> Standing {
+    fn in_queue(&self, queue: &Queue<'_>, overdue: &Overdue, policy: &Policy) -> BacklogPosition {
         if passed(queue, overdue) {
-            return Standing::Missing;
+            return BacklogPosition::Missing;
         }
         let unclear = overdue.missing_after.after(policy.backlog_grace);
-        let Some(depth) = self.depths.get(queue.queue) else { return Standing::Unclear(unclear) };
+        let Some(depth) = self.depths.get(queue.queue) else {
+            return BacklogPosition::Unclear(unclear);
+        };
         let recorded = |at: &UnixMillis| self.watermark.is_some_and(|mark| mark > *at);
         let found_empty = (depth.ready == 0 && depth.held == Some(0)).then_some(depth.read_at);
         let empty_at = depth.empty_at.max(found_empty.filter(recorded));
         if empty_at.is_some_and(|at| as_of(at, policy) > overdue.missing_after) {
-            return Standing::Missing;
+            return BacklogPosition::Missing;
         }
         // What was read before the message could be missing says nothing any more.
         let current = depth.read_at > overdue.missing_after;
         match (depth.ready.max(depth.held.unwrap_or(0)), depth.held) {
-            (0, Some(_)) => Standing::Unclear(unclear.after(policy.management_lag)),
-            (0, None) => Standing::Unclear(unclear),
-            (waiting, _) if current => Standing::Behind(waiting),
-            _ => Standing::Unclear(unclear),
+            (0, Some(_)) => BacklogPosition::Unclear(unclear.after(policy.management_lag)),
+            (0, None) => BacklogPosition::Unclear(unclear),
+            (waiting, _) if current => BacklogPosition::Behind(waiting),
+            _ => BacklogPosition::Unclear(unclear),
         }
     }
 }

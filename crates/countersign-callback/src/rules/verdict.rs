@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use countersign_protocol::{Attempt, Name, UnixMillis};
 
-use crate::rules::backlog::{Standing, Wanted, Whereabouts};
+use crate::rules::backlog::{BacklogPosition, Wanted, Whereabouts};
 use crate::rules::cause::Cause;
 use crate::rules::overdue::{Overdue, Policy, Recorded, Transition, Word, list};
 use crate::rules::states::{State, StateName};
@@ -26,11 +26,11 @@ pub(crate) struct Case<'a> {
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Nothing: everybody has confirmed.
+    /// Nothing: every consumer has confirmed.
     Settled,
     /// Nothing yet.
     Defer {
-        /// When to judge again, on the database's clock.
+        /// When the row is judged again, on the database's clock.
         until: UnixMillis,
         /// Why, in a word.
         cause: Cause,
@@ -53,28 +53,34 @@ pub(crate) enum Verdict {
     },
 }
 
-/// How long a confirm may be on its way after the consumer's next try, before the message counts as
-/// missing there.
+/// How long a confirm may be on its way after the consumer's next try. Shorter, and a resend overtakes
+/// a confirm that is with the broker; longer, and a message that failed again heals that much later.
 pub(crate) const CONFIRM_TRAVELS: Duration = Duration::from_secs(5);
 
-/// How often a message of an upstream without an address is looked at again: the address may be
-/// known to a replica that has been started since.
+/// The pause before a message of an upstream without an address is judged again: a replica that was
+/// started since may know the address.
 pub(crate) const LOOK_FOR_ADDRESS: Duration = Duration::from_secs(60);
 
-/// When a message is judged again that waits for something that is noticed by looking: after a
-/// quarter of the time that it has waited already, within these bounds. So what has just come due
-/// heals at once, and 100,000 that wait for long cost little.
+/// The pause before a deferred message is judged again, for a wait that no event ends: a quarter of
+/// the time that the message has waited already, within these bounds. So a message that has just come
+/// due heals at once, and 100,000 messages that wait for long cost little.
 const LOOK_AGAIN: RangeInclusive<Duration> = Duration::from_millis(250)..=Duration::from_secs(30);
 
-/// A consumer that is behind needs some time at least.
+/// The shortest pause for a consumer that is behind: it needs some time to catch up, and each
+/// judgement sooner than that only costs a round.
 const CATCHES_UP: Duration = Duration::from_millis(500);
 
 /// Judges a message that is due, at `now` on the database's clock.
 ///
-/// The rules stand in the order in which they are asked; the first that has something to say
-/// decides. What is known beyond the message itself (whether confirms are still on their way, how
-/// far behind a consumer is, whether the upstream can take more) joins as a field of [`Case`] and a
-/// rule before [`resends_used_up`]: a message must not be parked or sent again for a delay.
+/// The rules stand in their order of precedence: the first one that gives a verdict decides, and the
+/// last one, [`ask_upstream`], always gives one. A further reason to wait (confirms are still on
+/// their way, a consumer is behind) joins as a field of [`Case`] and a rule before
+/// [`resends_used_up`]: a message must be neither parked nor sent again for a delay.
+///
+/// What an upstream may be asked for is no rule here. A verdict is about one message; the circuit
+/// breaker, the rate limit and the canaries are about an upstream, and decide how many of its rows
+/// with the verdict [`Verdict::Ask`] are asked for now. The other rows stay due, and use up no resend
+/// (see ARCHITECTURE.md).
 #[must_use]
 pub(crate) fn judge(case: &Case<'_>, policy: &Policy, now: UnixMillis) -> Verdict {
     let rules: [Rule; 8] = [
@@ -87,12 +93,11 @@ pub(crate) fn judge(case: &Case<'_>, policy: &Policy, now: UnixMillis) -> Verdic
         resends_used_up,
         no_address,
     ];
-    rules.iter().find_map(|rule| rule(case, policy, now)).unwrap_or_else(|| Verdict::Ask {
-        attempt: next_attempt(case.overdue),
-        missing: lacking(case, policy, now),
-    })
+    let earlier = rules.iter().find_map(|rule| rule(case, policy, now));
+    earlier.unwrap_or_else(|| ask_upstream(case, policy, now))
 }
 
+/// A rule that gives no verdict leaves the message to the rules after it.
 type Rule = fn(&Case<'_>, &Policy, UnixMillis) -> Option<Verdict>;
 
 fn everybody_confirmed(case: &Case<'_>, _: &Policy, _: UnixMillis) -> Option<Verdict> {
@@ -111,7 +116,7 @@ fn open_too_long(case: &Case<'_>, policy: &Policy, now: UnixMillis) -> Option<Ve
     })
 }
 
-/// Everybody who is missing has the message and tries again by itself.
+/// Every missing consumer has the message and tries again by itself.
 fn tried_again(case: &Case<'_>, policy: &Policy, now: UnixMillis) -> Option<Verdict> {
     if !not_trying(case, now).is_empty() {
         return None;
@@ -137,31 +142,32 @@ fn confirm_under_way(case: &Case<'_>, policy: &Policy, now: UnixMillis) -> Optio
     })
 }
 
-/// Everybody who is missing may still come to the message by itself: a resend would only lengthen
-/// the queue.
+/// Every missing consumer may still come to the message by itself: a resend would only lengthen its
+/// queue.
 fn consumer_behind(case: &Case<'_>, policy: &Policy, now: UnixMillis) -> Option<Verdict> {
     let Overdue { key, missing_after, .. } = case.overdue;
-    let standing = |name: &Name| case.whereabouts.standing(name, case.overdue, policy, now);
+    let position = |name: &Name| case.whereabouts.position(name, case.overdue, policy, now);
     let waited_for = not_trying(case, now);
-    // Who is furthest behind decides what is said; who is missing, that something is done.
-    if waited_for.iter().any(|name| standing(name) == Standing::Missing) {
+    // One consumer that the message did not reach is enough for a resend. Otherwise the reason names
+    // the consumer that is furthest behind.
+    if waited_for.iter().any(|name| position(name) == BacklogPosition::Missing) {
         return None;
     }
-    let (standing, consumer) = waited_for.iter().map(|name| (standing(name), name)).max()?;
+    let (position, consumer) = waited_for.iter().map(|name| (position(name), name)).max()?;
     let upstream = &key.upstream;
-    let (cause, why, clear_at) = match standing {
-        Standing::Missing => return None,
-        Standing::NeverSeen(at) => (
+    let (cause, why, clear_at) = match position {
+        BacklogPosition::Missing => return None,
+        BacklogPosition::NeverSeen(at) => (
             Cause::ConsumerNeverSeen,
             format!("{consumer} has never confirmed a message of {upstream}: does it run?"),
             Some(at),
         ),
-        Standing::Unclear(at) => (
+        BacklogPosition::Unclear(at) => (
             Cause::BacklogUnknown,
             format!("whether it still lies before {consumer} is not known yet"),
             Some(at),
         ),
-        Standing::Behind(_) => {
+        BacklogPosition::Behind(_) => {
             (Cause::ConsumerBehind, format!("{consumer} is behind, and may still come to it"), None)
         }
     };
@@ -197,6 +203,11 @@ fn no_address(case: &Case<'_>, policy: &Policy, now: UnixMillis) -> Option<Verdi
     })
 }
 
+/// The last rule: no consumer's confirm can be on its way, and nothing else speaks against a resend.
+fn ask_upstream(case: &Case<'_>, policy: &Policy, now: UnixMillis) -> Verdict {
+    Verdict::Ask { attempt: next_attempt(case.overdue), missing: lacking(case, policy, now) }
+}
+
 /// What becomes of a row that is not being judged when a confirm or a rejection of its message was
 /// recorded. `None` if nothing.
 #[must_use]
@@ -222,16 +233,16 @@ pub(crate) fn after_confirm(overdue: &Overdue, recorded: &Recorded) -> Option<Tr
     }
 }
 
-/// Whose resend it would be: who is missing, and will not come to the message without one.
+/// The consumers that a resend is for: each lacks the message, and will not come to it without one.
 fn lacking(case: &Case<'_>, policy: &Policy, now: UnixMillis) -> Vec<Name> {
     let mut names = not_trying(case, now);
     names.retain(|name| {
-        case.whereabouts.standing(name, case.overdue, policy, now) == Standing::Missing
+        case.whereabouts.position(name, case.overdue, policy, now) == BacklogPosition::Missing
     });
     names
 }
 
-/// What would have to be looked at before a message that was deferred can be judged otherwise.
+/// The readings without which a deferred message cannot be judged otherwise.
 #[must_use]
 pub(crate) fn wanted(case: &Case<'_>, cause: Cause, policy: &Policy, now: UnixMillis) -> Wanted {
     match cause {
@@ -250,7 +261,7 @@ pub(crate) fn wanted(case: &Case<'_>, cause: Cause, policy: &Policy, now: UnixMi
     }
 }
 
-/// Who is missing and does not try again by itself.
+/// The missing consumers that do not try again by themselves.
 fn not_trying(case: &Case<'_>, now: UnixMillis) -> Vec<Name> {
     let tries = |name: &Name| {
         let mut reports = case.recorded.reports.iter();
@@ -259,7 +270,7 @@ fn not_trying(case: &Case<'_>, now: UnixMillis) -> Vec<Name> {
     case.overdue.missing(case.recorded).into_iter().filter(|name| !tries(name)).collect()
 }
 
-/// Until when a consumer's own next try is waited for, unless that has passed.
+/// The moment until which the row waits for a consumer's own next try. `None` if it has passed.
 fn still_trying(word: Word, now: UnixMillis) -> Option<UnixMillis> {
     match word {
         Word::Retrying { until } => {
@@ -269,11 +280,11 @@ fn still_trying(word: Word, now: UnixMillis) -> Option<UnixMillis> {
     }
 }
 
-/// What stands between a deferral's reason and the one before it.
+/// Stands between a deferral's reason and the reason before it.
 const BEFORE: &str = "; before that: ";
 
-/// A deferral's reason, with the last one that was none: deferrals come and go without history, and
-/// what was last done about the message should not go with them.
+/// A deferral's reason, followed by the last reason that was not a deferral's: a deferral leaves no
+/// history, so that an operator would lose sight of what was last done about the message.
 fn deferred(case: &Case<'_>, why: &str) -> String {
     let ran_out = match case.overdue.state {
         State::Asking { .. } => "; the one who asked gave no answer back",
@@ -286,14 +297,14 @@ fn before_deferral(reason: &str) -> &str {
     reason.rsplit_once(BEFORE).map_or(reason, |(_, before)| before)
 }
 
-/// When it is worth looking whether what is waited for has happened.
+/// When the row is judged again, as no event tells the service that its wait is over.
 fn look_again(case: &Case<'_>, policy: &Policy, now: UnixMillis) -> UnixMillis {
     let waited = now.since(case.overdue.missing_after);
     let pause = (waited / 4).clamp(*LOOK_AGAIN.start(), *LOOK_AGAIN.end());
     now.after(pause).min(gives_up(case, policy))
 }
 
-/// When the message is parked, whatever happens.
+/// The moment at which the message is parked, whatever happens.
 fn gives_up(case: &Case<'_>, policy: &Policy) -> UnixMillis {
     case.overdue.gives_up(policy)
 }

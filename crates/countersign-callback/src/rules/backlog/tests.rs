@@ -26,8 +26,8 @@ fn depth(read_at_s: i64, ready: u64, held: Option<u64>) -> Depth {
 }
 
 #[test]
-fn each_place_has_its_standing() {
-    use Standing::{Behind, Missing, NeverSeen, Unclear};
+fn each_place_has_its_position() {
+    use BacklogPosition::{Behind, Missing, NeverSeen, Unclear};
     let reached = |s| vec![progress("orders", "a", Some(theirs(s)))];
     let nowhere = || reached(0);
     let old_empty = Depth { empty_at: Some(in_s(13)), ..depth(14, 5, Some(5)) };
@@ -68,8 +68,8 @@ fn each_place_has_its_standing() {
         let known =
             Whereabouts { watermark: Some(in_s(watermark)), progress, depths: depths.collect() };
         let logistics = "logistics".parse().unwrap();
-        let standing = known.standing(&logistics, &overdue(), &POLICY, in_s(now));
-        assert_eq!(standing, expected, "it {what}");
+        let position = known.position(&logistics, &overdue(), &POLICY, in_s(now));
+        assert_eq!(position, expected, "it {what}");
     }
 }
 
