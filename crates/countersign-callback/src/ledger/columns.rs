@@ -142,8 +142,6 @@ pub(super) fn stored_count(count: u32) -> i32 {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a moment that is not stored is a failure of the test")]
-
     use super::*;
 
     #[test]

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use countersign_protocol::{Marker, UnixMillis};
-use sqlx::FromRow;
 
 use super::Ledger;
+use super::columns::Time;
 
 /// What is known of one shard's markers. Times are on the database's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,14 +28,14 @@ impl Ledger {
         &self,
         shards: &[u16],
     ) -> Result<(Vec<ShardMarkers>, UnixMillis), sqlx::Error> {
-        let rows: Vec<ShardRow> = sqlx::query_as(
+        type Shard = (i32, Option<Time>, Option<Time>, Time);
+        let rows: Vec<Shard> = sqlx::query_as(
             "-- markers
-             SELECT shard, floor(extract(epoch FROM watermark) * 1000)::bigint AS watermark_ms,
-                    (SELECT floor(extract(epoch FROM min(sent_at)) * 1000)::bigint
-                     FROM confirm_marker
+             SELECT shard, watermark,
+                    (SELECT min(sent_at) FROM confirm_marker
                      WHERE confirm_marker.shard = returned.shard AND returned_at IS NULL
-                       AND sent_at > coalesce(watermark, '-infinity')) AS missed_since_ms,
-                    floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
+                       AND sent_at > coalesce(watermark, '-infinity')) AS missed_since,
+                    clock_timestamp() AS now
              FROM (
                  SELECT shard, (
                      SELECT max(sent_at) FROM confirm_marker
@@ -47,13 +47,13 @@ impl Ledger {
         .bind(stored(shards))
         .fetch_all(self.pool())
         .await?;
-        let now = rows.first().map_or(0, |row| row.now_ms);
-        let markers = rows.into_iter().map(|row| ShardMarkers {
-            shard: u16::try_from(row.shard).unwrap_or(u16::MAX),
-            watermark: row.watermark_ms.map(UnixMillis::from_ms),
-            missed_since: row.missed_since_ms.map(UnixMillis::from_ms),
+        let now = rows.first().map_or(UnixMillis::EPOCH, |(.., Time(now))| *now);
+        let markers = rows.into_iter().map(|(shard, watermark, missed_since, _)| ShardMarkers {
+            shard: u16::try_from(shard).unwrap_or(u16::MAX),
+            watermark: watermark.map(|Time(at)| at),
+            missed_since: missed_since.map(|Time(at)| at),
         });
-        Ok((markers.collect(), UnixMillis::from_ms(now)))
+        Ok((markers.collect(), now))
     }
 
     /// Everything that was in any of these shards before this moment is recorded: the oldest of
@@ -167,14 +167,14 @@ impl Ledger {
         let deleted = sqlx::query(
             "-- prune_markers
              DELETE FROM confirm_marker AS old
-             WHERE old.sent_at < to_timestamp($1::bigint / 1000.0) AND NOT old.awaited
+             WHERE old.sent_at < $1 AND NOT old.awaited
                AND EXISTS (
                    SELECT FROM confirm_marker AS newer
                    WHERE newer.shard = old.shard AND newer.returned_at IS NOT NULL
                      AND (newer.sent_at, newer.number) > (old.sent_at, old.number)
                )",
         )
-        .bind(older_than.ms())
+        .bind(Time(older_than))
         .execute(self.pool())
         .await?;
         Ok(deleted.rows_affected())
@@ -183,12 +183,4 @@ impl Ledger {
 
 fn stored(shards: &[u16]) -> Vec<i32> {
     shards.iter().copied().map(i32::from).collect()
-}
-
-#[derive(FromRow)]
-struct ShardRow {
-    shard: i32,
-    watermark_ms: Option<i64>,
-    missed_since_ms: Option<i64>,
-    now_ms: i64,
 }

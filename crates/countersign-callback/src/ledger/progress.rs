@@ -6,7 +6,7 @@ use countersign_protocol::{Name, UnixMillis};
 use sqlx::FromRow;
 
 use super::Ledger;
-use super::columns::read_text;
+use super::columns::{Text, Time};
 use crate::rules::backlog::{Depth, Progress, Whereabouts};
 use crate::rules::cause::Cause;
 use crate::rules::states::StateName;
@@ -76,13 +76,13 @@ impl Ledger {
         let consumers: Vec<&str> = reached.iter().map(|r| r.consumer.as_str()).collect();
         let queues: Vec<&str> = reached.iter().map(|r| r.queue.as_str()).collect();
         let upstreams: Vec<&str> = reached.iter().map(|r| r.upstream.as_str()).collect();
-        let up_to: Vec<Option<i64>> = reached.iter().map(|r| r.up_to.map(UnixMillis::ms)).collect();
+        let up_to: Vec<Option<Time>> = reached.iter().map(|r| r.up_to.map(Time)).collect();
         sqlx::query(
             "-- progressed
              INSERT INTO consumer_progress (consumer, queue, upstream, confirmed_up_to)
-             SELECT consumer, queue, upstream, to_timestamp(up_to_ms / 1000.0)
-             FROM UNNEST($1::text[], $2::text[], $3::text[], $4::bigint[])
-                 AS entry (consumer, queue, upstream, up_to_ms)
+             SELECT consumer, queue, upstream, up_to
+             FROM UNNEST($1::text[], $2::text[], $3::text[], $4::timestamptz[])
+                 AS entry (consumer, queue, upstream, up_to)
              ON CONFLICT (consumer, upstream, queue) DO UPDATE
              SET confirmed_up_to = excluded.confirmed_up_to, progressed_at = clock_timestamp()
              WHERE consumer_progress.confirmed_up_to IS NULL
@@ -105,12 +105,11 @@ impl Ledger {
         sqlx::query(
             "-- prune_progress
              WITH silent AS (
-                 DELETE FROM consumer_progress
-                 WHERE progressed_at < to_timestamp($1::bigint / 1000.0)
+                 DELETE FROM consumer_progress WHERE progressed_at < $1
              )
-             DELETE FROM queue_depth WHERE claimed_at < to_timestamp($1::bigint / 1000.0)",
+             DELETE FROM queue_depth WHERE claimed_at < $1",
         )
-        .bind(now.before(self.retention).ms())
+        .bind(Time(now.before(self.retention)))
         .execute(self.pool())
         .await?;
         Ok(())
@@ -122,35 +121,35 @@ impl Ledger {
     /// When the database does not answer.
     pub(crate) async fn whereabouts(&self, shards: &[u16]) -> Result<Whereabouts, sqlx::Error> {
         let watermark = self.watermark(shards).await?;
-        let progress: Vec<(String, String, String, Option<i64>)> = sqlx::query_as(
+        type Reached = (Text<Name>, String, Text<Name>, Option<Time>);
+        let progress: Vec<Reached> = sqlx::query_as(
             "-- progress
-             SELECT consumer, queue, upstream,
-                    floor(extract(epoch FROM confirmed_up_to) * 1000)::bigint
-             FROM consumer_progress",
+             SELECT consumer, queue, upstream, confirmed_up_to FROM consumer_progress",
         )
         .fetch_all(self.pool())
         .await?;
-        let depths: Vec<DepthRow> = sqlx::query_as(
+        type Found = (String, Time, Option<Time>, i64, Option<i64>);
+        let depths: Vec<Found> = sqlx::query_as(
             "-- depths
-             SELECT queue, floor(extract(epoch FROM read_at) * 1000)::bigint AS read_at_ms,
-                    floor(extract(epoch FROM empty_at) * 1000)::bigint AS empty_at_ms, ready, held
+             SELECT queue, read_at, empty_at, ready, held
              FROM queue_depth WHERE read_at IS NOT NULL",
         )
         .fetch_all(self.pool())
         .await?;
-        let progress = progress.into_iter().map(|(consumer, queue, upstream, up_to)| {
-            Ok::<_, sqlx::Error>(Progress {
-                consumer: read_text(&consumer)?,
+        let progress =
+            progress.into_iter().map(|(Text(consumer), queue, Text(upstream), up_to)| Progress {
+                consumer,
                 queue,
-                upstream: read_text(&upstream)?,
-                confirmed_up_to: up_to.map(UnixMillis::from_ms),
-            })
+                upstream,
+                confirmed_up_to: up_to.map(|Time(at)| at),
+            });
+        // A CHECK keeps each count from being negative.
+        let number = |count: i64| u64::try_from(count).unwrap_or(0);
+        let depths = depths.into_iter().map(|(queue, Time(read_at), empty_at, ready, held)| {
+            let empty_at = empty_at.map(|Time(at)| at);
+            (queue, Depth { read_at, empty_at, ready: number(ready), held: held.map(number) })
         });
-        Ok(Whereabouts {
-            watermark,
-            progress: progress.collect::<Result<_, _>>()?,
-            depths: depths.into_iter().map(DepthRow::read).collect(),
-        })
+        Ok(Whereabouts { watermark, progress: progress.collect(), depths: depths.collect() })
     }
 
     /// Of these queues, those that nobody has begun to read within `fresh`: to be read now, with the
@@ -195,8 +194,7 @@ impl Ledger {
              SET read_at = 'epoch'::timestamptz + $2::bigint * interval '1 us',
                  ready = $3, held = $4,
                  empty_at = CASE
-                     WHEN ready = 0 AND held = 0
-                      AND read_at < to_timestamp($5::bigint / 1000.0)
+                     WHEN ready = 0 AND held = 0 AND read_at < $5
                      THEN read_at
                      ELSE empty_at
                  END
@@ -208,7 +206,7 @@ impl Ledger {
         .bind(reading.claimed_at_us)
         .bind(number(reading.ready))
         .bind(reading.held.map(number))
-        .bind(watermark.map(UnixMillis::ms))
+        .bind(watermark.map(Time))
         .execute(self.pool())
         .await?;
         Ok(())
@@ -282,27 +280,5 @@ impl Ledger {
         .execute(self.pool())
         .await?;
         Ok(changed.rows_affected() > 0)
-    }
-}
-
-#[derive(FromRow)]
-struct DepthRow {
-    queue: String,
-    read_at_ms: i64,
-    empty_at_ms: Option<i64>,
-    ready: i64,
-    held: Option<i64>,
-}
-
-impl DepthRow {
-    fn read(self) -> (String, Depth) {
-        let number = |count: i64| u64::try_from(count).unwrap_or(0);
-        let depth = Depth {
-            read_at: UnixMillis::from_ms(self.read_at_ms),
-            empty_at: self.empty_at_ms.map(UnixMillis::from_ms),
-            ready: number(self.ready),
-            held: self.held.map(number),
-        };
-        (self.queue, depth)
     }
 }
