@@ -1,4 +1,4 @@
-//! Which ids can be taken now.
+//! The window of message ids that this replica takes in now.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use countersign_protocol::{UnixMillis, Window};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// The ids that the ledger has room for, at any time.
+/// Tells the window of message ids that the ledger has partitions for. A clone tells the same.
 #[derive(Clone, Debug)]
 pub(crate) struct Horizons {
     retention: Duration,
@@ -14,7 +14,7 @@ pub(crate) struct Horizons {
     partitions: [watch::Receiver<Window>; 2],
 }
 
-/// What the database's clock said, and when that was on the monotonic one.
+/// A reading of the database's clock, and when this process took it on its monotonic clock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reading {
     said: UnixMillis,
@@ -22,7 +22,7 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
-    /// The database's clock says this now.
+    /// A reading of the database's clock that was just taken.
     #[must_use]
     pub(crate) fn taken(said: UnixMillis) -> Self {
         Self { said, at: Instant::now() }
@@ -34,6 +34,7 @@ impl Reading {
 }
 
 impl Horizons {
+    /// The window is cut to `retention` and to the oldest of these partitions.
     pub(crate) fn new(
         retention: Duration,
         clock: watch::Receiver<Reading>,
@@ -44,8 +45,9 @@ impl Horizons {
 
     /// The window at this moment, on the database's clock: the partitions are made by it too.
     ///
-    /// Not further back than the oldest partition. After the retention was raised there are days
-    /// about which nothing is known any more, and "not confirmed" would be a wrong word for them.
+    /// The window reaches no further back than the oldest partition. After an operator has raised the
+    /// retention there are days whose confirms are deleted already, and "not confirmed" would be wrong
+    /// for their messages.
     #[must_use]
     pub(crate) fn now(&self) -> Window {
         let kept = Window::at(self.clock.borrow().now(), self.retention);

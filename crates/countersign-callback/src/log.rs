@@ -1,4 +1,5 @@
-//! One log line for each change that is worth a person's time.
+//! One log line for each change of a row, of an upstream's circuit or of a storm that an operator may
+//! have to know of.
 
 use countersign_protocol::Name;
 use tracing::{debug, error, info, warn};
@@ -8,7 +9,7 @@ use crate::rules::budget;
 use crate::rules::overdue::Transition;
 use crate::rules::states::StateName;
 
-/// Logs what has just become of an overdue message.
+/// Logs the transition of an overdue row that was just written.
 pub(crate) fn transition(transition: &Transition) {
     let Transition { key, from, to, reason, resends, .. } = transition;
     let (message_id, upstream) = (key.message_id, &key.upstream);
@@ -18,13 +19,13 @@ pub(crate) fn transition(transition: &Transition) {
             "conflict: confirmed although its upstream says it never committed"
         ),
         StateName::Parked => {
-            warn!(%message_id, %upstream, resends, from_state = %from, reason, "parked: a person has to look");
+            warn!(%message_id, %upstream, resends, from_state = %from, reason, "parked: an operator has to look");
         }
         StateName::Waiting if *from == StateName::Waiting => {
-            debug!(%message_id, %upstream, resends, reason, "still waiting");
+            debug!(%message_id, %upstream, resends, reason, "the row still waits");
         }
         StateName::Asking if *from == StateName::Waiting => {
-            debug!(%message_id, %upstream, resends, reason, "asking");
+            debug!(%message_id, %upstream, resends, reason, "this replica asks the upstream for a resend");
         }
         state => {
             info!(%message_id, %upstream, resends, from_state = %from, reason, "{state}");
@@ -32,15 +33,15 @@ pub(crate) fn transition(transition: &Transition) {
     }
 }
 
-/// Logs that an upstream is left alone from now on, tried, or asked again.
+/// Logs that the circuit of an upstream opened, is tried, or closed.
 pub(crate) fn breaker(upstream: &Name, change: breaker::Change, why: &str) {
     match change {
         breaker::Change::Opened(pause) => warn!(
             %upstream, breaker = "open", pause_ms = pause.as_millis(), why,
-            "the upstream does not answer: left alone for a while, no attempt is used"
+            "the upstream does not answer: this replica pauses it for a while and uses no attempt"
         ),
         breaker::Change::HalfOpened => {
-            info!(%upstream, breaker = "half_open", "the upstream is tried with one call");
+            info!(%upstream, breaker = "half_open", "this replica tries the upstream with one call");
         }
         breaker::Change::Closed => {
             info!(%upstream, breaker = "closed", "the upstream answers again");
@@ -53,10 +54,10 @@ pub(crate) fn storm(upstream: &Name, change: budget::Change) {
     match change {
         budget::Change::Begun { share } => warn!(
             %upstream, missing_percent = (share * 100.0).round(),
-            "much is missing: only canaries are asked for until they are confirmed"
+            "much is missing: only canaries are asked for until consumers confirm them"
         ),
         budget::Change::Over { canaries } => {
-            info!(%upstream, canaries, "the storm is over: no resend is held back any more");
+            info!(%upstream, canaries, "the storm is over: no resend of the upstream is held back any more");
         }
     }
 }

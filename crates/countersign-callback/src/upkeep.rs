@@ -15,14 +15,15 @@ use crate::horizon::{Horizons, Reading};
 use crate::ledger::Ledger;
 use crate::workers::Workers;
 
-/// Pruning is in no hurry, and the clock is only read again because clocks drift.
+/// How often a replica prunes rows and reads the database's clock. Rows that are pruned a minute late do
+/// no harm, and a clock drifts by a few milliseconds in that time.
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(60);
 
-/// How many closed rows are deleted at once, so that no statement takes long.
+/// How many closed rows one statement deletes: few enough that it takes milliseconds.
 const PRUNED_AT_ONCE: u16 = 1_000;
 
-/// How long markers are kept that no watermark rests on: longer than any shard lags behind, since a
-/// marker that comes back and is not known proves nothing.
+/// How long the ledger keeps markers that no watermark rests on: longer than any shard lags behind,
+/// since a marker that comes back and is not in the ledger proves nothing about its shard.
 const MARKERS_KEPT: Duration = Duration::from_secs(60 * 60);
 
 /// Makes the partitions, waiting for the database as long as it takes, and starts the workers that keep
@@ -51,7 +52,7 @@ pub(crate) async fn start(
     Ok(Horizons::new(retention, read, partitions))
 }
 
-/// Makes missing partitions now. Says whether they are all there.
+/// Makes missing partitions now. Returns whether all of them are there.
 pub(crate) async fn make_partitions(ledger: &Ledger) -> bool {
     for partitions in ledger.partitioned().into_iter().chain([Ledger::rolled_back_partitions()]) {
         if let Err(error) = partitions.maintain(ledger.pool()).await {
@@ -81,7 +82,7 @@ async fn keep(
 async fn rounds(ledger: Ledger, clock: watch::Sender<Reading>) {
     loop {
         if let Err(error) = round(&ledger, &clock).await {
-            warn!(%error, "upkeep of the ledger has to wait");
+            warn!(%error, "upkeep of the ledger failed: this replica tries again in a minute");
         }
         tokio::time::sleep(BETWEEN_ROUNDS).await;
     }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use tonic::Status;
 
 use crate::horizon::Horizons;
-use crate::ledger::{Due, Ledger};
+use crate::ledger::{Expected, Ledger};
 use crate::rules::overdue::Key;
 use crate::watch::markers::MarkerNeed;
 
@@ -64,9 +64,9 @@ impl Sweeps {
             return Ok(forgotten);
         }
         self.all_is_recorded().await?;
-        let perhaps: Vec<Due> = known
+        let perhaps: Vec<Expected> = known
             .iter()
-            .filter(|due| forgotten.binary_search(&due.key.message_id).is_ok())
+            .filter(|message| forgotten.binary_search(&message.key.message_id).is_ok())
             .cloned()
             .collect();
         Ok(self.ledger.forgotten(upstream, &perhaps).await?)
@@ -93,7 +93,7 @@ pub(crate) struct Question {
     /// Who asks.
     pub(crate) upstream: Name,
     /// What the ledger is asked about.
-    pub(crate) known: Vec<Due>,
+    pub(crate) known: Vec<Expected>,
     /// What nothing can be said of: confirms of that time are not kept any more.
     pub(crate) too_old: Vec<MessageId>,
 }
@@ -143,7 +143,7 @@ impl Question {
     }
 }
 
-fn read_message(message: Message, upstream: &Name) -> Result<Due, String> {
+fn read_message(message: Message, upstream: &Name) -> Result<Expected, String> {
     let Message { message_id, consumers } = message;
     let message_id: MessageId =
         message_id.parse().map_err(|why| format!("message_id: {why}; send it as a UUIDv7"))?;
@@ -159,7 +159,7 @@ fn read_message(message: Message, upstream: &Name) -> Result<Due, String> {
         .collect::<Result<Vec<Name>, String>>()?;
     consumers.sort_unstable();
     consumers.dedup();
-    Ok(Due { key: Key { message_id, upstream: upstream.clone() }, consumers })
+    Ok(Expected { key: Key { message_id, upstream: upstream.clone() }, consumers })
 }
 
 #[cfg(test)]

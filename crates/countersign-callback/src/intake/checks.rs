@@ -3,22 +3,22 @@
 use std::sync::Arc;
 
 use countersign_protocol::check::{CheckHeader, CheckedMessage};
-use countersign_protocol::{ArmingId, Check, Name, UnixMillis, Unreadable, Window};
+use countersign_protocol::{Check, Name, Unreadable, Window};
 use tokio::sync::Notify;
 use tracing::{debug, info};
 
 use crate::heal::recent_checks::RecentChecks;
 use crate::intake::{Read, Recorder};
-use crate::ledger::{Due, Late, Ledger, RolledBackArming, Tallies, merge};
+use crate::ledger::{DueCheck, Expected, Ledger, RolledBackArming, Tallies, merge};
 use crate::rules::budget::Tally;
 use crate::rules::overdue::{Key, list};
 
-/// Looks checks up.
+/// Looks the messages of checks up that have come due.
 #[derive(Clone, Debug)]
 pub(crate) struct Checks {
     /// Where confirms are looked up and overdue messages noted.
     pub(crate) ledger: Ledger,
-    /// Starts a round.
+    /// Starts a round of this replica when a row was noted.
     pub(crate) wake: Arc<Notify>,
     /// Counts the checks that came due.
     pub(crate) recent_checks: RecentChecks,
@@ -33,7 +33,7 @@ impl Recorder for Checks {
         let entry = |message: CheckedMessage| DueCheck {
             armed_at,
             arming: message.arming,
-            due: Due {
+            message: Expected {
                 key: Key { message_id: message.id, upstream: upstream.clone() },
                 consumers: message.consumers,
             },
@@ -43,10 +43,10 @@ impl Recorder for Checks {
 
     fn print(entry: &DueCheck) -> Vec<u8> {
         let header =
-            CheckHeader { upstream: entry.due.key.upstream.clone(), armed_at: entry.armed_at };
+            CheckHeader { upstream: entry.message.key.upstream.clone(), armed_at: entry.armed_at };
         let message = CheckedMessage {
-            id: entry.due.key.message_id,
-            consumers: entry.due.consumers.clone(),
+            id: entry.message.key.message_id,
+            consumers: entry.message.consumers.clone(),
             arming: entry.arming,
         };
         Check::new(header, vec![message]).encode()
@@ -66,39 +66,40 @@ impl Recorder for Checks {
     /// The checks that came due are counted in the statement that notes the overdue ones: a round that
     /// sees the rows must also see of how many checks they are, or it takes a few for a storm.
     async fn record(&self, entries: &[DueCheck]) -> Result<(), sqlx::Error> {
-        let unconfirmed = self.ledger.unconfirmed(entries.iter().map(|entry| &entry.due)).await?;
+        let unconfirmed =
+            self.ledger.unconfirmed(entries.iter().map(|entry| &entry.message)).await?;
         let looked_up = count(entries);
         if unconfirmed.is_empty() {
             self.recent_checks.add(looked_up);
             return Ok(());
         }
-        let missing = |due: &Due| -> Vec<Name> {
-            let missing = unconfirmed.get(&due.key.message_id).into_iter().flatten();
-            missing.filter(|name| due.consumers.contains(name)).cloned().collect()
+        let missing = |message: &Expected| -> Vec<Name> {
+            let missing = unconfirmed.get(&message.key.message_id).into_iter().flatten();
+            missing.filter(|name| message.consumers.contains(name)).cloned().collect()
         };
         let late: Vec<(&DueCheck, Vec<Name>)> = entries
             .iter()
-            .map(|check| (check, missing(&check.due)))
+            .map(|check| (check, missing(&check.message)))
             .filter(|(_, missing)| !missing.is_empty())
             .collect();
         let armed: Vec<RolledBackArming> =
-            late.iter().filter_map(|(c, missing)| c.armed(missing)).collect();
+            late.iter().filter_map(|(check, missing)| arming(check, missing)).collect();
         let settled = self.ledger.rolled_back(&armed).await?;
         if !settled.is_empty() {
             info!(
                 count = settled.len(),
-                "checks came due whose transactions were rolled back: settled"
+                "settled checks that came due: their upstreams say that the transactions were rolled back"
             );
         }
         let is_settled = |check: &DueCheck, missing: &[Name]| {
-            check.armed(missing).is_some_and(|armed| settled.contains(&armed))
+            arming(check, missing).is_some_and(|armed| settled.contains(&armed))
         };
-        let late: Vec<Late> = late
+        let late: Vec<(&DueCheck, String)> = late
             .into_iter()
             .filter(|(check, missing)| !is_settled(check, missing))
             .map(|(check, missing)| {
                 let reason = format!("not confirmed by {} when its check came due", list(&missing));
-                Late { due: check.due.clone(), armed_at: check.armed_at, reason }
+                (check, reason)
             })
             .collect();
         if late.is_empty() {
@@ -118,10 +119,10 @@ impl Recorder for Checks {
         if let Some(first) = noted.first() {
             self.wake.notify_one();
             let (message_id, upstream) = (first.message_id, &first.upstream);
-            info!(count = noted.len(), %message_id, %upstream, "checks came due unconfirmed; this is one");
+            info!(count = noted.len(), %message_id, %upstream, "noted messages as overdue whose checks came due unconfirmed; this is the first");
         }
         for Key { message_id, upstream } in noted {
-            debug!(%message_id, %upstream, "check came due unconfirmed");
+            debug!(%message_id, %upstream, "noted a message as overdue: its check came due unconfirmed");
         }
         Ok(())
     }
@@ -130,35 +131,22 @@ impl Recorder for Checks {
 /// How many checks of each upstream came due.
 fn count(entries: &[DueCheck]) -> Tallies {
     let mut tallies = Tallies::new();
-    for DueCheck { due, .. } in entries {
-        match tallies.get_mut(&due.key.upstream) {
+    for DueCheck { message: Expected { key, .. }, .. } in entries {
+        match tallies.get_mut(&key.upstream) {
             Some(tally) => tally.looked_up += 1,
             None => {
                 let first = Tally { looked_up: 1, ..Tally::default() };
-                tallies.insert(due.key.upstream.clone(), first);
+                tallies.insert(key.upstream.clone(), first);
             }
         }
     }
     tallies
 }
 
-/// A message whose check came due, as its check said.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct DueCheck {
-    /// The message, and the consumers that have to confirm it.
-    pub(crate) due: Due,
-    /// When the check was armed, on the upstream's clock.
-    pub(crate) armed_at: UnixMillis,
-    /// The arming of the message that the check is of, if it says.
-    pub(crate) arming: Option<ArmingId>,
-}
-
-impl DueCheck {
-    /// What a rolled-back notice has to name to settle the check. A message that a consumer has
-    /// confirmed was sent: only confirms settle its check.
-    fn armed(&self, missing: &[Name]) -> Option<RolledBackArming> {
-        let unconfirmed_by_all = missing.len() == self.due.consumers.len();
-        let arming = self.arming.filter(|_| unconfirmed_by_all)?;
-        Some(RolledBackArming { key: self.due.key.clone(), arming })
-    }
+/// The arming that a rolled-back notice has to name to settle this check. `None` if a consumer has
+/// confirmed the message: its upstream has sent it then, and only confirms settle its check.
+fn arming(check: &DueCheck, missing: &[Name]) -> Option<RolledBackArming> {
+    let unconfirmed_by_all = missing.len() == check.message.consumers.len();
+    let arming = check.arming.filter(|_| unconfirmed_by_all)?;
+    Some(RolledBackArming { key: check.message.key.clone(), arming })
 }

@@ -5,12 +5,12 @@ use std::collections::btree_map::Entry as Place;
 
 use countersign_protocol::confirm::{ConfirmHeader, ConfirmedMessage};
 use countersign_protocol::{
-    Confirm, Marker, MessageId, Name, Outcome, UnixMillis, Unreadable, Window, marker,
+    Attempt, Confirm, Marker, MessageId, Name, Outcome, UnixMillis, Unreadable, Window, marker,
 };
 use tracing::{debug, warn};
 
 use crate::intake::{Read, Recorder};
-use crate::ledger::{Confirmation, Ledger, Reached};
+use crate::ledger::{Ledger, Reached};
 use crate::log;
 use crate::rules::budget::confirmed_canaries;
 use crate::rules::overdue::{Report, Transition, Word};
@@ -21,14 +21,14 @@ use crate::rules::verdict;
 pub(crate) struct Confirms {
     /// Where confirms are recorded.
     pub(crate) ledger: Ledger,
-    /// The shard that they come through.
+    /// The shard that the confirms come through.
     pub(crate) shard: u16,
 }
 
 /// What comes through a confirm shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
-    /// What a consumer says of a message.
+    /// A consumer reports the outcome of a message.
     Confirm {
         /// The consumer.
         consumer: Name,
@@ -124,7 +124,7 @@ impl Confirms {
                 shard,
                 number,
                 came_through = self.shard,
-                "ignored a marker that was not sent through this shard; who publishes to it?"
+                "ignored a marker that no replica sent through this shard; does another program publish to it?"
             );
         }
         debug!(shard = self.shard, count = known.len(), "markers came back");
@@ -132,10 +132,11 @@ impl Confirms {
     }
 }
 
-/// What came in one batch, by what is done with it.
+/// The entries of one batch, sorted by the table they go to.
 #[derive(Debug, Default)]
 struct Batch {
-    confirmations: Vec<Confirmation>,
+    /// The publish of the message that the consumer had in hand, by message and consumer.
+    confirmations: BTreeMap<(MessageId, Name), Option<Attempt>>,
     reports: BTreeMap<(MessageId, Name), Report>,
     /// The messages that a consumer has confirmed or rejected: an overdue row may change.
     decisive: Vec<MessageId>,
@@ -147,7 +148,6 @@ struct Batch {
 impl Batch {
     fn of(entries: &[Entry]) -> Self {
         let mut batch = Self::default();
-        batch.confirmations.reserve(entries.len());
         batch.decisive.reserve(entries.len());
         for entry in entries {
             let (consumer, message) = match entry {
@@ -161,11 +161,12 @@ impl Batch {
             let word = match &message.outcome {
                 Outcome::Processed => {
                     batch.decisive.push(message.id);
-                    batch.confirmations.push(Confirmation {
-                        message_id: message.id,
-                        consumer: consumer.clone(),
-                        attempt: message.attempt,
-                    });
+                    // Two confirms of a message in one batch: the earlier publish was enough.
+                    let attempt = batch
+                        .confirmations
+                        .entry((message.id, consumer.clone()))
+                        .or_insert(message.attempt);
+                    *attempt = (*attempt).min(message.attempt);
                     continue;
                 }
                 Outcome::Rejected { reason } => {
@@ -179,7 +180,7 @@ impl Batch {
         batch
     }
 
-    /// Notes that the consumer has had the message in hand, whatever became of it.
+    /// Notes that the consumer has had the message in hand, whatever its outcome.
     fn note_reached(&mut self, consumer: &Name, message: &ConfirmedMessage) {
         let (Some(upstream), Some(queue)) = (&message.upstream, &message.queue) else { return };
         let key = (consumer.clone(), upstream.clone(), queue.clone());

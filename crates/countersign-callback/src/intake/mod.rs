@@ -21,12 +21,12 @@ use crate::horizon::Horizons;
 use crate::intake::quarantine::{Quarantine, Quarantined};
 use crate::{ledger, upkeep};
 
-/// How many entries one statement records, roughly: a message is not taken apart. More make a statement
-/// no cheaper for each entry, and the messages behind it wait longer.
+/// How many entries one statement records, roughly: a message is not taken apart. More entries make the
+/// statement no cheaper for each of them, and the messages behind it wait longer.
 const MERGED_ENTRIES: usize = 5_000;
 
 /// How many deliveries this process holds of each queue. Enough that messages of a single entry are
-/// merged well, and little enough that full ones (150 kB each) fit into memory.
+/// merged well, and few enough that full messages (150 kB each) fit into memory.
 pub(crate) const PREFETCH: u16 = 100;
 
 /// Reads one kind of envelope and records its entries.
@@ -71,15 +71,15 @@ pub(crate) struct Read<E> {
 /// Takes in the messages of one queue.
 #[derive(Debug)]
 pub(crate) struct Intake<R> {
-    /// Reads and records them.
+    /// Reads and records the messages.
     pub(crate) recorder: R,
     /// The queue, for the log and the quarantine.
     pub(crate) queue: String,
-    /// Takes what cannot be read or recorded.
+    /// Takes the messages and entries that cannot be read or recorded.
     pub(crate) quarantine: Quarantine,
-    /// Says which ids can be taken.
+    /// Tells the window of ids that can be taken.
     pub(crate) horizons: Horizons,
-    /// Where partitions may be missing.
+    /// The database whose partitions are made when the recorder lacks one.
     pub(crate) ledger: ledger::Ledger,
 }
 
@@ -97,7 +97,10 @@ impl<R: Recorder> Intake<R> {
             let batch = shutdown.run_until_cancelled(consumer.next_batch(most)).await;
             let Some(batch) = batch.filter(|batch| !batch.is_empty()) else { break };
             if self.take_in(batch, &acks, &shutdown).await == Err(Stopped) {
-                info!(queue = self.queue, "stopping with deliveries in hand: they go back");
+                info!(
+                    queue = self.queue,
+                    "this replica stops with deliveries in hand: the broker gives them to the next consumer"
+                );
                 break;
             }
         }
@@ -178,7 +181,7 @@ impl<R: Recorder> Intake<R> {
                 };
                 self.quarantine.keep(&[thing], shutdown).await?;
             } else {
-                debug!(%refused, entries = entries.len(), "the database refuses a batch: halving it");
+                debug!(%refused, entries = entries.len(), "the database refuses a batch of entries: this replica halves it");
                 let (first, second) = entries.split_at(entries.len() / 2);
                 ranges.extend([second, first]);
             }
@@ -217,7 +220,7 @@ impl<R: Recorder> Intake<R> {
     }
 }
 
-/// As much as one statement takes.
+/// The entries that one statement records, and the deliveries they came in.
 struct Merged<E> {
     entries: Vec<E>,
     refused: Vec<Quarantined>,

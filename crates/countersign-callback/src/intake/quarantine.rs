@@ -1,4 +1,5 @@
-//! Where what cannot be read or stored is kept for a person.
+//! The quarantine: a queue that keeps messages and entries for an operator which this service cannot read
+//! or record.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,23 +20,24 @@ pub(crate) struct Quarantine {
     log: Arc<Mutex<Log>>,
 }
 
-/// Something to keep.
+/// A message or entry for the quarantine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Quarantined {
     /// An envelope: as it came, or with the one entry that is not taken.
     pub(crate) body: Bytes,
-    /// What is wrong with it, for a person.
+    /// Why it cannot be read or recorded, for an operator.
     pub(crate) reason: String,
-    /// The queue it came through.
+    /// The queue that the message came through.
     pub(crate) source: String,
-    /// Its sender's word for itself, if it came with one.
+    /// The AMQP property `app_id` of the message: how its sender names itself, if it does.
     pub(crate) app_id: Option<String>,
 }
 
-/// How many are on their way at once.
+/// How many messages wait for the broker's confirm at once. Full ones are 150 kB each: 15 MB at most.
 const AT_ONCE: usize = 100;
 
-/// Whoever sends garbage sends a lot of it.
+/// How often a warning tells of the quarantine at most: a sender of garbage sends a lot of it, and the
+/// log would be full of lines that say the same.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
@@ -52,18 +54,18 @@ impl Quarantine {
         Self { publisher, log: Arc::default() }
     }
 
-    /// Returns when the broker has all of them.
+    /// Publishes these to the quarantine, and returns when the broker has all of them.
     ///
     /// # Errors
-    /// When the process has to stop and the broker does not have them all: what they came from must
-    /// not be acked.
+    /// When the process has to stop and the broker does not have them all: the deliveries that they came
+    /// in must not be acked.
     pub(crate) async fn keep(
         &self,
         things: &[Quarantined],
         shutdown: &CancellationToken,
     ) -> Result<(), Stopped> {
         for things in things.chunks(AT_ONCE) {
-            let mut retry = Retry::new("put aside in quarantine what cannot be read");
+            let mut retry = Retry::new("put messages that cannot be read into quarantine");
             let mut left: Vec<&Quarantined> = things.iter().collect();
             loop {
                 let problem;
@@ -77,7 +79,7 @@ impl Quarantine {
         Ok(())
     }
 
-    /// Publishes all of them; what the broker does not have then is returned with the reason.
+    /// Publishes all of these. Returns those that the broker does not have, with the reason.
     async fn publish<'a>(
         &self,
         things: Vec<&'a Quarantined>,
@@ -114,7 +116,7 @@ impl Quarantine {
                 last_reason = last.reason,
                 last_source = last.source,
                 last_app_id = last.app_id,
-                "put aside in {}",
+                "put messages that cannot be read or recorded into {}",
                 topology::QUARANTINE
             );
             log.untold = 0;

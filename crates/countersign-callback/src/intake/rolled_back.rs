@@ -1,5 +1,5 @@
-//! Rolled-back notices: what upstreams say will never be committed, recorded until its check comes
-//! due.
+//! Rolled-back notices: armings whose transactions upstreams say will never be committed, recorded
+//! until their checks come due.
 //!
 //! A notice names an arming, and settles the check of that arming only. So a confirm of the same
 //! message contradicts nothing: it was armed again, and that is another check.

@@ -9,40 +9,33 @@ use super::Ledger;
 use super::columns::{Id, Ids, Text, Time, stored_attempt};
 use crate::rules::overdue::{Key, Report};
 
-/// "Processed": one row of `confirmation`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Confirmation {
-    /// Which message.
-    pub(crate) message_id: MessageId,
-    /// By whom.
-    pub(crate) consumer: Name,
-    /// Which publish of it, if the consumer said.
-    pub(crate) attempt: Option<Attempt>,
-}
-
-/// A message whose check came due.
+/// A message, and the consumers whose confirms its upstream expects.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Due {
-    /// Which message of whom.
+pub(crate) struct Expected {
+    /// The message of its upstream.
     pub(crate) key: Key,
-    /// Who has to confirm it.
+    /// The consumers that have to confirm the message: one or more, each once.
     pub(crate) consumers: Vec<Name>,
 }
 
 impl Ledger {
-    /// Records who has processed what. What is recorded already stays as it is.
+    /// Records that these consumers have processed these messages, each with the publish of the message
+    /// that the consumer had in hand, if the consumer said. A confirm that is recorded already stays as
+    /// it is.
     ///
     /// # Errors
     /// When nothing was recorded.
-    pub(crate) async fn confirm(&self, confirmations: &[Confirmation]) -> Result<(), sqlx::Error> {
+    pub(crate) async fn confirm(
+        &self,
+        confirmations: &BTreeMap<(MessageId, Name), Option<Attempt>>,
+    ) -> Result<(), sqlx::Error> {
         if confirmations.is_empty() {
             return Ok(());
         }
-        let mut sorted: Vec<&Confirmation> = confirmations.iter().collect();
-        sorted.sort_unstable();
-        let ids: Vec<Uuid> = sorted.iter().map(|c| c.message_id.uuid()).collect();
-        let consumers: Vec<&str> = sorted.iter().map(|c| c.consumer.as_str()).collect();
-        let attempts: Vec<Option<i32>> = sorted.iter().map(|c| stored_attempt(c.attempt)).collect();
+        let ids: Vec<Uuid> = confirmations.keys().map(|(id, _)| id.uuid()).collect();
+        let consumers: Vec<&str> = confirmations.keys().map(|(_, name)| name.as_str()).collect();
+        let attempts: Vec<Option<i32>> =
+            confirmations.values().map(|attempt| stored_attempt(*attempt)).collect();
         sqlx::query(
             "-- confirm
              INSERT INTO confirmation (message_id, consumer, attempt)
@@ -97,22 +90,24 @@ impl Ledger {
         Ok(())
     }
 
-    /// Of these messages, those that somebody has not confirmed, with who has not.
+    /// Of these messages, those that lack confirms, with the consumers whose confirms they lack.
     ///
     /// # Errors
     /// When the database does not answer.
     pub(crate) async fn unconfirmed<'a>(
         &self,
-        due: impl Iterator<Item = &'a Due> + Clone,
+        messages: impl Iterator<Item = &'a Expected> + Clone,
     ) -> Result<BTreeMap<MessageId, Vec<Name>>, sqlx::Error> {
-        let Some(ids) = Ids::of(due.clone().map(|due| due.key.message_id)) else {
+        let Some(ids) = Ids::of(messages.clone().map(|message| message.key.message_id)) else {
             return Ok(BTreeMap::new());
         };
         let expected = || {
-            let pairs = |due: &'a Due| due.consumers.iter().map(|name| (due.key.message_id, name));
-            due.clone().flat_map(pairs)
+            let pairs = |message: &'a Expected| {
+                message.consumers.iter().map(|name| (message.key.message_id, name))
+            };
+            messages.clone().flat_map(pairs)
         };
-        let messages: Vec<Uuid> = expected().map(|(id, _)| id.uuid()).collect();
+        let expected_ids: Vec<Uuid> = expected().map(|(id, _)| id.uuid()).collect();
         let consumers: Vec<&str> = expected().map(|(_, name)| name.as_str()).collect();
         // EXCEPT is always hashed or sorted. An anti-join is estimated at a few rows when the plan
         // is a generic one, and then compares everything with everything.
@@ -127,7 +122,7 @@ impl Ledger {
         .bind(ids.first)
         .bind(ids.last)
         .bind(ids.all)
-        .bind(messages)
+        .bind(expected_ids)
         .bind(consumers)
         .fetch_all(&self.pool)
         .await?;
@@ -139,9 +134,9 @@ impl Ledger {
         Ok(unconfirmed)
     }
 
-    /// Of these messages, those that somebody has not confirmed and that are in no overdue row of
-    /// this upstream, open or closed: an open one is asked for anyway, and a closed or parked one
-    /// is somebody's decision.
+    /// Of these messages, those that lack a confirm and have no overdue row of this upstream, open or
+    /// closed: the service asks for an open one anyway, and a closed or parked one was decided by an
+    /// operator, the upstream or the consumers.
     ///
     /// One statement, so that a check that is noted meanwhile is seen whole or not at all.
     ///
@@ -150,13 +145,13 @@ impl Ledger {
     pub(crate) async fn forgotten(
         &self,
         upstream: &Name,
-        messages: &[Due],
+        messages: &[Expected],
     ) -> Result<Vec<MessageId>, sqlx::Error> {
-        let Some(ids) = Ids::of(messages.iter().map(|due| due.key.message_id)) else {
+        let Some(ids) = Ids::of(messages.iter().map(|message| message.key.message_id)) else {
             return Ok(Vec::new());
         };
         let (mut expected, mut names) = (Vec::new(), Vec::new());
-        for Due { key, consumers } in messages {
+        for Expected { key, consumers } in messages {
             for consumer in consumers {
                 expected.push(key.message_id.uuid());
                 names.push(consumer.as_str());

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use countersign_postgres::Transaction;
-use countersign_protocol::{MessageId, Name, UnixMillis};
+use countersign_protocol::{ArmingId, MessageId, Name, UnixMillis};
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Row as _};
 use uuid::Uuid;
 
 use super::columns::{Id, Ids, Text, Time, joined, stored_total};
 use super::transitions::write;
-use super::{Due, Ledger, committed};
+use super::{Expected, Ledger, committed};
 use crate::rules::budget::Tally;
 use crate::rules::cause::Cause;
 use crate::rules::filter;
@@ -27,41 +27,42 @@ macro_rules! overdue_columns {
 
 pub(super) use overdue_columns;
 
-/// A message to be noted as overdue.
+/// A check that came due.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Late {
-    /// Which, and who has to confirm it.
-    pub(crate) due: Due,
-    /// When its check was armed, on its upstream's clock.
+pub(crate) struct DueCheck {
+    /// The message, and the consumers that have to confirm it.
+    pub(crate) message: Expected,
+    /// When the upstream armed the check, on the upstream's clock.
     pub(crate) armed_at: UnixMillis,
-    /// Why, for a person.
-    pub(crate) reason: String,
+    /// The arming of the message that this is the check of, if the check says.
+    pub(crate) arming: Option<ArmingId>,
 }
 
 impl Ledger {
-    /// Notes messages as overdue, due to be judged at once. A message that is noted already stays
-    /// as it is, be it open or closed. Says which ones are new.
+    /// Notes the messages of these checks as overdue, each with the reason for an operator, due to be
+    /// judged at once. A row that is there already stays as it is, be it open or closed. Returns the
+    /// keys of the new rows.
     ///
-    /// So that whoever judges them knows how many there are, they are counted in the same step, and
-    /// with them the checks of `looked_up` that came due: theirs, and those that wrote nothing.
+    /// The same statement counts the new rows, and the checks of `looked_up` that came due: those of
+    /// the rows, and those that wrote nothing. So a round that sees the rows sees their number.
     ///
     /// # Errors
     /// When nothing was noted.
     pub(crate) async fn note_overdue(
         &self,
-        late: &[Late],
+        unconfirmed: &[(&DueCheck, String)],
         looked_up: &BTreeMap<Name, Tally>,
     ) -> Result<Vec<Key>, sqlx::Error> {
-        let mut sorted: Vec<&Late> = late.iter().collect();
-        sorted.sort_unstable_by(|a, b| a.due.key.cmp(&b.due.key));
-        let ids: Vec<Uuid> = sorted.iter().map(|late| late.due.key.message_id.uuid()).collect();
-        let upstreams: Vec<&str> =
-            sorted.iter().map(|late| late.due.key.upstream.as_str()).collect();
+        let mut sorted: Vec<&(&DueCheck, String)> = unconfirmed.iter().collect();
+        sorted.sort_unstable_by(|(a, _), (b, _)| a.message.key.cmp(&b.message.key));
+        let keys = || sorted.iter().map(|(check, _)| &check.message.key);
+        let ids: Vec<Uuid> = keys().map(|key| key.message_id.uuid()).collect();
+        let upstreams: Vec<&str> = keys().map(|key| key.upstream.as_str()).collect();
         // An array of arrays would have to be rectangular; names hold no comma.
         let consumers: Vec<String> =
-            sorted.iter().map(|late| joined(&late.due.consumers)).collect();
-        let reasons: Vec<&str> = sorted.iter().map(|late| late.reason.as_str()).collect();
-        let sent: Vec<Time> = sorted.iter().map(|late| Time(late.armed_at)).collect();
+            sorted.iter().map(|(check, _)| joined(&check.message.consumers)).collect();
+        let reasons: Vec<&str> = sorted.iter().map(|(_, reason)| reason.as_str()).collect();
+        let sent: Vec<Time> = sorted.iter().map(|(check, _)| Time(check.armed_at)).collect();
         sqlx::query_as(
             "-- note_overdue
              WITH noted AS (
