@@ -28,7 +28,7 @@ pub struct InvalidUpstream {
 }
 
 impl UpstreamAddress {
-    /// The address without what may be secret in it.
+    /// The address without path and credentials, which may be secret.
     pub(super) fn shown(&self) -> String {
         let uri = self.endpoint.uri();
         let port = uri.port_u16().map_or_else(String::new, |port| format!(":{port}"));

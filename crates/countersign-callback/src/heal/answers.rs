@@ -1,4 +1,4 @@
-//! What upstreams answered, written down.
+//! The answers of upstreams, written to the ledger.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,34 +22,34 @@ use crate::rules::upstream_answer::{self, Answer};
 /// the calls that one upstream gets at once: more would only hold the locks for longer.
 pub(crate) const WRITTEN_AT_ONCE: usize = 200;
 
-/// What came of asking an upstream for a message.
+/// The answer of an upstream that was asked for a message.
 #[derive(Debug)]
 pub(crate) struct Answered {
-    /// The row it was asked for.
+    /// The row that the upstream was asked for.
     pub(crate) key: Key,
-    /// The lease that the call was made under.
+    /// The lease under which the replica made the call.
     pub(crate) lease: Lease,
-    /// The answer, or the lack of one.
+    /// The answer, or why there is none.
     pub(crate) answer: Answer,
 }
 
-/// Writes answers down.
+/// Writes answers to the ledger.
 #[derive(Clone, Debug)]
 pub(crate) struct Answers {
-    /// Where the rows are.
+    /// The database with the overdue rows.
     pub(crate) ledger: Ledger,
     /// The upstreams, whose rate limit is lifted when a resend was not needed.
     pub(crate) upstreams: Upstreams,
-    /// How long a resend's confirm is waited for, and when a message is given up.
+    /// How long the service waits for the confirm of a resend, and when it gives a message up.
     pub(crate) policy: Policy,
-    /// How many resends may be saved up.
+    /// How many resends an upstream's budget saves up.
     pub(crate) pacing: Pacing,
-    /// Starts a round.
+    /// Starts a round when a rate limit was lifted.
     pub(crate) wake: Arc<Notify>,
 }
 
 impl Answers {
-    /// Writes answers until nothing can send any more.
+    /// Writes answers until every sender is dropped.
     ///
     /// While the database is away, answers wait; after `shutdown` they are left: their leases run
     /// out, and the attempts count as used.
@@ -107,7 +107,7 @@ impl Answers {
     }
 }
 
-/// What upstreams said of whether messages were missing, and how many calls no resend came of.
+/// How many answers of each upstream say that a message was missing, and how many calls led to no resend.
 fn count(answered: &[Answered]) -> (Tallies, BTreeMap<Name, u32>) {
     let (mut tallies, mut unused) = (Tallies::new(), BTreeMap::new());
     for Answered { key, answer, .. } in answered {

@@ -44,7 +44,7 @@ pub(crate) struct Asked {
     pub(crate) attempt: Attempt,
     /// The consumers that have not confirmed it.
     pub(crate) missing: Vec<Name>,
-    /// Why the upstream is asked, for a person.
+    /// Why the upstream is asked, for an operator.
     pub(crate) reason: String,
     /// The right to the call.
     pub(crate) permit: Permit,
@@ -61,8 +61,8 @@ pub(crate) struct Calls {
 }
 
 impl Calls {
-    /// Calls to these upstreams. What they answer goes to `answers`; `wake` starts a round when an
-    /// upstream is free for more.
+    /// Calls to these upstreams. Their answers go to `answers`; `wake` starts a round when an upstream is
+    /// free for more.
     #[must_use]
     pub(crate) fn new(
         upstreams: Upstreams,
@@ -94,7 +94,7 @@ impl Calls {
             self.upstreams.ask(&permit, message_id, attempt, &missing, &reason).await
         };
         fail::fail_point!("callback.asked", |_| std::process::abort());
-        info!(%message_id, upstream = %key.upstream, %attempt, consumer = list(&missing), ?answer, "asked for a resend");
+        info!(%message_id, upstream = %key.upstream, %attempt, consumer = list(&missing), ?answer, "asked the upstream for a resend");
         drop(permit);
         if !self.upstreams.is_paused(&key.upstream, Instant::now()) {
             self.wake.notify_one();

@@ -16,22 +16,23 @@ use crate::rules::job::{Job, JobState, Next};
 /// Works on jobs. Any number of replicas may do it at once.
 #[derive(Clone, Debug)]
 pub(crate) struct Jobs {
-    /// Where they are.
+    /// The database with the jobs.
     pub(crate) ledger: Ledger,
-    /// Woken when there is a new job.
+    /// Wakes this worker when an operator has created a job.
     pub(crate) created: Arc<Notify>,
-    /// Whom to wake when there is something to judge.
+    /// Starts a round when a job has made rows due.
     pub(crate) wake: Arc<Notify>,
 }
 
-/// How many items are begun at once: so long are their rows locked.
+/// How many items one transaction begins: it locks their rows until its end, and rounds and confirms wait
+/// for these.
 const BEGUN_AT_ONCE: u64 = 500;
 
-/// How many items are left out at once.
+/// How many items one transaction leaves out: it changes only items of the job, and locks no overdue row.
 const SKIPPED_AT_ONCE: u64 = 5_000;
 
-/// How long a job may wait for a replica that was not woken for it, and how often it is looked
-/// whether its items have ended.
+/// How long a job may wait for a replica that was not woken for it, and how often a replica looks
+/// whether the items of a job have ended.
 const POLL: Duration = Duration::from_millis(500);
 
 impl Jobs {
@@ -59,7 +60,7 @@ impl Jobs {
         }
     }
 
-    /// A turn for each job. Whether anything came of it.
+    /// Gives each job a turn. Returns whether a job changed.
     async fn round(&self, shutdown: &CancellationToken) -> Result<bool, sqlx::Error> {
         let mut busy = false;
         for id in self.ledger.open_jobs().await? {
@@ -73,7 +74,7 @@ impl Jobs {
         Ok(busy)
     }
 
-    /// One step of one job. Whether anything came of it.
+    /// Takes one step of one job. Returns whether the job changed.
     async fn turn(&self, mut turn: LockedJob) -> Result<bool, sqlx::Error> {
         let before = turn.job.clone();
         let mut transitions = Vec::new();
@@ -140,7 +141,7 @@ async fn begin(
     Ok(transitions)
 }
 
-/// A line for what is worth a person's time.
+/// Logs a job that began a step, stopped or ended.
 fn tell(before: &Job, job: &Job) {
     let (job_id, action, who): (_, &str, _) = (job.id, job.action.into(), &job.who);
     if before.state == job.state && before.step == job.step && job.ended_at.is_none() {

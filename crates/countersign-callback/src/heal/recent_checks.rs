@@ -1,5 +1,5 @@
-//! What becomes of checks, counted for all replicas together. Counts stay in memory while nothing is
-//! overdue, since a confirmed check writes nothing, and go to the ledger about once a second.
+//! Checks that came due, counted for all replicas together. A confirmed check writes nothing to the
+//! ledger, so its count stays in memory first; the counts go to the ledger about once a second.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,8 +12,8 @@ use crate::ledger::{Ledger, Tallies, merge};
 use crate::log;
 use crate::rules::budget::{Pacing, decide};
 
-/// How often counts go to the ledger, and how late the end of a storm is noticed when no row is due
-/// any more. A storm is decided on over a minute, so a second is soon enough.
+/// How often counts go to the ledger, and how late a replica notices the end of a storm when no row is
+/// due any more. A storm is decided on over a minute, so a second is soon enough.
 const EACH: Duration = Duration::from_secs(1);
 
 /// Counts of this replica that the ledger does not have yet. A clone is the same. Counts that die with
@@ -24,12 +24,12 @@ pub(crate) struct RecentChecks {
 }
 
 impl RecentChecks {
-    /// Counts some more.
+    /// Adds these counts.
     pub(crate) fn add(&self, more: Tallies) {
         merge(&mut self.lock(), more);
     }
 
-    /// All counts, to be written.
+    /// Takes all counts out, to be written.
     #[must_use = "they are counted nowhere else"]
     pub(crate) fn take(&self) -> Tallies {
         std::mem::take(&mut *self.lock())
@@ -45,9 +45,9 @@ impl RecentChecks {
 pub(crate) struct Keeper {
     /// The counts of this replica.
     pub(crate) recent_checks: RecentChecks,
-    /// Where the counts of all replicas are added up.
+    /// The database that adds up the counts of all replicas.
     pub(crate) ledger: Ledger,
-    /// What a storm is.
+    /// From which share of missing messages on there is a storm.
     pub(crate) pacing: Pacing,
 }
 
@@ -58,12 +58,12 @@ impl Keeper {
             let tallies = self.recent_checks.take();
             if let Err(error) = self.ledger.tally(&tallies).await {
                 // A database that is away is a warning of the workers that cannot go on without it.
-                debug!(%error, "cannot write what became of checks: trying again");
+                debug!(%error, "cannot write the counts of checks: this replica tries again");
                 self.recent_checks.add(tallies);
                 continue;
             }
             if let Err(error) = self.end_storms().await {
-                debug!(%error, "cannot look whether a storm is over: trying again");
+                debug!(%error, "cannot look whether a storm is over: this replica tries again");
             }
         }
     }

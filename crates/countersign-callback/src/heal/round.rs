@@ -30,11 +30,11 @@ use crate::watch::markers::MarkerNeed;
 /// Heals overdue messages, round by round.
 #[derive(Clone, Debug)]
 pub(crate) struct Rounds {
-    /// Where the overdue rows are.
+    /// The database with the overdue rows.
     pub(crate) ledger: Ledger,
     /// The upstreams that are asked.
     pub(crate) upstreams: Upstreams,
-    /// When a message is given up.
+    /// When the service gives a message up.
     pub(crate) policy: Policy,
     /// How fast upstreams are asked.
     pub(crate) pacing: Pacing,
@@ -42,9 +42,9 @@ pub(crate) struct Rounds {
     pub(crate) timing: Timing,
     /// The confirm shards that a message can be confirmed through.
     pub(crate) shards: Vec<u16>,
-    /// Where a round says that it needs a marker.
+    /// Takes from a round that it needs a marker.
     pub(crate) markers: MarkerNeed,
-    /// Where a round says which queues it needs looked into.
+    /// Takes from a round the queues whose depths it wants.
     pub(crate) depths: WantedDepths,
     /// Starts a round before its time.
     pub(crate) wake: Arc<Notify>,
@@ -55,20 +55,20 @@ pub(crate) struct Rounds {
 const JUDGED_AT_ONCE: u16 = 200;
 
 /// How long a due row waits at most for a replica that was not woken for it: another replica noted
-/// it, or its time came.
+/// it, or its time came. A look costs a few probes of indexes for each upstream.
 const POLL: Duration = Duration::from_millis(500);
 
 /// The wait when rows are due and another replica has them all locked. It judges them in
 /// milliseconds.
 const OTHER_REPLICA_WORKS: Duration = Duration::from_millis(50);
 
-/// Due rows, and what is known beyond them.
+/// Due rows under their lock, and the facts beyond them.
 struct Due {
     whereabouts: Whereabouts,
     taken: Taken,
 }
 
-/// What a round makes of its rows.
+/// The decisions of a round about its rows.
 #[derive(Default)]
 struct Judged {
     /// Rows that are settled, deferred or parked.
@@ -120,7 +120,7 @@ impl Rounds {
         }
     }
 
-    /// One round. Says how long until the next one.
+    /// Goes one round. Returns how long to wait before the next one.
     async fn round(&self, calls: &Calls) -> Result<Duration, sqlx::Error> {
         let now = Instant::now();
         let due = match self.take(now).await? {
@@ -134,7 +134,7 @@ impl Rounds {
         Ok(Duration::ZERO)
     }
 
-    /// Locks due rows of the upstreams that are not paused; or says how long until there may be some.
+    /// Locks due rows of the upstreams that are not paused; or returns how long until there may be some.
     async fn take(&self, now: Instant) -> Result<Result<Due, Duration>, sqlx::Error> {
         let paused = self.upstreams.paused(now);
         let park_after = self.policy.park_after;
@@ -146,15 +146,15 @@ impl Rounds {
                 .flatten()
                 .fold(POLL, Duration::min)));
         }
-        // Read before the rows are locked and their confirms read: what is known beyond a row must
-        // never be newer than what is recorded about it.
+        // Read before the rows are locked and their confirms read: the facts beyond a row must never be
+        // newer than the confirms and reports of its message.
         let whereabouts = self.ledger.whereabouts(&self.shards).await?;
         let taken = self.ledger.take_due(JUDGED_AT_ONCE, &paused, park_after).await?;
         Ok(taken.map(|taken| Due { whereabouts, taken }).ok_or(OTHER_REPLICA_WORKS))
     }
 
-    /// What becomes of each row. A row that is to be asked for and gets no permit is in neither list:
-    /// it stays as it is, due.
+    /// Judges each row. A row that the upstream is to be asked for and that gets no permit is in neither
+    /// list: it stays as it is, due.
     fn judge_all(&self, due: &Due, now: Instant) -> Judged {
         let expires_at = due.taken.now.after(self.timing.lease);
         let lease = Lease { token: Uuid::new_v4(), expires_at };
@@ -193,15 +193,15 @@ impl Rounds {
         judged
     }
 
-    /// Asks for what has to be looked at before a deferred row can be judged otherwise.
+    /// Asks for the marker and the depths without which a deferred row would be judged the same again.
     fn want(&self, case: &Case<'_>, cause: Cause, due: &Due) {
         let wanted = wanted(case, cause, &self.policy, due.taken.now);
         wanted.marker_after.into_iter().for_each(|moment| self.markers.after(moment));
         self.depths.want(wanted.queues);
     }
 
-    /// Writes what became of the rows, and the leases of those that are asked for: as many as each
-    /// upstream may be asked for now. The others stay as they are, due.
+    /// Writes the transitions of the rows, and the leases of those that upstreams are asked for: as many
+    /// as each upstream may be asked for now. The others stay as they are, due.
     async fn ask_some(&self, mut taken: Taken, judged: Judged) -> Result<Vec<Asked>, sqlx::Error> {
         let Judged { mut transitions, mut asks } = judged;
         let confirmed = confirmed_canaries(&transitions);
@@ -215,7 +215,8 @@ impl Rounds {
         Ok(asked)
     }
 
-    /// Keeps of `asks` what each upstream may be asked for now. Says where a storm begins or ends.
+    /// Keeps of `asks` what each upstream may be asked for now. Returns the
+    /// upstreams whose storms begin or end.
     /// The upstreams of the `confirmed` canaries, which are added later, are locked along.
     async fn pace(
         &self,
@@ -258,7 +259,7 @@ impl Rounds {
     }
 }
 
-/// Takes an attempt, in the same step as the lease.
+/// The transition to asking: uses up an attempt in the same step in which the row gets its lease.
 fn asking(overdue: &Overdue, missing: &[Name], lease: Lease) -> Transition {
     let ran_out = match overdue.state {
         State::Asking { .. } => "; the replica that asked before wrote no answer down",
@@ -276,7 +277,7 @@ fn asking(overdue: &Overdue, missing: &[Name], lease: Lease) -> Transition {
     }
 }
 
-/// Why a row that is parked was not asked for, for its reason.
+/// Why the upstream was not asked for a row that is parked, for the row's reason.
 fn paused_because(upstream: &Name, pause: Pause) -> String {
     match pause {
         Pause::CircuitOpen => format!("{upstream} does not answer"),

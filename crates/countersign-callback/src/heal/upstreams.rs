@@ -21,10 +21,11 @@ use crate::rules::gate::{Gate, Pause};
 use crate::rules::upstream_answer::Answer;
 
 /// How long connecting may take. Shorter than a call's deadline, so that a call without a connection
-/// is known to have asked nothing.
+/// surely has asked nothing.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Together the two say how late a half-open connection is noticed.
+/// Together the two say how late this replica notices a connection whose other end is gone: after
+/// 15 s.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -45,7 +46,7 @@ struct Upstream {
     gate: Mutex<Gate>,
 }
 
-/// How an upstream that has an address is doing, for a person.
+/// Whether an upstream that has an address answers, for an operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reachability {
     /// Where the upstream is called.
@@ -105,7 +106,7 @@ impl Upstreams {
         self.by_name.keys()
     }
 
-    /// How this upstream is doing, for a person. `None` if it has no address.
+    /// Whether this upstream answers, for an operator. `None` if it has no address.
     #[must_use]
     pub(crate) fn reachability(&self, upstream: &Name) -> Option<Reachability> {
         let upstream = self.by_name.get(upstream)?;
@@ -215,7 +216,7 @@ impl Upstream {
 }
 
 impl Permit {
-    /// Tells the circuit breaker what came of the call.
+    /// Tells the circuit breaker whether the upstream answered the call.
     fn ended(&self, answer: &Answer) {
         let mut gate = self.upstream.gate();
         let (change, why) = match answer {
@@ -231,7 +232,7 @@ impl Permit {
     }
 }
 
-/// What a response says. The outcome is in its body only, never in a status.
+/// Reads the answer from a response. The outcome is in its body only, never in a status.
 fn read(response: &RequestResendResponse) -> Answer {
     let reason = clean_reason(&response.reason);
     match response.outcome() {
@@ -252,8 +253,8 @@ fn read(response: &RequestResendResponse) -> Answer {
     }
 }
 
-/// What a failed call says. A status is no outcome: it only says whether the upstream can have done
-/// something.
+/// Reads the answer from a failed call. A status is no outcome: it only says whether the upstream can
+/// have done something.
 fn failed(status: &Status) -> Answer {
     let text = clean_reason(status.message());
     let refused_before_it_did_anything = matches!(

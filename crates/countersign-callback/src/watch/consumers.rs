@@ -1,4 +1,4 @@
-//! How far consumers are: for a person who asks, and for the log when one makes no progress.
+//! How far consumers are: for an operator who asks, and for the log when a consumer makes no progress.
 
 use std::time::Duration;
 
@@ -11,13 +11,14 @@ use crate::ledger::{Ledger, Watched};
 use crate::rules::verdict::in_words;
 
 /// A consumer that confirms nothing new for so long while messages wait for it makes no progress.
-/// Longer than handlers take, so that a slow one is not called stuck.
+/// Longer than handlers take, so that a slow consumer is not called stuck.
 const STALLED_AFTER: Duration = Duration::from_secs(15);
 
-/// How often it is looked whether one makes no progress.
+/// How often each replica looks whether a consumer makes no progress: a third of the time after which
+/// it makes none, so that the log tells of it at most that third later.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// How a consumer is doing. The names are those of the API.
+/// The progress of a consumer with the messages of one upstream. The names are those of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Doing {
     NeverSeen,
@@ -60,7 +61,8 @@ impl Doing {
     }
 }
 
-/// At least what is ready; nothing ready says nothing about what is held.
+/// How many messages of the queue wait for the consumer at least, or -1 if that is not known: no ready
+/// message says nothing about those that the consumer holds.
 pub(crate) fn depth(watched: &Watched) -> i64 {
     match (watched.ready, watched.held) {
         (ready, Some(held)) => held.max(ready.unwrap_or(0)),
@@ -69,8 +71,8 @@ pub(crate) fn depth(watched: &Watched) -> i64 {
     }
 }
 
-/// Looks after them until `shutdown`: one line in the log when a consumer makes no progress with a
-/// queue, one when it does again, whatever the number of messages and of replicas.
+/// Logs one line when a consumer makes no progress with a queue, and one when it does again, whatever
+/// the number of messages and of replicas; until `shutdown`.
 pub(crate) async fn watch(ledger: Ledger, shutdown: CancellationToken) {
     let mut retry = Retry::new("look whether consumers make progress");
     loop {

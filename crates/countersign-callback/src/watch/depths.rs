@@ -1,4 +1,4 @@
-//! What lies in the queues that overdue messages may wait in: read while some do.
+//! The depths of the queues that overdue messages may wait in, read while a round wants them.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,43 +13,46 @@ use tracing::{info, warn};
 
 use crate::ledger::{Ledger, Reading};
 
-/// Who judges says here which queues it would like to know more about. A clone says it to the same
-/// [`Depths`].
+/// A round says here which queues' depths it wants. A clone says it to the same [`Depths`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct WantedDepths {
     queues: Arc<Mutex<BTreeSet<String>>>,
     wanted: Arc<Notify>,
 }
 
-/// Reads queues.
+/// Reads the depths of queues.
 #[derive(Debug)]
 pub(crate) struct Depths {
-    /// Where readings are noted.
+    /// The database that notes the readings for all replicas.
     pub(crate) ledger: Ledger,
     /// The confirm shards, for what has come back through them.
     pub(crate) shards: Vec<u16>,
-    /// What the queues are asked on. One of its own: the client takes the refusal of a queue that is
+    /// A connection for these questions alone: the client takes the broker's refusal of a queue that is
     /// gone for the end of the connection.
     pub(crate) connection: Connection,
-    /// The management API, which alone knows what consumers hold, if it may be asked.
+    /// The management API, which alone knows how many messages consumers hold, if it is configured.
     pub(crate) management: Option<Held>,
-    /// Which queues.
+    /// The queues whose depths are wanted.
     pub(crate) wanted: WantedDepths,
 }
 
-/// A queue is read no more often than this, whatever the number of replicas and of messages.
+/// A queue is read no more often than this, whatever the number of replicas and of messages. A little
+/// less than the time between readings, so that a replica that reads in time is not refused.
 const FRESH: Duration = Duration::from_millis(900);
 
+/// The time between two readings of one replica. A row that waits for a depth can
+/// wait a second more, and a reading costs the broker a request for each queue.
 const BETWEEN_READINGS: Duration = Duration::from_secs(1);
 
-/// The management API is not on any message's way: a queue that gets no figure now gets one with the
-/// next reading.
+/// How long the management API may take to answer. No message waits for it: a queue that gets no figure
+/// now gets one with the next reading.
 const MANAGEMENT_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long the broker is waited for before a reading.
+/// How long a reading waits for the connection to the broker. Longer than a reconnect takes while the
+/// broker is up.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
 
-/// What consumers hold of one vhost's queues, by the management API.
+/// How many messages of one vhost's queues consumers hold, by the management API.
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
     management: Management,
@@ -70,7 +73,7 @@ impl Held {
 }
 
 impl WantedDepths {
-    /// These would be good to know.
+    /// Asks for the depths of these queues.
     pub(crate) fn want(&self, queues: impl IntoIterator<Item = String>) {
         let mut wanted = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         wanted.extend(queues);
@@ -94,7 +97,7 @@ impl WantedDepths {
 }
 
 impl Depths {
-    /// Reads what is wanted, until `shutdown`.
+    /// Reads the depths that rounds want, until `shutdown`.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
         let mut retry = Retry::new("note what lies in queues");
         let mut failing = false;
@@ -131,7 +134,7 @@ impl Depths {
         let watermark = self.ledger.watermark(&self.shards).await?;
         let mut problem = None;
         let mut claimed = claimed;
-        // So that one that is gone is not always before the same others.
+        // In any order, so that a queue that is gone is not always read before the same others.
         fastrand::shuffle(&mut claimed);
         for (queue, claimed_at_us) in claimed {
             let looking = shutdown.run_until_cancelled(self.look(&queue));
@@ -162,9 +165,10 @@ impl Depths {
         Ok(())
     }
 
-    /// What is ready in a queue; and that with what consumers hold, if anybody can say.
+    /// How many messages are ready in a queue; and how many are ready or with a consumer, if the
+    /// management API says.
     async fn look(&self, queue: &str) -> Result<(u64, Result<Option<u64>, String>), NotCounted> {
-        // If it is not there in time, counting says so.
+        // When the connection is not there in time, counting fails and says so.
         let _ = tokio::time::timeout(CONNECTED_WITHIN, self.connection.ready()).await;
         // A queue that is gone holds nothing.
         let ready = self.connection.ready_messages(queue).await?.map_or(0, u64::from);

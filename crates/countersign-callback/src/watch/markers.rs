@@ -1,4 +1,4 @@
-//! Markers through the confirm shards, sent while somebody needs to know how far confirms have been
+//! Markers through the confirm shards, sent while a round or a sweep needs to know how far confirms are
 //! recorded.
 
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tracing::{debug, error, info};
 
 use crate::ledger::{Ledger, ShardMarkers};
 
-/// Who judges says here from which moment on a marker is needed. A clone says it to the same
+/// A round or a sweep says here from which moment on it needs a marker. A clone says it to the same
 /// [`Markers`].
 #[derive(Clone, Debug)]
 pub(crate) struct MarkerNeed(watch::Sender<Option<UnixMillis>>);
@@ -20,35 +20,37 @@ pub(crate) struct MarkerNeed(watch::Sender<Option<UnixMillis>>);
 /// Sends markers.
 #[derive(Debug)]
 pub(crate) struct Markers {
-    /// Where they are noted.
+    /// The database that notes which markers were sent and came back.
     pub(crate) ledger: Ledger,
-    /// What they are sent with.
+    /// Sends the markers.
     pub(crate) publisher: Publisher,
-    /// Through which shards.
+    /// The shards that markers are sent through.
     pub(crate) shards: Vec<u16>,
-    /// Whether any are needed.
+    /// From which moment on a marker is needed, if one is.
     pub(crate) needed: watch::Receiver<Option<UnixMillis>>,
 }
 
-/// One that has not come back for so long is followed by another: it may have been purged. Where
-/// confirms have piled up it is only late, and counts when it comes.
+/// A marker that has not come back for so long is followed by another: an operator may have purged its
+/// queue. Where confirms have piled up the marker is only late, and counts when it comes.
 const FOLLOWED_AFTER: Duration = Duration::from_secs(10);
 
-/// How often it is looked whether the markers are back, while one is needed.
+/// How often this replica looks whether the markers are back, while one is needed. A marker comes back
+/// within milliseconds, and the look is one read of a small table.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// No marker back for so long is something that a person should know.
+/// When no marker has come back for so long, an operator should know: longer than a restart of the broker
+/// or of all replicas takes.
 const ALARM_AFTER: Duration = Duration::from_secs(5 * 60);
 
 impl MarkerNeed {
-    /// Nobody needs any yet.
+    /// No marker is needed yet.
     #[must_use]
     pub(crate) fn none() -> (Self, watch::Receiver<Option<UnixMillis>>) {
         let (needed, seen) = watch::channel(None);
         (Self(needed), seen)
     }
 
-    /// Somebody waits for a marker sent after this moment on the database's clock.
+    /// Asks for a marker sent after this moment on the database's clock.
     pub(crate) fn after(&self, moment: UnixMillis) {
         self.0.send_if_modified(|needed| {
             let further = needed.is_none_or(|needed| needed < moment);
@@ -70,7 +72,7 @@ impl Markers {
             let further = self.needed.wait_for(|needed| *needed > satisfied);
             let needed = match shutdown.run_until_cancelled(further).await {
                 Some(Ok(needed)) => needed.unwrap_or(UnixMillis::EPOCH),
-                // Nobody is left to need any.
+                // This replica stops, or no part of it is left that could need a marker.
                 Some(Err(_)) | None => return,
             };
             match self.look(needed, &mut alarm).await {
@@ -90,8 +92,8 @@ impl Markers {
         }
     }
 
-    /// Whether a marker sent after this moment has come back through every shard. Sends one where
-    /// none is on its way.
+    /// Whether a marker sent after this moment has come back through every shard. Sends a marker
+    /// through each shard that lacks one and has none on its way.
     async fn look(&self, needed: UnixMillis, alarm: &mut Alarm) -> Result<bool, NotSent> {
         let (markers, now) = self.ledger.markers(&self.shards).await?;
         alarm.look(&markers, now);
@@ -133,13 +135,13 @@ impl Markers {
                 Err(NotSent::Broker(format!("unroutable: {why}")))
             }
             PublishOutcome::Refused => Err(NotSent::Broker("refused by the broker".to_owned())),
-            // It may come back.
+            // The broker may have the marker, and it may come back.
             PublishOutcome::Unknown { why } => Err(NotSent::Broker(why)),
         }
     }
 }
 
-/// Why no marker is on its way.
+/// Why a marker was not sent.
 #[derive(Debug, thiserror::Error)]
 enum NotSent {
     #[error("{0}")]
@@ -148,7 +150,7 @@ enum NotSent {
     Broker(String),
 }
 
-/// One line when markers do not come back, one when they do again.
+/// Logs one line when markers do not come back, and one when they do again.
 #[derive(Debug, Default)]
 struct Alarm {
     raised: bool,

@@ -1,4 +1,5 @@
-//! What is known beyond one row: where confirms are, what queues hold, how far consumers are.
+//! Facts beyond one row: how far confirms are recorded, how many messages queues hold, how far consumers
+//! are.
 
 pub(crate) mod markers;
 
