@@ -1,4 +1,4 @@
-//! What somebody asks of jobs, as it came over gRPC, and what they are told.
+//! What operators ask of jobs over gRPC, and what the service tells them.
 
 use countersign_protocol::UnixMillis;
 use countersign_protocol::grpc::{
@@ -107,7 +107,7 @@ fn selection(ids: &[String], filter: Option<OverdueFilter>) -> Result<Selection,
     }
 }
 
-/// Who cancels which job, and why.
+/// The operator who cancels a job, the job, and the reason.
 ///
 /// # Errors
 /// `INVALID_ARGUMENT`, with the field and what may stand there.
@@ -146,7 +146,7 @@ pub(crate) fn job_id(text: &str) -> Result<Uuid, Status> {
     })
 }
 
-/// What is said of a job that nobody created.
+/// The answer about a job that the ledger does not have.
 #[must_use]
 pub(crate) fn no_such_job(id: Uuid) -> Status {
     Status::not_found(format!("there is no job {id}: ListJobs tells which there are"))

@@ -1,4 +1,4 @@
-//! What an upstream's sweep asks: which of these messages has nobody confirmed, and would nobody ask
+//! What an upstream's sweep asks: which of these messages lack a confirm, and would no replica ask
 //! for?
 //!
 //! A confirm that lies in the broker is a confirm. After an outage of this service many do, and what
@@ -29,7 +29,7 @@ pub(crate) struct Sweeps {
     pub(crate) horizons: Horizons,
     /// All confirm shards.
     pub(crate) shards: Vec<u16>,
-    /// Who sends markers through them.
+    /// Takes from a sweep that it needs a marker through them.
     pub(crate) markers: MarkerNeed,
 }
 
@@ -39,7 +39,7 @@ pub(crate) enum Unanswered {
     /// It does not answer.
     #[error("the ledger's database does not answer: try again")]
     Database(#[from] sqlx::Error),
-    /// Nobody knows yet what is not confirmed.
+    /// Confirms may still lie in the broker, so the ledger cannot tell yet which messages lack one.
     #[error("confirms that lie in the broker are still being recorded: try again")]
     Recording,
 }
@@ -49,7 +49,7 @@ const MARKERS_WITHIN: Duration = Duration::from_secs(8);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 impl Sweeps {
-    /// Which of the messages in question nobody has confirmed and nobody would ask for.
+    /// Those of the messages in question that lack a confirm and that no replica would ask for.
     ///
     /// # Errors
     /// When that cannot be said now.
@@ -90,7 +90,7 @@ impl Sweeps {
 /// A question that can be answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Question {
-    /// Who asks.
+    /// The upstream that asks.
     pub(crate) upstream: Name,
     /// What the ledger is asked about.
     pub(crate) known: Vec<Expected>,
@@ -135,7 +135,7 @@ impl Question {
         Ok(question)
     }
 
-    /// The answer, when the ledger has said which of the known ones nobody would ask for.
+    /// The answer, when the ledger has said which of the known ones no replica would ask for.
     #[must_use]
     pub(crate) fn answer(self, unconfirmed: &[MessageId]) -> FindUnconfirmedResponse {
         let texts = |ids: &[MessageId]| ids.iter().map(MessageId::to_string).collect();

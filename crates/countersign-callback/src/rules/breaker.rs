@@ -1,7 +1,7 @@
-//! Whether an upstream is asked at all: one that does not answer is left alone for a while.
+//! Whether an upstream is asked at all: one that does not answer is paused for a while.
 //!
 //! Each replica finds out for itself, in memory: there is nothing to agree on, and a replica that
-//! cannot reach an upstream says nothing about the others. While an upstream is left alone its rows
+//! cannot reach an upstream says nothing about the others. While an upstream is paused its rows
 //! stay as they are: nothing is written, and no attempt is used.
 
 use std::fmt;
@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// So many calls in a row without an answer, and the upstream is left alone. One or two are a
+/// So many calls in a row without an answer, and the circuit opens. One or two are a
 /// restart.
 const SILENT_CALLS: u32 = 5;
 
-/// How long it is left alone at first. It doubles with each call that tries and gets no answer.
+/// How long the circuit stays open at first. It doubles with each call that tries and gets no answer.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long it is left alone at most: what is overdue should not wait long when it is back.
+/// How long the circuit stays open at most: overdue rows should not wait long when the upstream is back.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// By how much a pause is lengthened at most, so that replicas do not try together.
@@ -35,7 +35,7 @@ pub(crate) struct Breaker {
 enum State {
     /// It is asked.
     Closed { silent: u32 },
-    /// It is left alone.
+    /// The upstream is paused.
     Open { until: Instant, pause: Duration },
     /// One call tries.
     HalfOpen { trying: bool, pause: Duration },
@@ -48,7 +48,7 @@ pub(crate) struct Turn(u64);
 /// A change of state: what is worth a line in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// It is left alone for this long.
+    /// The upstream is paused for this long.
     Opened(Duration),
     /// One call tries.
     HalfOpened,

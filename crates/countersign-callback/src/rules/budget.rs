@@ -50,7 +50,7 @@ const MANY_CANARIES: u32 = 20;
 /// rate that a consumer sees is hardly more than the budget over any second.
 const SAVED_UP: Duration = Duration::from_millis(250);
 
-/// How long an upstream is left alone, at least and at most, when it has had enough.
+/// How long a replica pauses an upstream, at least and at most, that was asked for as much as it may be.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -122,7 +122,7 @@ pub(crate) struct Decision {
     pub(crate) pace: Pace,
     /// Worth a line in the log.
     pub(crate) change: Option<Change>,
-    /// How long it is left alone if it is asked for as many as it may, and more are wanted.
+    /// How long the replica pauses it if it is asked for as many as it may, and more are wanted.
     pub(crate) pause: Duration,
 }
 

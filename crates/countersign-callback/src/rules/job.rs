@@ -1,4 +1,4 @@
-//! A job: what somebody wants done about some messages, and what is to be done next for it. Decided
+//! A job: what an operator wants done about some messages, and the next step towards it. Decided
 //! here, done in `jobs`.
 
 use countersign_protocol::UnixMillis;
@@ -18,9 +18,9 @@ pub(crate) struct Job {
     pub(crate) action: Action,
     /// Where it stands.
     pub(crate) state: JobState,
-    /// Who cancelled it and why, or why it stopped by itself.
+    /// The operator who cancelled it and why, or why it stopped by itself.
     pub(crate) reason: String,
-    /// Who asked for it.
+    /// The operator who created it.
     pub(crate) who: String,
     /// Why.
     pub(crate) why: String,
@@ -73,7 +73,7 @@ pub(crate) enum JobState {
     Running,
     /// Every item has ended.
     Done,
-    /// By somebody.
+    /// By an operator.
     Cancelled,
     /// By itself: too much failed.
     Stopped,
@@ -125,7 +125,7 @@ pub(crate) struct Beginning {
     pub(crate) grant: Option<u32>,
 }
 
-/// The step that everybody begins with; then 5, 25, all.
+/// The step that every job begins with; then 5, 25, all.
 pub(crate) const FIRST_STEP: u64 = 1;
 /// All at once.
 pub(crate) const ALL_AT_ONCE: u64 = 0;

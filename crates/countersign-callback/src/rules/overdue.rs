@@ -18,7 +18,8 @@ pub struct Policy {
     pub resend_delay: Duration,
     /// A message that is still open this long after its check came due is parked.
     pub park_after: Duration,
-    /// How long a message is left alone when nobody can tell whether it lies before its consumer.
+    /// How long the service waits with a resend while the broker does not tell whether the message lies
+    /// before its consumer.
     pub backlog_grace: Duration,
     /// How old the management API's figures may be.
     pub management_lag: Duration,
@@ -29,7 +30,7 @@ pub struct Policy {
 pub(crate) struct Overdue {
     /// Which message of whom.
     pub(crate) key: Key,
-    /// Who has to confirm it.
+    /// The consumers that have to confirm it.
     pub(crate) consumers: Vec<Name>,
     /// Where it stands.
     pub(crate) state: State,
@@ -39,9 +40,9 @@ pub(crate) struct Overdue {
     pub(crate) resends: u32,
     /// How many calls in a row surely were not made: each gave its resend back.
     pub(crate) calls_not_made: u32,
-    /// Up to how many resends a person has granted; 0 if nobody has.
+    /// Up to how many resends an operator has granted; 0 if no operator has.
     pub(crate) granted: u32,
-    /// When a person last asked for a resend, on the database's clock.
+    /// When an operator last asked for a resend, on the database's clock.
     pub(crate) granted_at: Option<UnixMillis>,
     /// When its check came due, on the database's clock.
     pub(crate) since: UnixMillis,
@@ -58,14 +59,14 @@ pub(crate) struct Overdue {
 pub(crate) struct Key {
     /// The message.
     pub(crate) message_id: MessageId,
-    /// Who sent it.
+    /// The upstream that sent it.
     pub(crate) upstream: Name,
 }
 
 /// What the ledger holds about one message: what its consumers have said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Recorded {
-    /// Who has processed it.
+    /// The consumers that have processed it.
     pub(crate) confirmed: Vec<Name>,
     /// What was said instead of a confirm; also by consumers that have confirmed since.
     pub(crate) reports: Vec<Report>,
@@ -119,14 +120,14 @@ pub(crate) struct Transition {
 }
 
 impl Overdue {
-    /// Who still has to confirm it.
+    /// The consumers that still have to confirm it.
     #[must_use]
     pub(crate) fn missing(&self, recorded: &Recorded) -> Vec<Name> {
         let confirmed = |name: &&Name| recorded.confirmed.contains(name);
         self.consumers.iter().filter(|name| !confirmed(name)).cloned().collect()
     }
 
-    /// The first rejection by somebody who still has to confirm it, as a reason.
+    /// The first rejection by a consumer that still has to confirm it, as a reason.
     #[must_use]
     pub(crate) fn rejection(&self, recorded: &Recorded) -> Option<String> {
         let missing = self.missing(recorded);
@@ -172,7 +173,7 @@ impl Overdue {
         }
     }
 
-    /// Where the row goes when everybody has confirmed it.
+    /// Where the row goes when every consumer has confirmed it.
     #[must_use]
     pub(crate) fn settled(&self) -> Transition {
         let reason = format!("confirmed by {}", list(&self.consumers));

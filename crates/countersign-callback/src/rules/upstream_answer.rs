@@ -43,7 +43,7 @@ pub(crate) enum Answer {
         /// What failed.
         why: String,
     },
-    /// Nobody knows whether it was sent again.
+    /// The upstream may have sent it again or not.
     Unanswered {
         /// What happened instead of an answer.
         why: String,
@@ -72,7 +72,7 @@ impl Answer {
 /// The longest wait after a resend, however often the delay has doubled.
 pub(crate) const LONGEST_RESEND_DELAY: Duration = Duration::from_secs(60 * 60);
 
-/// The longest wait after a call that did not happen. Shorter than after a resend: nobody has been
+/// The longest wait after a call that did not happen. Shorter than after a resend: no consumer has been
 /// burdened, and when the upstream is back its messages should not wait long.
 pub(crate) const LONGEST_NOT_MADE_DELAY: Duration = Duration::from_secs(5 * 60);
 
@@ -178,7 +178,7 @@ pub(crate) fn after_answer(
         },
         ..change
     };
-    // An open row that somebody has rejected waits for a person, whatever else would be tried.
+    // An open row that a consumer has rejected waits for an operator, whatever else would be tried.
     Some(match overdue.rejection(recorded) {
         Some(rejection) => {
             Transition { to: State::Parked, cause: Cause::Rejected, reason: rejection, ..change }
