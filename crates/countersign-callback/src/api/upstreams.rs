@@ -7,20 +7,20 @@ use countersign_protocol::grpc::ListUpstreamsResponse;
 use countersign_protocol::grpc::list_upstreams_response::Upstream;
 
 use crate::heal::upstreams::{Reachability, Upstreams};
-use crate::ledger::KnownUpstream;
+use crate::ledger::UpstreamLoad;
 use crate::rules::budget::{Pacing, Weather};
 
 /// What a person is told: of those that have an address, and of those that something is known of.
 #[must_use]
 pub(crate) fn answer(
     upstreams: &Upstreams,
-    mut known: BTreeMap<Name, KnownUpstream>,
+    mut known: BTreeMap<Name, UpstreamLoad>,
     pacing: &Pacing,
 ) -> ListUpstreamsResponse {
     for name in upstreams.names() {
         known.entry(name.clone()).or_default();
     }
-    let upstream = |(name, known): (Name, KnownUpstream)| {
+    let upstream = |(name, known): (Name, UpstreamLoad)| {
         let told = upstreams.reachability(&name);
         let canaries_only = matches!(known.weather, Weather::Storm { .. });
         Upstream {
@@ -37,7 +37,7 @@ pub(crate) fn answer(
     ListUpstreamsResponse { upstreams: known.into_iter().map(upstream).collect() }
 }
 
-fn summary(name: &Name, told: Option<&Reachability>, known: &KnownUpstream) -> String {
+fn summary(name: &Name, told: Option<&Reachability>, known: &UpstreamLoad) -> String {
     let mut parts = Vec::new();
     match told {
         None => parts.push(format!("no address for {name}: add it to COUNTERSIGN_UPSTREAMS")),

@@ -64,7 +64,7 @@ pub(crate) struct Place {
     pub(crate) since_us: i64,
     /// The message.
     pub(crate) message_id: MessageId,
-    /// Who sent it.
+    /// The upstream that sent the message.
     pub(crate) upstream: Name,
 }
 

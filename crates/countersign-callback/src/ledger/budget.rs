@@ -51,7 +51,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub(crate) async fn upstreams(&self) -> Result<BTreeMap<Name, KnownUpstream>, sqlx::Error> {
+    pub(crate) async fn upstreams(&self) -> Result<BTreeMap<Name, UpstreamLoad>, sqlx::Error> {
         let rows: Vec<(String, Option<i32>, bool, i64)> = sqlx::query_as(concat!(
             "-- upstreams
              ",
@@ -72,7 +72,7 @@ impl Ledger {
         .await?;
         let known = |(upstream, canaries, canaries_only, due): (String, Option<i32>, bool, i64)| {
             let weather = weather(canaries, canaries_only);
-            let known = KnownUpstream { weather, due: u64::try_from(due).unwrap_or(0) };
+            let known = UpstreamLoad { weather, due: u64::try_from(due).unwrap_or(0) };
             Ok((read_text(&upstream)?, known))
         };
         rows.into_iter().map(known).collect()
@@ -389,14 +389,14 @@ fn weather(canaries: Option<i32>, canaries_only: bool) -> Weather {
 
 /// What the ledger knows of an upstream, as a person sees it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct KnownUpstream {
+pub(crate) struct UpstreamLoad {
     /// Whether much is missing.
     pub(crate) weather: Weather,
     /// How many of its messages are due and wait for their turn.
     pub(crate) due: u64,
 }
 
-impl Default for KnownUpstream {
+impl Default for UpstreamLoad {
     fn default() -> Self {
         Self { weather: Weather::Calm, due: 0 }
     }

@@ -1,5 +1,5 @@
-//! What is due: looked for upstream by upstream, so that those that are left alone cost nothing
-//! however much they have.
+//! Due rows: looked for upstream by upstream, so that an upstream that is left alone costs nothing,
+//! however many rows it has.
 
 use std::time::Duration;
 
@@ -51,7 +51,8 @@ impl Ledger {
         Ok(ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))))
     }
 
-    /// Locks rows that are due and that nobody else has locked: of each upstream up to `limit`,
+    /// Locks rows that are due, and skips those that another transaction has locked: of each
+    /// upstream up to `limit`,
     /// oldest first, and of those that are `left_alone` only the ones to be given up.
     ///
     /// # Errors

@@ -63,7 +63,7 @@ use countersign_protocol::UnixMillis;
 use sqlx::PgPool;
 
 pub(crate) use self::browse::{Counted, Listed, Place};
-pub(crate) use self::budget::KnownUpstream;
+pub(crate) use self::budget::UpstreamLoad;
 use self::columns::Time;
 pub(crate) use self::confirmations::Expected;
 pub(crate) use self::jobs::{Began, ListedItem, LockedJob};

@@ -63,7 +63,7 @@ const WAITS_FOR_CONSUMER: [Cause; 3] =
     [Cause::ConsumerBehind, Cause::ConsumerNeverSeen, Cause::BacklogUnknown];
 
 impl Ledger {
-    /// Notes how far consumers are, sorted by key. Nobody goes back.
+    /// Notes how far consumers are, sorted by key. No consumer goes back.
     ///
     /// To be called after what they said is committed.
     ///
@@ -152,7 +152,7 @@ impl Ledger {
         Ok(Whereabouts { watermark, progress: progress.collect(), depths: depths.collect() })
     }
 
-    /// Of these queues, those that nobody has begun to read within `fresh`: to be read now, with the
+    /// Of these queues, those that no replica has begun to read within `fresh`: to be read now, with the
     /// moment, in microseconds since 1970. Of several replicas that ask at once, one gets the queue.
     ///
     /// # Errors
@@ -177,7 +177,7 @@ impl Ledger {
         .await
     }
 
-    /// Notes what a queue was found to hold, unless somebody has found something newer; everything
+    /// Notes what a queue was found to hold, unless another replica has found something newer; everything
     /// that was with the broker before `watermark` is recorded.
     ///
     /// # Errors

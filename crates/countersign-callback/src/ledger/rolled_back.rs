@@ -14,7 +14,7 @@ use crate::rules::overdue::Key;
 /// One arming of one upstream's message.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RolledBackArming {
-    /// Which message of whom.
+    /// The message and its upstream.
     pub(crate) key: Key,
     /// Which arming of it.
     pub(crate) arming: ArmingId,

@@ -12,7 +12,7 @@ impl Ledger {
     /// Creates a job and its items, however many.
     ///
     /// # Errors
-    /// When the database does not answer: nobody knows then whether it is there.
+    /// When the database does not answer: it is unknown then whether the job exists.
     pub(crate) async fn create_job(&self, new: &NewJob) -> Result<(), sqlx::Error> {
         let mut transaction = Transaction::open(self.pool(), "").await?;
         sqlx::query(

@@ -38,7 +38,7 @@ pub(crate) struct Began {
     pub(crate) result: String,
 }
 
-/// A job's row under its lock: whoever holds it works on the job.
+/// A job's row under its lock: the replica that holds the lock works on the job.
 #[derive(Debug)]
 #[must_use = "dropped without `end`, nothing is changed"]
 pub(crate) struct LockedJob {
@@ -49,7 +49,8 @@ pub(crate) struct LockedJob {
     pub(crate) now: UnixMillis,
 }
 
-/// How many ended items are counted at once.
+/// How many ended items are counted at once: a bulk job must not hold the lock of its row while
+/// hundreds of thousands are.
 const COUNTED_AT_ONCE: i64 = 10_000;
 
 impl Ledger {
@@ -83,7 +84,7 @@ impl Ledger {
         .await
     }
 
-    /// Takes a turn at a job, and counts what has ended. `None` if somebody else has it, or there is
+    /// Locks a job, and counts its ended items. `None` if another replica has locked it, or there is
     /// nothing left to do.
     ///
     /// # Errors
@@ -216,7 +217,7 @@ impl LockedJob {
         Ok(())
     }
 
-    /// What consumers have rejected before somebody asked for the message again does not count any
+    /// What consumers have rejected before an operator asked for the message again does not count any
     /// more. The history of the row still tells it.
     async fn grant(&mut self, granted: &[(Key, u32)]) -> Result<(), sqlx::Error> {
         let ids: Vec<Uuid> = granted.iter().map(|(key, _)| key.message_id.uuid()).collect();
@@ -271,7 +272,7 @@ impl LockedJob {
     /// Writes the job as it stands now, and gives it back.
     ///
     /// # Errors
-    /// When nothing was changed, or nobody knows whether it was: the connection was lost during the
+    /// When nothing was changed, or it is unknown whether it was: the connection was lost during the
     /// commit.
     pub(crate) async fn end(mut self) -> Result<(), sqlx::Error> {
         let job = &self.job;

@@ -1,7 +1,7 @@
 //! Jobs: created in one statement, worked on under the lock of their row, and told.
 //!
 //! Items begin in the order of their position, so that the counts of a job also say which item is
-//! next. An item ends in the statement that changes its overdue row (`write`); whoever works on the
+//! next. An item ends in the statement that changes its overdue row (`write`); the replica that works on the
 //! job then counts it. So nothing is looked at that has not changed, and no two replicas wait for a
 //! job's row.
 
