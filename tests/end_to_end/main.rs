@@ -38,4 +38,6 @@ mod sweeping;
 
 mod strangers;
 
+mod pages;
+
 mod chaos;

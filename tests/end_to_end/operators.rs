@@ -1,10 +1,9 @@
 //! Operators' commands, against all programs running.
 
-use std::path::PathBuf;
 use std::process::{Output, Stdio};
 
 use countersign_protocol::MessageId;
-use countersign_testbed::{HEALED, SOON, eventually};
+use countersign_testbed::{HEALED, SOON, eventually, program};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
@@ -25,7 +24,7 @@ impl Operator<'_> {
     fn begins(&self, arguments: &[&str]) -> Child {
         let world = self.world;
         let [orders, logistics, callback] = world.databases.urls();
-        Command::new(program())
+        Command::new(program("countersign").unwrap())
             .args(arguments)
             .env_clear()
             .env("USER", "ada")
@@ -86,12 +85,6 @@ impl Operator<'_> {
 fn told(output: Output) -> (Option<i32>, String, String) {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
-}
-
-/// The binary beside this test's own program.
-fn program() -> PathBuf {
-    let this = std::env::current_exe().unwrap();
-    this.ancestors().nth(2).unwrap().join("countersign")
 }
 
 #[tokio::test]

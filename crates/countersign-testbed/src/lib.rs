@@ -55,7 +55,7 @@ pub use proxy::{Conduct, Proxy};
 pub use queues::{Depth, Queue, Queues};
 pub use rest::Rest;
 pub use servers::Servers;
-pub use service::Service;
+pub use service::{Service, program};
 pub use vhost::{Peeked, Vhost};
 
 /// A vhost of the test's own, on the shared broker.

@@ -40,7 +40,7 @@ impl Service {
     /// # Errors
     /// If the binary has not been built, or there is no free port.
     pub fn new(folder: &Arc<Folder>, name: &str, binary: &str) -> Result<Self> {
-        let binary = find(binary)?;
+        let binary = program(binary)?;
         let port = Port::claim()?;
         let environment = vec![(LISTEN.to_owned(), format!("127.0.0.1:{port}"))];
         Ok(Self {
@@ -270,9 +270,12 @@ impl Drop for Service {
     }
 }
 
-/// The binary stands beside this program in the target folder (test programs are one level deeper,
-/// in `deps`).
-fn find(binary: &str) -> Result<PathBuf> {
+/// The path of a program of the workspace: it lies beside this program in the target folder (test
+/// programs are one level deeper, in `deps`).
+///
+/// # Errors
+/// When the program is not built.
+pub fn program(binary: &str) -> Result<PathBuf> {
     let this = std::env::current_exe().context("this program's own path is unknown")?;
     let folders = this.ancestors().skip(1).take(2);
     let found = folders.map(|folder| folder.join(binary)).find(|path| path.is_file());
