@@ -15,6 +15,7 @@ Examples:
   countersign-bench --json > benchmark.json      for a script; progress stays on the terminal
   countersign-bench admin                        how long lists and counts take, with 5 million rows
   countersign-bench memory                       what our processes need with 100,000 messages waiting
+  countersign-bench ledger                       how fast the callback service is by itself
 
 Build it, and the service that it runs, with the release profile first:
   cargo build --release -p countersign-callback -p countersign-bench
@@ -46,6 +47,10 @@ pub(crate) enum Task {
         after_help = "Example:\n  countersign-bench admin --confirmations 1000000 --overdue 100000"
     )]
     Admin(AdminArguments),
+    /// Times the callback service by itself: how fast does it record confirms, look checks up, ask
+    /// for resends and resolve overdue messages?
+    #[command(after_help = "Example:\n  countersign-bench ledger --single 100000 --shared 500000")]
+    Ledger(LedgerArguments),
     /// One of the processes that a benchmark consists of.
     #[command(hide = true, subcommand)]
     Role(Role),
@@ -98,6 +103,24 @@ pub(crate) struct AdminArguments {
     /// How often each question is asked.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) asked: u32,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The arguments of the scenario of the callback service by itself.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LedgerArguments {
+    /// How many messages have a confirm and a check of their own. A fifth as many more become
+    /// overdue.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(5..))]
+    pub(crate) single: u64,
+    /// How many messages share confirms and checks, 1,000 in one envelope.
+    #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) shared: u64,
+    /// The callback service to run [default: countersign-callback beside this program].
+    #[arg(long)]
+    pub(crate) callback: Option<PathBuf>,
     /// Print JSON instead of a table.
     #[arg(long)]
     pub(crate) json: bool,

@@ -4,7 +4,8 @@
 //! once: fresh queues, a fresh database, and a [process](child) each for the producer, the consumer
 //! and the service that records; these processes are this program again in a [role], and the
 //! real callback service. [`comparison`] repeats runs and [reports](report) medians; [`memory`]
-//! looks at what the processes [used](usage), and [`admin`] at how long people wait for answers.
+//! looks at what the processes [used](usage), [`admin`] at how long people wait for answers, and
+//! [`ledger`] at how fast the callback service is by itself.
 
 mod arguments;
 
@@ -15,6 +16,8 @@ mod comparison;
 mod memory;
 
 mod admin;
+
+mod ledger;
 
 mod run;
 
@@ -47,6 +50,7 @@ async fn main() -> ExitCode {
         None => interruptible(Box::pin(comparison::compare(comparison))).await,
         Some(Task::Memory(arguments)) => interruptible(Box::pin(memory::measure(arguments))).await,
         Some(Task::Admin(arguments)) => interruptible(Box::pin(admin::measure(arguments))).await,
+        Some(Task::Ledger(arguments)) => interruptible(Box::pin(ledger::measure(arguments))).await,
         Some(Task::Role(role)) => role.play().await.map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {

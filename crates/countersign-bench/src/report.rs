@@ -244,7 +244,7 @@ pub(crate) fn print(text: &str) -> Result<()> {
 }
 
 /// A rate as a person reads it: `12,345`.
-fn grouped(figure: f64) -> String {
+pub(crate) fn grouped(figure: f64) -> String {
     let digits = format!("{figure:.0}");
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {

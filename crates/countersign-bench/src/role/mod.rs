@@ -21,7 +21,7 @@ mod producer;
 use anyhow::Result;
 use clap::Subcommand;
 
-pub(crate) use business::{BODY_BYTES, UPSTREAM};
+pub(crate) use business::{BODY_BYTES, CONSUMER, QUEUE, UPSTREAM};
 pub(crate) use ledger::LedgerArguments;
 pub(crate) use scheme::{ConsumerArguments, ProducerArguments};
 
