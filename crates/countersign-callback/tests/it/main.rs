@@ -6,11 +6,7 @@
 //! although it is confirmed; an entry harmed by its neighbour. What does not: a resend of a message
 //! whose confirm was on its way; entries delivered twice.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a failure in a test's helpers is a failure of the test; measurements are for a person"
-)]
+#![expect(clippy::unwrap_used, reason = "a failure in a test's helpers is a failure of the test")]
 
 mod stage;
 
@@ -52,4 +48,4 @@ mod constraints;
 
 mod process;
 
-mod speed;
+mod memory;
