@@ -275,7 +275,7 @@ async fn clocks_differ(seconds: i64) {
         assert_eq!(message.resends, 1, "{message:?}");
     }
     world.balances(HEALED).await;
-    ends(&mut bookings).await;
+    ends(&bookings).await;
     world.ends().await;
 }
 

@@ -45,7 +45,8 @@ pub(crate) fn settings() -> ProducerSettings {
 
 impl Stage {
     pub(crate) async fn new(settings: ProducerSettings) -> Self {
-        let (vhost, database) = tokio::join!(vhost(), database());
+        // On the heap: together they are larger than a test's stack should hold.
+        let (vhost, database) = Box::pin(async { tokio::join!(vhost(), database()) }).await;
         let callback = Connection::start(
             vhost.url().parse().unwrap(),
             "callback",
