@@ -4,25 +4,11 @@
 //! reader takes every entry by itself: an entry that it cannot take never costs its neighbours.
 
 use serde_json::value::RawValue;
-use thiserror::Error;
 
 use crate::layout::Layout;
-use crate::name::InvalidName;
+pub use crate::limits::{MAX_BODY_BYTES, MAX_ENTRIES, MAX_REASON_CHARS, VERSION, clean_reason};
+pub use crate::refusal::Unreadable;
 use crate::window::Window;
-
-/// The version of the wire contract that this crate reads and writes.
-pub const VERSION: u64 = 1;
-
-/// The largest body, in bytes. RabbitMQ 4 refuses messages over 16 MiB by closing the channel, and
-/// with it every publisher confirm in flight: stay far below.
-pub const MAX_BODY_BYTES: usize = 1024 * 1024;
-
-/// The most entries in one envelope: one statement of the callback service takes several full envelopes.
-pub const MAX_ENTRIES: usize = 1_000;
-
-/// The longest reason, in characters. A longer one is cut, because a reason also travels in a header, and
-/// headers have to fit into one frame.
-pub const MAX_REASON_CHARS: usize = 1_000;
 
 /// Entries under one header.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,37 +33,6 @@ pub struct Refused {
     pub envelope: Vec<u8>,
     /// What is wrong with the entry, for a person.
     pub reason: String,
-}
-
-/// Why a reader cannot read a whole envelope. Such a body goes to quarantine as it is.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum Unreadable {
-    /// The body is over [`MAX_BODY_BYTES`].
-    #[error("body of {0} bytes: at most {MAX_BODY_BYTES} are read")]
-    TooLarge(usize),
-    /// The body is not JSON, or not of this envelope's shape.
-    #[error("not a {kind} envelope: {cause}")]
-    Malformed {
-        /// `check`, `confirm`, `rolled-back` or `marker`.
-        kind: &'static str,
-        /// What the JSON parser says.
-        cause: String,
-    },
-    /// This crate does not know the version.
-    #[error("version {0}: only version {VERSION} is known; is the sender newer than this reader?")]
-    UnknownVersion(u64),
-    /// The header has no usable `upstream` or `consumer`.
-    #[error("{field}: {cause}")]
-    BadName {
-        /// `upstream` or `consumer`.
-        field: &'static str,
-        /// What is wrong with the name.
-        cause: InvalidName,
-    },
-    /// The envelope has no entry, or more than [`MAX_ENTRIES`].
-    #[error("{0} entries: 1 to {MAX_ENTRIES} are read")]
-    EntryCount(usize),
 }
 
 impl<H: Header> Envelope<H> {
@@ -114,17 +69,4 @@ impl<H: Header> Envelope<H> {
         }
         Ok((Self { header, entries }, refused))
     }
-}
-
-/// A reason as it can be stored and shown: control characters replaced, cut to
-/// [`MAX_REASON_CHARS`].
-#[must_use]
-pub fn clean_reason(text: &str) -> String {
-    let clean = |c: char| match c {
-        '\n' | '\t' => c,
-        // Postgres stores no NUL, and a terminal obeys the others.
-        c if c.is_control() => char::REPLACEMENT_CHARACTER,
-        c => c,
-    };
-    text.chars().take(MAX_REASON_CHARS).map(clean).collect()
 }

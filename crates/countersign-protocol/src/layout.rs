@@ -4,10 +4,10 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::envelope::{MAX_BODY_BYTES, Unreadable, VERSION, clean_reason};
 use crate::id::MessageId;
+use crate::limits::{MAX_BODY_BYTES, VERSION, clean_reason};
 use crate::name::Name;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Unreadable};
 use crate::window::{OutsideWindow, Window};
 
 /// What one kind of envelope decides by itself. `Header` is its public face: this module is private, so that

@@ -19,6 +19,7 @@ pub mod check;
 pub mod confirm;
 pub mod envelope;
 mod layout;
+mod limits;
 pub mod marker;
 mod refusal;
 pub mod rolled_back;

@@ -1,4 +1,4 @@
-//! Due rows: looked for upstream by upstream, so that an upstream that is left alone costs nothing,
+//! Due rows: looked for upstream by upstream, so that a paused upstream costs nothing,
 //! however many rows it has.
 
 use std::time::Duration;
@@ -13,14 +13,14 @@ use super::{Ledger, Taken};
 impl Ledger {
     /// How long until the next row is due, zero if one is. `None` if none will be.
     ///
-    /// Rows of the upstreams that are `left_alone` count only when they are to be given up: when
+    /// Rows of the upstreams that are `paused` count only when they are to be given up: when
     /// their check came due, or a person asked for them, `park_after` ago.
     ///
     /// # Errors
     /// When the database does not answer.
     pub(crate) async fn next_due(
         &self,
-        left_alone: &[Name],
+        paused: &[Name],
         park_after: Duration,
     ) -> Result<Option<Duration>, sqlx::Error> {
         let ms: Option<i64> = sqlx::query_scalar(concat!(
@@ -37,14 +37,14 @@ impl Ledger {
                   ) AS first
                   WHERE open_upstream.upstream <> ALL($1)),
                  (SELECT min(greatest(first.due_at, first.opened_at + make_interval(secs => $2)))
-                  FROM UNNEST($1::text[]) AS left_alone (upstream) CROSS JOIN LATERAL (
+                  FROM UNNEST($1::text[]) AS paused (upstream) CROSS JOIN LATERAL (
                       SELECT due_at, greatest(since, granted_at) AS opened_at FROM overdue
-                      WHERE overdue.upstream = left_alone.upstream AND due_at IS NOT NULL
+                      WHERE overdue.upstream = paused.upstream AND due_at IS NOT NULL
                       ORDER BY greatest(since, granted_at) LIMIT 1
                   ) AS first)
              ) - now()) * 1000)::bigint"
         ))
-        .bind(texts(left_alone))
+        .bind(texts(paused))
         .bind(park_after.as_secs_f64())
         .fetch_one(&self.pool)
         .await?;
@@ -53,14 +53,14 @@ impl Ledger {
 
     /// Locks rows that are due, and skips those that another transaction has locked: of each
     /// upstream up to `limit`,
-    /// oldest first, and of those that are `left_alone` only the ones to be given up.
+    /// oldest first, and of those that are `paused` only the ones to be given up.
     ///
     /// # Errors
     /// When the database does not answer.
     pub(crate) async fn take_due(
         &self,
         limit: u16,
-        left_alone: &[Name],
+        paused: &[Name],
         park_after: Duration,
     ) -> Result<Option<Taken>, sqlx::Error> {
         let mut transaction = Transaction::open(&self.pool, "").await?;
@@ -85,9 +85,9 @@ impl Ledger {
              SELECT ",
             overdue_columns!(),
             "
-             FROM UNNEST($1::text[]) AS left_alone (name) CROSS JOIN LATERAL (
+             FROM UNNEST($1::text[]) AS paused (name) CROSS JOIN LATERAL (
                  SELECT * FROM overdue
-                 WHERE overdue.upstream = left_alone.name AND due_at IS NOT NULL
+                 WHERE overdue.upstream = paused.name AND due_at IS NOT NULL
                    AND greatest(since, granted_at) <= now() - make_interval(secs => $3)
                    AND due_at <= now()
                  ORDER BY greatest(since, granted_at)
@@ -95,7 +95,7 @@ impl Ledger {
                  FOR UPDATE SKIP LOCKED
              ) AS given_up"
         ))
-        .bind(texts(left_alone))
+        .bind(texts(paused))
         .bind(i64::from(limit))
         .bind(park_after.as_secs_f64())
         .fetch_all(&mut *transaction)
