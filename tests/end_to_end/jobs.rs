@@ -1,7 +1,6 @@
 //! Operators act on many messages at once, with the token that this takes.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use countersign_protocol::grpc::callback_client::CallbackClient;
 use countersign_protocol::grpc::{
@@ -76,12 +75,8 @@ async fn job(world: &World, job_id: &str) -> Job {
     callback(world).get_job(request).await.unwrap().into_inner().job.unwrap()
 }
 
-/// How long a job may stand still on a busy machine: after a kill, leases of 20 s run out, and messages
-/// that were deferred are judged again after 30 s.
-const STANDS_STILL: Duration = Duration::from_secs(120);
-
 async fn job_when(world: &World, job_id: &str, what: &str, is: impl Fn(&Job) -> bool) -> Job {
-    eventually(&format!("the job {what}"), STANDS_STILL, async || {
+    eventually(&format!("the job {what}"), HEALED, async || {
         let job = job(world, job_id).await;
         if is(&job) { Ok(job) } else { Err(job) }
     })

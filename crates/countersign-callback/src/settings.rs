@@ -22,6 +22,7 @@ macro_rules! settings {
             name: $name,
             help: $help,
             default: $default,
+            required: false,
             secret: settings!(@secret $($secret)?),
         };)*
 

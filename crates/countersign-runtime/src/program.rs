@@ -160,6 +160,7 @@ async fn stop_signal() -> std::io::Result<()> {
 fn command(program: &Program, known: &[Setting]) -> Command {
     let flag = |setting: &Setting| {
         let default = match setting.default {
+            None if setting.required => " [required]".to_owned(),
             Some("") | None => String::new(),
             Some(text) => format!(" [default: {text}]"),
         };

@@ -8,8 +8,10 @@ pub struct Setting {
     pub name: &'static str,
     /// The setting's meaning and unit.
     pub help: &'static str,
-    /// The value when none is given; `None` if the operator has to give one.
+    /// The value when none is given, if there is one.
     pub default: Option<&'static str>,
+    /// Whether the operator has to give a value.
+    pub required: bool,
     /// Whether the value may hold a password: it is never shown.
     pub secret: bool,
 }
@@ -19,6 +21,7 @@ pub const AMQP_URL: Setting = Setting {
     name: "COUNTERSIGN_AMQP_URL",
     help: "RabbitMQ: amqp:// or amqps://user:password@host:port/vhost (the vhost / is written %2f)",
     default: None,
+    required: true,
     secret: true,
 };
 
@@ -27,6 +30,7 @@ pub const DATABASE_URL: Setting = Setting {
     name: "COUNTERSIGN_DATABASE_URL",
     help: "this program's Postgres database: postgres://user:password@host:port/database",
     default: None,
+    required: true,
     secret: true,
 };
 
@@ -35,6 +39,7 @@ pub const LOG: Setting = Setting {
     name: "COUNTERSIGN_LOG",
     help: "the filter for log lines: error, warn, info, debug, trace, or filters such as info,countersign_callback=debug",
     default: Some("info"),
+    required: false,
     secret: false,
 };
 
@@ -43,6 +48,7 @@ pub const LOG_FORMAT: Setting = Setting {
     name: "COUNTERSIGN_LOG_FORMAT",
     help: "the format of log lines: json or text",
     default: Some("json"),
+    required: false,
     secret: false,
 };
 
@@ -51,6 +57,7 @@ pub const TOKEN: Setting = Setting {
     name: "COUNTERSIGN_TOKEN",
     help: "the shared secret of calls that change something, which carry it as `authorization: Bearer TOKEN`: visible ASCII without spaces. Without a secret the callback service refuses such calls, and upstreams answer RequestResend to every caller",
     default: None,
+    required: false,
     secret: true,
 };
 
@@ -59,6 +66,7 @@ pub const TOKEN_FILE: Setting = Setting {
     name: "COUNTERSIGN_TOKEN_FILE",
     help: "a file with the shared secret, instead of COUNTERSIGN_TOKEN; a line end after it does not count. Read once, at the start",
     default: None,
+    required: false,
     secret: false,
 };
 
@@ -67,6 +75,7 @@ pub const DRAIN: Setting = Setting {
     name: "COUNTERSIGN_DRAIN",
     help: "how long after SIGTERM the process may take to finish the work in hand; the next process does the rest again. Keep it below the supervisor's own limit (10s for docker stop)",
     default: Some("8s"),
+    required: false,
     secret: false,
 };
 
@@ -77,6 +86,7 @@ pub const fn listen(default: &'static str) -> Setting {
         name: "COUNTERSIGN_LISTEN",
         help: "address and port for gRPC, health included",
         default: Some(default),
+        required: false,
         secret: false,
     }
 }

@@ -16,8 +16,8 @@ pub fn settings_table(own: &[Setting]) -> String {
     let mut table = "| setting | default | what it means |\n|---|---|---|\n".to_owned();
     for setting in known(own) {
         let default = match setting.default {
-            None => "none".to_owned(),
-            Some("") => "empty".to_owned(),
+            None if setting.required => "required".to_owned(),
+            None | Some("") => "not set".to_owned(),
             Some(text) => format!("`{text}`"),
         };
         let help = setting.help.replace('|', "\\|");
@@ -37,10 +37,11 @@ mod tests {
             name: "COUNTERSIGN_MODE",
             help: "fast|safe",
             default: Some(""),
+            required: false,
             secret: false,
         }];
         let table = settings_table(&own);
-        assert!(table.contains("| `COUNTERSIGN_MODE` | empty | fast\\|safe |\n"), "{table}");
+        assert!(table.contains("| `COUNTERSIGN_MODE` | not set | fast\\|safe |\n"), "{table}");
         assert!(table.contains("| `COUNTERSIGN_DRAIN` | `8s` | "), "{table}");
         assert_eq!(table.lines().count(), 2 + known(&own).len());
     }

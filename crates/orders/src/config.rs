@@ -11,6 +11,7 @@ const CHECK_DELAY: Setting = Setting {
     name: "COUNTERSIGN_CHECK_DELAY",
     help: "how long consumers have to confirm an order before it is asked for again: one of the callback service's COUNTERSIGN_CHECK_TIERS. Too short: orders are announced twice while the consumer is busy. Too long: a loss is noticed late",
     default: Some("5m"),
+    required: false,
     secret: false,
 };
 
@@ -18,6 +19,7 @@ const LONGEST_TRANSACTION: Setting = Setting {
     name: "COUNTERSIGN_LONGEST_TRANSACTION",
     help: "how long after it was asked for an order may still commit. Until then a resend of an order that is not there is answered \"in progress\", later \"never committed\"",
     default: Some("60s"),
+    required: false,
     secret: false,
 };
 
@@ -25,6 +27,7 @@ const UPSTREAM_NAME: Setting = Setting {
     name: "COUNTERSIGN_UPSTREAM_NAME",
     help: "the name that the checks of these orders carry: the one that the callback service has in its COUNTERSIGN_UPSTREAMS. Two that share a name have to share their database, and the time of day to within seconds",
     default: Some("orders"),
+    required: false,
     secret: false,
 };
 
@@ -32,6 +35,7 @@ const CONSUMERS: Setting = Setting {
     name: "COUNTERSIGN_CONSUMERS",
     help: "the consumers that have to confirm an order, comma-separated: 1 to 16 names, such as logistics,billing. An order is done when all of them have confirmed it. With a consumer that does not exist, every order is parked in the end",
     default: Some("logistics"),
+    required: false,
     secret: false,
 };
 
@@ -39,6 +43,7 @@ const CALLBACK: Setting = Setting {
     name: "COUNTERSIGN_CALLBACK",
     help: "the callback service, such as http://callback:50052: asked by the sweep, which finds orders that the broker lost together with their checks and arms fresh checks for them; they are sent again one check delay later. Empty: no sweep, and a broker that loses its disks loses messages",
     default: Some(""),
+    required: false,
     secret: false,
 };
 
@@ -46,6 +51,7 @@ const SWEEP_EVERY: Setting = Setting {
     name: "COUNTERSIGN_SWEEP_EVERY",
     help: "the pause between two walks of the sweep; each goes on where the last ended. An order is looked at when it is older than the check delay, the longest transaction and this (at most a minute) together. Too short: orders get a second check whose first has just come due. Too long: the broker's losses are found late",
     default: Some("10m"),
+    required: false,
     secret: false,
 };
 

@@ -17,7 +17,7 @@ use super::World;
 const WAIT_QUEUES: &str = "countersign.check.wait.";
 /// The queue of the checks that came due.
 const DUE_QUEUE: &str = "countersign.check.due";
-/// The pace of looks at all queues. Each look costs the broker a dozen passive declares, and six
+/// The pace of looks at all queues. Each look costs the broker a dozen passive declares, and three
 /// tests look at a time.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -67,6 +67,14 @@ impl World {
         })
         .await;
         observer.close().await;
+    }
+
+    /// How many messages of a queue no consumer holds.
+    pub(crate) async fn waiting(&self, queue: &str) -> u64 {
+        let observer = self.observer().await;
+        let ready = ready(&observer, queue).await.unwrap_or_else(|why| panic!("{why}"));
+        observer.close().await;
+        ready
     }
 
     /// Waits until a queue holds at least this many messages that no consumer holds.

@@ -24,7 +24,7 @@ use super::wire::{News, Orders};
 
 /// The ledger's arguments.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct LedgerArguments {
+pub(crate) struct TextbookArguments {
     #[arg(long)]
     pub(crate) amqp_url: Address,
     #[arg(long)]
@@ -51,8 +51,8 @@ const RECORD: &str =
 const LOOK_UP: &str = "SELECT EXISTS (SELECT FROM confirmation WHERE message_id = $1)";
 const OVERDUE: &str = "INSERT INTO overdue (message_id) VALUES ($1) ON CONFLICT DO NOTHING";
 
-pub(super) async fn play(arguments: LedgerArguments) -> Result<()> {
-    let LedgerArguments { amqp_url, database_url, tier, concurrency } = arguments;
+pub(super) async fn play(arguments: TextbookArguments) -> Result<()> {
+    let TextbookArguments { amqp_url, database_url, tier, concurrency } = arguments;
     let options: PgConnectOptions = database_url.parse()?;
     let pool = PgPoolOptions::new()
         .max_connections(concurrency)

@@ -22,7 +22,7 @@ use anyhow::Result;
 use clap::Subcommand;
 
 pub(crate) use business::{BODY_BYTES, CONSUMER, QUEUE, UPSTREAM};
-pub(crate) use ledger::LedgerArguments;
+pub(crate) use ledger::TextbookArguments;
 pub(crate) use scheme::{ConsumerArguments, ProducerArguments};
 
 /// A process's role.
@@ -33,7 +33,7 @@ pub(crate) enum Role {
     /// Consumes.
     Consumer(ConsumerArguments),
     /// The textbook scheme's service: records confirms, looks checks up.
-    Ledger(LedgerArguments),
+    Ledger(TextbookArguments),
 }
 
 impl Role {
