@@ -100,6 +100,42 @@ fn only_the_amqp_crate_names_lapin() {
     assert!(wrong.is_empty(), "lapin is named outside of countersign-amqp ({why}): {wrong:?}");
 }
 
+/// The words of `StateName`, `JobState` and `ItemState`; a migration has the same list.
+const STATES: [&str; 16] = [
+    "waiting",
+    "asking",
+    "parked",
+    "never_committed",
+    "confirmed",
+    "withdrawn",
+    "conflict",
+    "closed",
+    "running",
+    "done",
+    "cancelled",
+    "stopped",
+    "pending",
+    "begun",
+    "succeeded",
+    "failed",
+];
+
+#[test]
+fn no_sql_of_the_ledger_spells_a_state() {
+    let spelled: Vec<String> = files_of(&source().join("ledger"))
+        .into_iter()
+        .flat_map(|(path, code)| {
+            // A partial index wants a constant there.
+            let allowed = if path.ends_with("transitions.rs") { "begun" } else { "" };
+            let words = STATES
+                .into_iter()
+                .filter(move |word| *word != allowed && code.contains(&format!("'{word}'")));
+            words.map(move |word| format!("{}: '{word}'", path.display()))
+        })
+        .collect();
+    assert!(spelled.is_empty(), "bind the state instead:\n{}", spelled.join("\n"));
+}
+
 #[test]
 fn no_file_is_longer_than_one_sitting() {
     let mut longer = Vec::new();

@@ -8,7 +8,7 @@ use countersign_protocol::grpc::list_upstreams_response::Upstream;
 
 use crate::heal::upstreams::{Reachability, Upstreams};
 use crate::ledger::UpstreamLoad;
-use crate::rules::budget::{Pacing, Weather};
+use crate::rules::budget::{Pacing, Storm};
 
 /// What a person is told: of those that have an address, and of those that something is known of.
 #[must_use]
@@ -22,13 +22,13 @@ pub(crate) fn answer(
     }
     let upstream = |(name, known): (Name, UpstreamLoad)| {
         let told = upstreams.reachability(&name);
-        let canaries_only = matches!(known.weather, Weather::Storm { .. });
+        let canaries_only = matches!(known.storm, Storm::CanariesOnly { .. });
         Upstream {
             summary: summary(&name, told.as_ref(), &known),
             upstream: name.to_string(),
             budget_per_second: f64::from(pacing.per_second),
             canaries_only,
-            canaries: known.weather.canaries().filter(|_| canaries_only).unwrap_or(0),
+            canaries: known.storm.canaries().filter(|_| canaries_only).unwrap_or(0),
             due: known.due,
             breaker: told.as_ref().map_or_else(String::new, |told| told.breaker.clone()),
             address: told.map_or_else(String::new, |told| told.address),
@@ -52,7 +52,7 @@ fn summary(name: &Name, told: Option<&Reachability>, known: &UpstreamLoad) -> St
             None => {}
         },
     }
-    if let Weather::Storm { canaries } = known.weather {
+    if let Storm::CanariesOnly { canaries } = known.storm {
         parts.push(format!(
             "much is missing: {canaries} resends may be unconfirmed at once, more when they are confirmed"
         ));

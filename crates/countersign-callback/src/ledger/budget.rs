@@ -14,7 +14,7 @@ use sqlx::{FromRow, PgConnection};
 use super::columns::{read_text, stored_count, texts};
 use super::tallies::{Tallies, add};
 use super::{Ledger, Taken, committed};
-use crate::rules::budget::{Pace, Pacing, Scene, Tally, Weather};
+use crate::rules::budget::{Pace, Pacing, Scene, Storm, Tally};
 use crate::rules::cause::Cause;
 use crate::rules::states::StateName;
 
@@ -71,8 +71,8 @@ impl Ledger {
         .fetch_all(&self.pool)
         .await?;
         let known = |(upstream, canaries, canaries_only, due): (String, Option<i32>, bool, i64)| {
-            let weather = weather(canaries, canaries_only);
-            let known = UpstreamLoad { weather, due: u64::try_from(due).unwrap_or(0) };
+            let storm = storm(canaries, canaries_only);
+            let known = UpstreamLoad { storm, due: u64::try_from(due).unwrap_or(0) };
             Ok((read_text(&upstream)?, known))
         };
         rows.into_iter().map(known).collect()
@@ -329,9 +329,9 @@ async fn store(connection: &mut PgConnection, paces: &Paces) -> Result<(), sqlx:
     let upstreams: Vec<&str> = paces.keys().map(Name::as_str).collect();
     let tokens: Vec<f64> = paces.values().map(|paced| paced.pace.tokens).collect();
     let canaries: Vec<Option<i32>> =
-        paces.values().map(|paced| paced.pace.weather.canaries().map(stored_count)).collect();
+        paces.values().map(|paced| paced.pace.storm.canaries().map(stored_count)).collect();
     let storm: Vec<bool> =
-        paces.values().map(|p| matches!(p.pace.weather, Weather::Storm { .. })).collect();
+        paces.values().map(|p| matches!(p.pace.storm, Storm::CanariesOnly { .. })).collect();
     let at: Vec<f64> = paces.values().map(|paced| paced.at_s).collect();
     sqlx::query(
         "-- store_paces
@@ -357,9 +357,9 @@ impl PaceRow {
     fn read(self) -> Result<(Name, Paced), sqlx::Error> {
         let count = |count: i64| u64::try_from(count).unwrap_or(0);
         let small = |count: i64| u32::try_from(count).unwrap_or(u32::MAX);
-        let weather = weather(self.canaries, self.canaries_only);
+        let storm = storm(self.canaries, self.canaries_only);
         let paced = Paced {
-            pace: Pace { tokens: self.tokens, weather },
+            pace: Pace { tokens: self.tokens, storm },
             scene: Scene {
                 elapsed: Duration::try_from_secs_f64(self.elapsed_s).unwrap_or_default(),
                 tally: Tally {
@@ -379,11 +379,11 @@ impl PaceRow {
     }
 }
 
-fn weather(canaries: Option<i32>, canaries_only: bool) -> Weather {
+fn storm(canaries: Option<i32>, canaries_only: bool) -> Storm {
     match (canaries.and_then(|canaries| u32::try_from(canaries).ok()), canaries_only) {
-        (None, _) => Weather::Calm,
-        (Some(canaries), true) => Weather::Storm { canaries },
-        (Some(canaries), false) => Weather::Waning { canaries },
+        (None, _) => Storm::Absent,
+        (Some(canaries), true) => Storm::CanariesOnly { canaries },
+        (Some(canaries), false) => Storm::Waning { canaries },
     }
 }
 
@@ -391,13 +391,13 @@ fn weather(canaries: Option<i32>, canaries_only: bool) -> Weather {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UpstreamLoad {
     /// Whether much is missing.
-    pub(crate) weather: Weather,
+    pub(crate) storm: Storm,
     /// How many of its messages are due and wait for their turn.
     pub(crate) due: u64,
 }
 
 impl Default for UpstreamLoad {
     fn default() -> Self {
-        Self { weather: Weather::Calm, due: 0 }
+        Self { storm: Storm::Absent, due: 0 }
     }
 }

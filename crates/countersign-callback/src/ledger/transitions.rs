@@ -44,7 +44,8 @@ macro_rules! rows {
     };
 }
 
-/// The items of jobs that wait for these rows end with them: no job has to look for its items.
+/// The items of jobs that wait for these rows end with them: no job has to look for its items. The
+/// state is spelled, not bound: the planner takes the partial index `job_item_begun` only for a constant.
 macro_rules! job_items {
     () => {
         ", item AS (

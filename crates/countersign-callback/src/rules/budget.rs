@@ -62,23 +62,22 @@ const CANARIES_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Pace {
     /// How many resends it may be asked for.
     pub(crate) tokens: f64,
-    /// Whether there is a storm.
-    pub(crate) weather: Weather,
+    pub(crate) storm: Storm,
 }
 
-/// Whether much is missing at once.
+/// Whether much of an upstream's is missing at once, and what is held back because of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Weather {
-    /// It is not.
-    Calm,
-    /// It is: no more than so many resends may be unconfirmed at once.
-    Storm {
-        /// So many.
+pub(crate) enum Storm {
+    /// Little is missing.
+    Absent,
+    /// Much is missing: only canaries are asked for.
+    CanariesOnly {
+        /// How many resends may be unconfirmed at once.
         canaries: u32,
     },
-    /// It is, and so many resends were confirmed that no more is held back.
+    /// Much is missing, and enough canaries were confirmed: nothing is held back any more.
     Waning {
-        /// How many could be unconfirmed at once, if it were a storm again.
+        /// How many resends could be unconfirmed at once, if resends were lost again.
         canaries: u32,
     },
 }
@@ -149,13 +148,13 @@ impl Pace {
     }
 }
 
-impl Weather {
-    /// How many resends may be unconfirmed at once, unless it is calm.
+impl Storm {
+    /// How many resends may be unconfirmed at once. `None` without a storm.
     #[must_use]
     pub(crate) fn canaries(self) -> Option<u32> {
         match self {
-            Self::Calm => None,
-            Self::Storm { canaries } | Self::Waning { canaries } => Some(canaries),
+            Self::Absent => None,
+            Self::CanariesOnly { canaries } | Self::Waning { canaries } => Some(canaries),
         }
     }
 }
@@ -194,11 +193,11 @@ pub(crate) fn confirmed_canaries(transitions: &[Transition]) -> BTreeMap<Name, u
 pub(crate) fn decide(stored: Pace, scene: &Scene, pacing: &Pacing) -> Decision {
     let added = f64::from(pacing.per_second) * scene.elapsed.as_secs_f64();
     let tokens = (stored.tokens + added).clamp(0.0, pacing.burst());
-    let weather = forecast(stored.weather, scene, pacing);
-    let held_back = match weather {
-        Weather::Storm { canaries } => Some(canaries.saturating_sub(scene.unconfirmed)),
-        Weather::Calm => first_canaries(scene, pacing),
-        Weather::Waning { .. } => None,
+    let storm = next_storm(stored.storm, scene, pacing);
+    let held_back = match storm {
+        Storm::CanariesOnly { canaries } => Some(canaries.saturating_sub(scene.unconfirmed)),
+        Storm::Absent => first_canaries(scene, pacing),
+        Storm::Waning { .. } => None,
     };
     #[expect(
         clippy::cast_possible_truncation,
@@ -213,47 +212,47 @@ pub(crate) fn decide(stored: Pace, scene: &Scene, pacing: &Pacing) -> Decision {
         let until_half_full = (pacing.burst() / 2.0).max(1.0) / f64::from(pacing.per_second);
         Duration::from_secs_f64(until_half_full).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
     };
-    let change = match (stored.weather, weather) {
-        (Weather::Calm | Weather::Waning { .. }, Weather::Storm { .. }) => {
+    let change = match (stored.storm, storm) {
+        (Storm::Absent | Storm::Waning { .. }, Storm::CanariesOnly { .. }) => {
             Some(Change::Begun { share: missing_share(&scene.tally) })
         }
-        (Weather::Storm { canaries }, Weather::Calm | Weather::Waning { .. }) => {
+        (Storm::CanariesOnly { canaries }, Storm::Absent | Storm::Waning { .. }) => {
             Some(Change::Over { canaries })
         }
         _ => None,
     };
-    Decision { may_ask, pace: Pace { tokens, weather }, change, pause }
+    Decision { may_ask, pace: Pace { tokens, storm }, change, pause }
 }
 
-fn forecast(weather: Weather, scene: &Scene, pacing: &Pacing) -> Weather {
+fn next_storm(storm: Storm, scene: &Scene, pacing: &Pacing) -> Storm {
     let enough = pacing.enough_canaries();
     let share = missing_share(&scene.tally);
     let few_checks = scene.tally.looked_up < FEWEST_CHECKS;
-    match weather {
-        Weather::Calm if is_known(&scene.tally) && share > pacing.missing_share => {
-            Weather::Storm { canaries: FIRST_CANARIES }
+    match storm {
+        Storm::Absent if is_known(&scene.tally) && share > pacing.missing_share => {
+            Storm::CanariesOnly { canaries: FIRST_CANARIES }
         }
-        Weather::Calm => Weather::Calm,
-        Weather::Storm { canaries } => {
+        Storm::Absent => Storm::Absent,
+        Storm::CanariesOnly { canaries } => {
             let canaries = halved(canaries, scene.lost);
             // A storm in which nothing comes in any more ends when what is left need not wait.
             let all_fits = scene.wanted.saturating_add(scene.unconfirmed) <= canaries;
             if (!few_checks && share <= pacing.missing_share / 2.0) || (few_checks && all_fits) {
-                Weather::Calm
+                Storm::Absent
             } else if canaries >= enough {
-                Weather::Waning { canaries: enough }
+                Storm::Waning { canaries: enough }
             } else {
-                Weather::Storm { canaries }
+                Storm::CanariesOnly { canaries }
             }
         }
-        Weather::Waning { canaries } => {
+        Storm::Waning { canaries } => {
             let canaries = halved(canaries.min(enough), scene.lost);
             if few_checks || share <= pacing.missing_share / 2.0 {
-                Weather::Calm
+                Storm::Absent
             } else if canaries < enough / 4 {
-                Weather::Storm { canaries }
+                Storm::CanariesOnly { canaries }
             } else {
-                Weather::Waning { canaries }
+                Storm::Waning { canaries }
             }
         }
     }
@@ -306,200 +305,4 @@ impl std::ops::AddAssign for Tally {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::rules::fixture;
-
-    const PACING: Pacing = Pacing { per_second: 100, missing_share: MISSING_SHARE };
-    /// So much time between decisions that the budget does not matter.
-    const LONG: Duration = Duration::from_secs(1);
-
-    fn calm() -> Pace {
-        Pace { tokens: 25.0, weather: Weather::Calm }
-    }
-
-    fn storm(canaries: u32) -> Pace {
-        Pace { tokens: 25.0, weather: Weather::Storm { canaries } }
-    }
-
-    fn tally(looked_up: u64, unconfirmed: u64, missing: u64, not_missing: u64) -> Tally {
-        Tally { looked_up, unconfirmed, missing, not_missing }
-    }
-
-    fn scene(tally: Tally, asking: u32, unconfirmed: u32, lost: u32, wanted: u32) -> Scene {
-        Scene { elapsed: LONG, tally, asking, unconfirmed, lost, wanted }
-    }
-
-    #[test]
-    fn each_scene_has_its_weather() {
-        let much = tally(1_000, 300, 5, 0);
-        #[rustfmt::skip]
-        let cases = [
-            ("one message is lost in a quiet system",
-                calm(), scene(tally(1, 1, 0, 0), 0, 0, 0, 1), 25, Weather::Calm),
-            ("nothing but lost messages, and too few to tell",
-                calm(), scene(tally(49, 49, 20, 0), 0, 20, 0, 29), 25, Weather::Calm),
-            ("many are unconfirmed, and nobody knows why",
-                calm(), scene(tally(50, 11, 0, 0), 0, 0, 0, 11), 5, Weather::Calm),
-            ("a few are being asked for to find out",
-                calm(), scene(tally(50, 11, 0, 0), 3, 3, 0, 8), 2, Weather::Calm),
-            ("a few were asked for, some answers are not in yet",
-                calm(), scene(tally(50, 11, 2, 1), 2, 4, 0, 6), 0, Weather::Calm),
-            ("they were missing",
-                calm(), scene(much, 0, 5, 0, 100), 0, Weather::Storm { canaries: 5 }),
-            ("they were missing, and have been confirmed since",
-                calm(), scene(much, 0, 0, 0, 100), 5, Weather::Storm { canaries: 5 }),
-            ("they were rolled back",
-                calm(), scene(tally(1_000, 300, 0, 5), 0, 0, 0, 100), 25, Weather::Calm),
-            ("most were rolled back",
-                calm(), scene(tally(1_000, 300, 60, 240), 0, 0, 0, 100), 25, Weather::Calm),
-            ("less than a fifth is unconfirmed",
-                calm(), scene(tally(1_000, 200, 200, 0), 0, 0, 0, 100), 25, Weather::Calm),
-            ("the canaries are unconfirmed",
-                storm(5), scene(much, 0, 5, 0, 100), 0, Weather::Storm { canaries: 5 }),
-            ("three canaries were confirmed",
-                storm(8), scene(much, 0, 2, 0, 100), 6, Weather::Storm { canaries: 8 }),
-            ("a canary came due again",
-                storm(8), scene(much, 0, 2, 1, 100), 2, Weather::Storm { canaries: 4 }),
-            ("all canaries came due again",
-                storm(8), scene(much, 0, 0, 8, 100), 1, Weather::Storm { canaries: 1 }),
-            ("very many came due again",
-                storm(8), scene(much, 0, 0, 900, 100), 1, Weather::Storm { canaries: 1 }),
-            ("enough canaries were confirmed",
-                storm(120), scene(much, 0, 7, 0, 100), 25, Weather::Waning { canaries: 100 }),
-            ("the share has fallen",
-                storm(5), scene(tally(1_000, 100, 60, 0), 0, 5, 0, 100), 25, Weather::Calm),
-            ("the share has fallen a little",
-                storm(5), scene(tally(1_000, 150, 60, 0), 0, 5, 0, 100), 0, Weather::Storm { canaries: 5 }),
-            ("no more checks come, and the canaries are unconfirmed",
-                storm(5), scene(tally(0, 0, 0, 0), 0, 5, 0, 100), 0, Weather::Storm { canaries: 5 }),
-            ("no more checks come, and what is left fits",
-                storm(12), scene(tally(0, 0, 0, 0), 0, 5, 0, 7), 25, Weather::Calm),
-            ("no more checks come, and nothing is left",
-                storm(1), scene(tally(0, 0, 0, 0), 0, 0, 0, 0), 25, Weather::Calm),
-            ("a waning storm, and one that was lost again",
-                Pace { tokens: 25.0, weather: Weather::Waning { canaries: 100 } },
-                scene(much, 0, 90, 1, 100), 25, Weather::Waning { canaries: 50 }),
-            ("a waning storm, and several that were lost again",
-                Pace { tokens: 25.0, weather: Weather::Waning { canaries: 100 } },
-                scene(much, 0, 90, 3, 100), 0, Weather::Storm { canaries: 12 }),
-            ("a waning storm that is over",
-                Pace { tokens: 25.0, weather: Weather::Waning { canaries: 100 } },
-                scene(tally(1_000, 10, 60, 0), 0, 90, 0, 100), 25, Weather::Calm),
-        ];
-        for (what, stored, scene, may_ask, weather) in cases {
-            let decision = decide(stored, &scene, &PACING);
-            assert_eq!((decision.may_ask, decision.pace.weather), (may_ask, weather), "{what}");
-            let was_storm = matches!(stored.weather, Weather::Storm { .. });
-            let is_storm = matches!(weather, Weather::Storm { .. });
-            assert_eq!(decision.change.is_some(), was_storm != is_storm, "{what}");
-        }
-    }
-
-    #[test]
-    fn each_confirmed_resend_of_an_open_row_lets_one_more_canary_be_asked_for() {
-        let open = |resends, from| Transition { resends, ..fixture::overdue(from).settled() };
-        let parked = Transition { to: State::Parked, ..open(1, StateName::Waiting) };
-        let transitions = [
-            open(1, StateName::Waiting),
-            open(2, StateName::Asking),
-            open(0, StateName::Waiting),
-            open(1, StateName::Parked),
-            parked,
-        ];
-        let upstream = transitions[0].key.upstream.clone();
-        assert_eq!(confirmed_canaries(&transitions), [(upstream, 2)].into());
-        assert_eq!(confirmed_canaries(&transitions[2..]), BTreeMap::new());
-    }
-
-    #[test]
-    fn without_a_storm_the_budget_decides() {
-        for (per_second, tokens, elapsed_ms, may_ask) in [
-            (100, 0.0, 0, 0),
-            (100, 0.0, 10, 1),
-            (100, 0.9, 1, 1),
-            (100, 0.0, 100, 10),
-            (100, 3.5, 100, 13),
-            (100, 0.0, 100_000, 25),
-            (1, 0.0, 999, 0),
-            (1, 0.0, 1_000, 1),
-            (1, 1.0, 60_000, 1),
-            (100_000, 0.0, 60_000, 25_000),
-        ] {
-            let pacing = Pacing { per_second, ..PACING };
-            let stored = Pace { tokens, weather: Weather::Calm };
-            let scene = Scene {
-                elapsed: Duration::from_millis(elapsed_ms),
-                wanted: 99_999,
-                ..Scene::default()
-            };
-            let decision = decide(stored, &scene, &pacing);
-            assert_eq!(decision.may_ask, may_ask, "{per_second}, {tokens}, {elapsed_ms}");
-        }
-    }
-
-    #[test]
-    fn confirmed_canaries_double_with_each_round_trip() {
-        let mut pace = calm();
-        let mut left = 3_000;
-        let mut asked = Vec::new();
-        let mut answers = 0;
-        loop {
-            let seen = scene(tally(10_000, 3_000, answers, 0), 0, 0, 0, left);
-            let decision = decide(pace, &seen, &Pacing { per_second: 1_000, ..PACING });
-            let Decision { may_ask, pace: next, .. } = decision;
-            pace = next;
-            asked.push(may_ask);
-            left -= may_ask;
-            answers += u64::from(may_ask);
-            // The round trip: all are confirmed.
-            match &mut pace.weather {
-                Weather::Storm { canaries } => *canaries += may_ask,
-                Weather::Calm => {}
-                Weather::Waning { .. } => break,
-            }
-        }
-        assert_eq!(asked, [5, 5, 10, 20, 40, 80, 160, 250, 250, 250, 250]);
-    }
-
-    fn any_weather() -> impl Strategy<Value = Weather> {
-        prop_oneof![
-            Just(Weather::Calm),
-            (1_u32..2_000).prop_map(|canaries| Weather::Storm { canaries }),
-            (1_u32..2_000).prop_map(|canaries| Weather::Waning { canaries }),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn it_never_asks_for_more_than_it_may_and_never_stops_for_good(
-            (weather, tokens) in (any_weather(), 0.0..30_000.0),
-            per_second in 1_u32..100_000,
-            looked_up in 0_u64..10_000, part in 0.0..=1.0_f64, missing in 0_u64..50, not in 0_u64..50,
-            (asking, resent, lost) in (0_u32..300, 0_u32..300, 0_u32..300),
-            wanted in 0_u32..500,
-            elapsed_ms in 0_u64..10_000,
-        ) {
-            let unconfirmed = (looked_up as f64 * part) as u64;
-            let elapsed = Duration::from_millis(elapsed_ms);
-            let seen = Scene {
-                elapsed,
-                ..scene(tally(looked_up, unconfirmed, missing, not), asking, asking + resent, lost, wanted)
-            };
-            let pacing = Pacing { per_second, ..PACING };
-            let Decision { may_ask, pace, pause, .. } = decide(Pace { tokens, weather }, &seen, &pacing);
-            prop_assert!(f64::from(may_ask) <= pace.tokens);
-            prop_assert!(pace.tokens <= pacing.burst());
-            prop_assert!(pause >= SHORTEST_PAUSE && pause <= LONGEST_PAUSE);
-            if let Weather::Storm { canaries } = pace.weather {
-                prop_assert!(canaries >= 1);
-                prop_assert!(may_ask == 0 || may_ask + seen.unconfirmed <= canaries);
-            }
-            // When nothing is under way, the next one is asked for after a second at the latest.
-            let idle = Scene { asking: 0, unconfirmed: 0, elapsed: LONG, ..seen };
-            prop_assert!(decide(pace, &idle, &pacing).may_ask >= 1);
-        }
-    }
-}
+mod tests;

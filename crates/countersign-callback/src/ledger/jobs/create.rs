@@ -6,6 +6,7 @@ use countersign_protocol::MessageId;
 use super::{stored, uuids};
 use crate::ledger::browse::{bound, with_groups};
 use crate::ledger::{Counted, Ledger, committed};
+use crate::rules::job::JobState;
 use crate::rules::new_job::{NewJob, Selection};
 
 impl Ledger {
@@ -18,7 +19,7 @@ impl Ledger {
         sqlx::query(
             "-- create_job
              INSERT INTO job (job_id, action, selection, who, why, rate, step, state, items)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, 'running', 0)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0)",
         )
         .bind(new.id)
         .bind::<&str>(new.action.into())
@@ -27,6 +28,7 @@ impl Ledger {
         .bind(&new.why)
         .bind(new.rate)
         .bind(stored(new.step))
+        .bind::<&str>(JobState::Running.into())
         .execute(&mut *transaction)
         .await?;
         let (items,): (i64,) = match &new.selection {
@@ -79,12 +81,13 @@ impl Ledger {
         sqlx::query(
             "-- begin_job
              UPDATE job
-             SET items = $2, state = CASE $2 WHEN 0 THEN 'done' ELSE state END,
+             SET items = $2, state = CASE $2 WHEN 0 THEN $3 ELSE state END,
                  ended_at = CASE $2 WHEN 0 THEN now() END
              WHERE job_id = $1",
         )
         .bind(new.id)
         .bind(items)
+        .bind::<&str>(JobState::Done.into())
         .execute(&mut *transaction)
         .await?;
         committed(transaction).await

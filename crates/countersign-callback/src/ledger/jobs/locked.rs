@@ -11,7 +11,7 @@ use crate::ledger::columns::{Id, Text, Time, stored_count};
 use crate::ledger::overdue::{lock, recorded};
 use crate::ledger::transitions::write;
 use crate::ledger::{Ledger, committed};
-use crate::rules::job::{ItemState, Job};
+use crate::rules::job::{ItemState, Job, JobState};
 use crate::rules::overdue::{Key, Overdue, Recorded, Transition};
 
 /// An item that is to be begun.
@@ -61,11 +61,13 @@ impl Ledger {
     pub(crate) async fn cancel_job(&self, id: Uuid, reason: &str) -> Result<(), sqlx::Error> {
         sqlx::query(
             "-- cancel_job
-             UPDATE job SET state = 'cancelled', cancelled_at = now(), reason = $2
-             WHERE job_id = $1 AND state = 'running'",
+             UPDATE job SET state = $3, cancelled_at = now(), reason = $2
+             WHERE job_id = $1 AND state = $4",
         )
         .bind(id)
         .bind(reason)
+        .bind::<&str>(JobState::Cancelled.into())
+        .bind::<&str>(JobState::Running.into())
         .execute(self.pool())
         .await?;
         Ok(())
@@ -197,8 +199,8 @@ impl LockedJob {
             "-- begin_items
              UPDATE job_item
              SET state = began.state, result = began.result,
-                 ended_at = CASE WHEN began.state <> 'begun' THEN now() END,
-                 counted = began.state <> 'begun'
+                 ended_at = CASE WHEN began.state <> $5 THEN now() END,
+                 counted = began.state <> $5
              FROM UNNEST($2::bigint[], $3::text[], $4::text[]) AS began (position, state, result)
              WHERE job_item.job_id = $1 AND job_item.position = began.position",
         )
@@ -206,6 +208,7 @@ impl LockedJob {
         .bind(positions)
         .bind(states)
         .bind(results)
+        .bind::<&str>(ItemState::Begun.into())
         .execute(&mut *self.transaction)
         .await?;
         for item in began {
@@ -256,13 +259,14 @@ impl LockedJob {
         let skipped = sqlx::query(
             "-- skip_items
              UPDATE job_item
-             SET state = 'skipped', result = $4, ended_at = now(), counted = TRUE
+             SET state = $5, result = $4, ended_at = now(), counted = TRUE
              WHERE job_id = $1 AND position > $2 AND position <= $3",
         )
         .bind(self.job.id)
         .bind(stored(first))
         .bind(stored(first.saturating_add(most)))
         .bind(result)
+        .bind::<&str>(ItemState::Skipped.into())
         .execute(&mut *self.transaction)
         .await?;
         self.job.ended.skipped += skipped.rows_affected();
