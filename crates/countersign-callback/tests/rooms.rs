@@ -101,7 +101,7 @@ fn only_the_amqp_crate_names_lapin() {
 }
 
 /// The words of `StateName`, `JobState` and `ItemState`; a migration has the same list.
-const STATES: [&str; 16] = [
+const STATES: [&str; 17] = [
     "waiting",
     "asking",
     "parked",
@@ -109,7 +109,7 @@ const STATES: [&str; 16] = [
     "confirmed",
     "withdrawn",
     "conflict",
-    "closed",
+    "closed_by_hand",
     "running",
     "done",
     "cancelled",
@@ -118,6 +118,7 @@ const STATES: [&str; 16] = [
     "begun",
     "succeeded",
     "failed",
+    "skipped",
 ];
 
 #[test]
