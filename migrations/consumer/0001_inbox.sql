@@ -3,7 +3,7 @@
 -- A delivery's transaction inserts its row first and the effect after it, so that both are there or
 -- neither. A second delivery finds the row and has no effect.
 --
--- Partitioned by id, a UUIDv7 and so by time: the SDK makes a partition a day ahead and drops it whole
+-- Partitioned by id, a UUIDv7 and so by time: the SDK makes partitions two days ahead and drops it whole
 -- past retention. The key begins with the id, as a key of a partitioned table has to hold its
 -- partition key; the consumer follows, so that consumers that share a database do not share claims.
 

@@ -4,7 +4,7 @@
 -- same key as a fence. Of the two, Postgres lets one through and makes the other wait or fail: that
 -- is what makes "never committed" a final answer.
 --
--- Partitioned by id, a UUIDv7 and so by time: the SDK makes a partition a day ahead and drops it whole
+-- Partitioned by id, a UUIDv7 and so by time: the SDK makes partitions two days ahead and drops it whole
 -- past retention. The id alone is the key: it is also the fence, and has to be unique.
 
 CREATE TABLE countersign.enlisted (

@@ -20,7 +20,8 @@ use crate::send::checks::NotHeld;
 /// database's error, is the `source`.
 ///
 /// An error of a statement in the transaction becomes one of these, so that `?` does for the whole
-/// flow:
+/// flow, from `arm` to `commit`. Do not convert errors of statements that run after the commit: they
+/// would look as if nothing were committed.
 ///
 /// ```no_run
 /// # use countersign_producer::{Error, Message, Publisher};
@@ -77,7 +78,9 @@ pub enum ErrorKind {
     /// The callback service asked for this message and was told that its transaction never commits.
     /// Make a new message and arm it.
     Fenced,
-    /// An earlier transaction with the same id has committed.
+    /// An earlier transaction with the same id has committed: this one was rolled back, and the
+    /// message is on its way. So ends a retry after [`CommitUnknown`](Self::CommitUnknown) whose
+    /// first try did commit.
     AlreadyCommitted,
     /// The database refuses the data: a violated constraint, a value out of range. The same data is
     /// refused again.
@@ -119,11 +122,12 @@ impl Error {
         }
     }
 
-    /// Whether the transaction may be committed. If `false`, it surely is not, and none of its
-    /// messages is ever sent.
+    /// Whether a transaction with these messages may be committed: this one
+    /// ([`ErrorKind::CommitUnknown`]) or an earlier one ([`ErrorKind::AlreadyCommitted`]). If
+    /// `false`, none surely is, and none of the messages is ever sent.
     #[must_use]
     pub fn may_be_committed(&self) -> bool {
-        self.0.kind == ErrorKind::CommitUnknown
+        matches!(self.0.kind, ErrorKind::CommitUnknown | ErrorKind::AlreadyCommitted)
     }
 
     /// The one message that the error is about, if it is not about all.
@@ -276,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_pass_is_retryable_and_only_a_commit_without_an_answer_may_be_committed() {
+    fn what_may_pass_is_retryable_and_what_is_or_may_be_committed_is_said_to_be() {
         let not_armed = |why: NotHeld| Error::from(why);
         let tier = || "5m".parse().unwrap();
         for (error, kind, is_retryable) in [
@@ -298,9 +302,11 @@ mod tests {
             (of_database(sqlx::Error::RowNotFound), ErrorKind::Database, false),
             (of_database(sqlx::Error::Decode("x".into())), ErrorKind::Data, false),
             (Error::new(ErrorKind::CommitUnknown, ""), ErrorKind::CommitUnknown, false),
+            (Error::new(ErrorKind::AlreadyCommitted, ""), ErrorKind::AlreadyCommitted, false),
         ] {
             assert_eq!((error.kind(), error.is_retryable()), (kind, is_retryable), "{error:?}");
-            assert_eq!(error.may_be_committed(), kind == ErrorKind::CommitUnknown);
+            let committed = [ErrorKind::CommitUnknown, ErrorKind::AlreadyCommitted].contains(&kind);
+            assert_eq!(error.may_be_committed(), committed, "{error:?}");
         }
     }
 

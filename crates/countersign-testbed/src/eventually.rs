@@ -72,8 +72,10 @@ pub async fn eventually<L: Look>(
         match tokio::time::timeout_at(end, look()).await.map(Look::found) {
             Ok(Ok(found)) => return found,
             Ok(Err(other)) => seen = other,
-            Err(_) => panic!("waited {deadline:?} for: {what}; last seen: {seen}"),
+            Err(_) => {}
         }
+        // A look that never waits is always in time: the clock is asked, too.
+        assert!(Instant::now() < end, "waited {deadline:?} for: {what}; last seen: {seen}");
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
@@ -102,4 +104,21 @@ pub async fn counts<N: Debug + PartialEq>(
         if seen == expected { Ok(()) } else { Err(seen) }
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[should_panic(expected = "for: it; last seen: 1")]
+    async fn a_look_that_never_waits_has_its_deadline_all_the_same() {
+        eventually("it", LOOK_EVERY, async || Err::<(), _>(1)).await;
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "last seen: nothing")]
+    async fn a_look_that_never_returns_has_its_deadline() {
+        eventually("it", LOOK_EVERY, async || std::future::pending::<bool>().await).await;
+    }
 }

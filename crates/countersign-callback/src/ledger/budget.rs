@@ -304,6 +304,8 @@ async fn paces(
                  SELECT state FROM overdue
                  WHERE overdue.upstream = upstream_pace.upstream AND resends >= 1
                    AND due_at IS NOT NULL AND due_at > statement_timestamp()
+                   -- A deferral waits for a consumer that is behind or tries again: it is no canary.
+                   AND (state = $3 OR cause = ANY($5))
                  LIMIT $2
              ) AS under_way
          ) AS resent CROSS JOIN LATERAL (

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::columns::{Time, stored_count};
 use crate::rules::job::ItemState;
 use crate::rules::overdue::Transition;
-use crate::rules::states::is_step;
+use crate::rules::states::StateName;
 
 /// The transitions as rows: each array has one element for each of them.
 macro_rules! transitions {
@@ -20,7 +20,7 @@ macro_rules! transitions {
                  $13::boolean[], $14::boolean[], $15::text[], $16::text[]
              ) AS transition (
                  message_id, upstream, from_state, to_state, reason, resends, calls_not_made,
-                 due_at, lease, cause, missing_after, sent_at, closes, is_step, item_state, item_result
+                 due_at, lease, cause, missing_after, sent_at, closes, leaves_history, item_state, item_result
              )
          )"
     };
@@ -59,15 +59,23 @@ macro_rules! job_items {
     };
 }
 
-/// What is no step is a deferral, and leaves nothing in the history.
+/// A deferral leaves nothing in the history. Every other transition does, so that the constraint of the
+/// history refuses one that is no step, and the row with it.
 macro_rules! history {
     () => {
         "
          INSERT INTO overdue_event
              (message_id, upstream, from_state, to_state, cause, reason, resends)
          SELECT message_id, upstream, from_state, to_state, cause, reason, resends
-         FROM transition WHERE is_step"
+         FROM transition WHERE leaves_history"
     };
+}
+
+/// Whether a transition is more than a deferral: a row that still waits. A row that is asked for anew
+/// gets an entry for each call.
+fn leaves_history(transition: &Transition) -> bool {
+    let to = transition.to.name();
+    transition.from != to || to == StateName::Asking
 }
 
 /// Writes the transitions of locked rows, in one round trip: what is decided about them is decided
@@ -100,7 +108,7 @@ pub(super) async fn write(
         .bind(column(transitions, |t| t.missing_after.map(Time)))
         .bind(column(transitions, |t| t.sent_at.map(Time)))
         .bind(column(transitions, |t| t.to.name().facts().closed))
-        .bind(column(transitions, |t| is_step(t.from, t.to.name())))
+        .bind(column(transitions, leaves_history))
         .bind(item_states)
         .bind(item_results)
         .execute(&mut **transaction)

@@ -5,6 +5,7 @@ use std::time::Duration;
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use countersign_testbed::{SOON, eventually};
+use uuid::Uuid;
 
 use crate::stage::Stage;
 use crate::upstream::{Upstream, say};
@@ -189,6 +190,41 @@ async fn when_much_is_missing_only_canaries_are_asked_for_until_they_are_confirm
     stage.rows_are("confirmed", 300).await;
     stage.counts("upstreams of which only canaries are asked for", CANARIES_ONLY, 0).await;
     assert_eq!(upstream.asked().len(), missing.len(), "none was asked for twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resend_that_waits_for_a_consumer_behind_holds_no_canarys_place() {
+    let upstream = Upstream::always(say(Outcome::Republished)).await;
+    let mut stage = Stage::empty(&["backlog-grace=100ms"]).await;
+    stage.upstream(&upstream);
+    stage.start().await;
+    // Five were sent again, and wait for a consumer that is behind. Twenty more are missing.
+    let ids = |count| -> Vec<Uuid> { (0..count).map(|_| MessageId::generate().uuid()).collect() };
+    sqlx::query(
+        "WITH storm AS (
+             INSERT INTO upstream_pace (upstream, tokens, canaries, canaries_only)
+             VALUES ('orders', 25, 5, true)
+         )
+         INSERT INTO overdue (message_id, upstream, consumers, state, cause, reason, resends, due_at)
+         SELECT id, 'orders', '{logistics}'::text[], 'waiting', 'consumer_behind', '', 1,
+                now() + interval '1 hour'
+         FROM UNNEST($1::uuid[]) AS id
+         UNION ALL
+         SELECT id, 'orders', '{logistics}', 'waiting', 'not_confirmed', '', 0, now()
+         FROM UNNEST($2::uuid[]) AS id",
+    )
+    .bind(ids(5))
+    .bind(ids(20))
+    .execute(&stage.pool)
+    .await
+    .unwrap();
+    eventually("five canaries are asked for", SOON, async || match upstream.asked().len() {
+        5 => Ok(()),
+        count => Err(count),
+    })
+    .await;
+    decided_anew(&stage).await;
+    assert_eq!(upstream.asked().len(), 5, "{:?}", story(&stage).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -67,10 +67,11 @@ impl Armed {
         match enlist(pool, isolation, &batch).await {
             Ok(transaction) => Ok(Enlisted { transaction, batch, checks }),
             Err(source) => {
-                if is_duplicate_key(&source, sql::ENLISTED)
-                    && let Some(taken) = taken(pool, &batch).await
-                {
-                    return Err(taken);
+                if is_duplicate_key(&source, sql::ENLISTED) {
+                    return Err(taken(pool, &batch).await.unwrap_or_else(|| {
+                        let text = "a message's id is taken, by an earlier commit or by a fence; which of the two is not known, because the database did not say";
+                        Error::new(ErrorKind::CommitUnknown, text).with_source(source)
+                    }));
                 }
                 let error = Error::of_database("the transaction could not be begun", source);
                 Err(error.giving_back_armed(Self { batch, checks }))

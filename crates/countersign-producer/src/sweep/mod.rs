@@ -91,9 +91,10 @@ enum Halt {
 
 /// How many ids the sweep reads and asks about at once: as many as one question may hold.
 const PAGE: u16 = 1_000;
-/// How many checks the sweep has under way at most. They travel in one message. More at once would
-/// take room in the publisher's `max_unconfirmed` from the upstream's own transactions.
+/// How many checks the sweep has under way at most, and which part of the publisher's
+/// `max_unconfirmed`: the rest of the room is for the upstream's own transactions.
 const REARMED_AT_ONCE: usize = 100;
+const PART_OF_UNCONFIRMED: usize = 4;
 /// How long after its last sign of life another process takes a process's place. The lease is
 /// longer than a question without an answer and the pause after it, so that a process that is alive
 /// keeps its walk.
@@ -207,7 +208,9 @@ impl Sweeper {
             count = forgotten.len(), message_id = %first.id,
             "the callback service knows neither confirms nor due checks of these messages: arming fresh checks; this is one"
         );
-        for some in forgotten.chunks(REARMED_AT_ONCE.min(settings.max_unconfirmed).max(1)) {
+        for some in forgotten
+            .chunks(REARMED_AT_ONCE.min(settings.max_unconfirmed / PART_OF_UNCONFIRMED).max(1))
+        {
             let checks = some.iter().map(|message| (message.id, message.consumers.clone()));
             self.publisher.rearm(checks).await.map_err(Halt::Trouble)?;
             walk.rearmed(some[some.len() - 1].id);

@@ -106,6 +106,7 @@ async fn an_id_is_committed_once() {
     stage.begin(message.clone(), "a chair").await.commit().await.unwrap().publish();
     let again = stage.publisher.arm(message.clone()).unwrap().begin(&stage.pool).await.unwrap_err();
     assert_eq!(again.kind(), ErrorKind::AlreadyCommitted, "{again:?}");
+    assert!(again.may_be_committed(), "the earlier transaction is: {again:?}");
     assert_eq!(again.message_id(), Some(message.id()));
 }
 
