@@ -8,7 +8,8 @@
 -- partitioned table has to hold its partition key, and every look-up is by id.
 --
 -- Overdue rows are few, and stay until they are closed: one plain table. Its key is the id together
--- with the upstream, since two upstreams may use one id and neither may hide the other's message.
+-- with the upstream: an id is unique everywhere, and if one is not, neither upstream hides the other's
+-- message.
 --
 -- Columns stand in the order: identity, what never changes, what does, when it happened. Each
 -- column's meaning, unit and clock are in the catalog: \d+ shows them. Names and states have the
@@ -68,6 +69,7 @@ COMMENT ON COLUMN rolled_back.recorded_at IS 'When this service recorded it, on 
 CREATE TABLE overdue (
     message_id uuid NOT NULL,
     upstream text COLLATE "C" NOT NULL,
+    database uuid,
     consumers text[] COLLATE "C" NOT NULL,
     since timestamptz NOT NULL DEFAULT now(),
     state text COLLATE "C" NOT NULL,
@@ -99,11 +101,12 @@ CREATE TABLE overdue (
     CONSTRAINT overdue_has_a_consumer CHECK (cardinality(consumers) >= 1)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 
-COMMENT ON TABLE overdue IS 'One row for each message whose check came due unconfirmed. A row is never reopened by a later check.';
+COMMENT ON TABLE overdue IS 'One row for each message whose check came due unconfirmed. A later check adds its consumers to the row.';
 COMMENT ON COLUMN overdue.message_id IS 'The message: a UUIDv7.';
 COMMENT ON COLUMN overdue.upstream IS 'The upstream that sent it and is asked to send it again.';
+COMMENT ON COLUMN overdue.database IS 'The database in which the message''s transaction commits, as its check named it: no other may say that it never committed. NULL if no check named one, or two checks named different ones.';
 COMMENT ON COLUMN overdue.consumers IS 'The consumers that have to confirm it: one or more, each once.';
-COMMENT ON COLUMN overdue.since IS 'When its check came due, on this database''s clock.';
+COMMENT ON COLUMN overdue.since IS 'When its check came due, or the row was opened again, on this database''s clock.';
 COMMENT ON COLUMN overdue.state IS 'waiting, asking or parked while open; confirmed, never_committed, withdrawn, conflict or closed_by_hand once closed.';
 COMMENT ON COLUMN overdue.due_at IS 'When the service judges it again, on this database''s clock. waiting: it is judged then. asking: the lease ends then, and it is judged again. NULL in every other state.';
 COMMENT ON COLUMN overdue.lease IS 'The token of the replica''s round that is asking for it: only the replica that holds it may write the answer. NULL unless asking.';
@@ -159,6 +162,8 @@ CREATE TABLE overdue_event (
         ('parked', 'closed_by_hand'),
         ('conflict', 'closed_by_hand'),
         ('confirmed', 'conflict'),
+        ('confirmed', 'waiting'),
+        ('conflict', 'waiting'),
         ('never_committed', 'conflict')
     ))
 );

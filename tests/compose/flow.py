@@ -115,9 +115,15 @@ def fresh_unknown_id(stack):
     expect(answer["outcome"] == "IN_PROGRESS" and int(answer["retry_after_ms"]) > 0, f"{answer}")
 
 
-@check("RequestResend by hand: an old unknown id was never committed")
+@check("RequestResend by hand: an old unknown id was never committed, if the database is the one that is meant")
 def old_unknown_id(stack):
-    answer = stack.orders().request_resend(uuid7(now_ms() - 10 * 60_000))
+    old = uuid7(now_ms() - 10 * 60_000)
+    answer = stack.orders().request_resend(old)
+    expect(answer["outcome"] == "UNKNOWN" and "names no database" in answer["reason"], f"{answer}")
+    answer = stack.orders().request_resend(old, database="00000000-0000-4000-8000-000000000000")
+    expect(answer["outcome"] == "MISDIRECTED", f"{answer}")
+    [[database]] = stack.sql("orders", "SELECT database_id FROM countersign.identity")
+    answer = stack.orders().request_resend(old, database=database)
     expect(answer["outcome"] == "NEVER_COMMITTED", f"{answer}")
 
 

@@ -146,8 +146,8 @@ class Grpc:
     def place_order(self, name):
         return self.call("orders.v1.Orders", "PlaceOrder", name=name)
 
-    def request_resend(self, message_id):
-        return self.call("countersign.v1.Upstream", "RequestResend", message_id=message_id)
+    def request_resend(self, message_id, **fields):
+        return self.call("countersign.v1.Upstream", "RequestResend", message_id=message_id, **fields)
 
     def message(self, message_id):
         return self.call("countersign.v1.Callback", "GetMessage", message_id=message_id)

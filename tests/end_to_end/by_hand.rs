@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use countersign_protocol::grpc::RequestResendRequest;
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use tonic::Code;
 
 use countersign_testbed::id_of_age;
+use uuid::Uuid;
 
 use crate::world::World;
 
@@ -32,8 +34,19 @@ async fn an_unknown_message_may_still_be_committed_while_it_is_young() {
 #[tokio::test]
 async fn an_unknown_message_that_is_old_was_never_committed() {
     let world = World::running().await;
-    let answer =
-        world.request_resend(&id_of_age(Duration::from_secs(3_600)).to_string()).await.unwrap();
+    let id = id_of_age(Duration::from_secs(3_600)).to_string();
+    let answer = world.request_resend(&id).await.unwrap();
+    assert_eq!(answer.outcome(), Outcome::Unknown, "of whichever database: {}", answer.reason);
+    let database: Uuid = sqlx::query_scalar("SELECT database_id FROM countersign.identity")
+        .fetch_one(&world.databases.orders)
+        .await
+        .unwrap();
+    let request = RequestResendRequest {
+        message_id: id,
+        database: database.to_string(),
+        ..RequestResendRequest::default()
+    };
+    let answer = world.ask_orders(request).await.unwrap();
     assert_eq!(answer.outcome(), Outcome::NeverCommitted, "{}", answer.reason);
 }
 

@@ -43,7 +43,8 @@ async fn park_orders(world: &World, count: usize) {
             &world.databases.orders,
         ),
         (
-            "INSERT INTO countersign.enlisted (message_id) SELECT id FROM UNNEST($1::uuid[]) AS id",
+            "INSERT INTO countersign.enlisted (message_id, upstream)
+             SELECT id, 'orders' FROM UNNEST($1::uuid[]) AS id",
             &world.databases.orders,
         ),
         (

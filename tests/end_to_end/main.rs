@@ -10,6 +10,8 @@ mod happy_path;
 
 mod by_hand;
 
+mod mistakes;
+
 mod operators;
 
 mod jobs;

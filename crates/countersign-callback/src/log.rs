@@ -16,7 +16,7 @@ pub(crate) fn transition(transition: &Transition) {
     match to.name() {
         StateName::Conflict => error!(
             %message_id, %upstream, resends, from_state = %from, reason,
-            "conflict: confirmed although its upstream says it never committed"
+            "conflict: its upstream says that it never committed, and a consumer or the upstream's own records say otherwise"
         ),
         StateName::Parked => {
             warn!(%message_id, %upstream, resends, from_state = %from, reason, "parked: an operator has to look");

@@ -197,6 +197,7 @@ impl Parts {
             horizons: self.horizons.clone(),
             shards: self.shards().collect(),
             markers: self.marker_need.clone(),
+            wake: Arc::clone(&self.wake),
         };
         Admin::server(
             self.ledger.clone(),

@@ -82,6 +82,10 @@ pub enum ErrorKind {
     /// message is on its way. So ends a retry after [`CommitUnknown`](Self::CommitUnknown) whose
     /// first try did commit.
     AlreadyCommitted,
+    /// The transaction would commit in another database than the checks name, or the publisher was
+    /// not told which one it has: see
+    /// [`ProducerSettings::database`](crate::ProducerSettings::database).
+    WrongDatabase,
     /// The database refuses the data: a violated constraint, a value out of range. The same data is
     /// refused again.
     Data,
@@ -117,6 +121,7 @@ impl Error {
             | ErrorKind::TooOld
             | ErrorKind::Fenced
             | ErrorKind::AlreadyCommitted
+            | ErrorKind::WrongDatabase
             | ErrorKind::Data
             | ErrorKind::CommitUnknown => false,
         }

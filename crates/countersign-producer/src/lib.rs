@@ -96,7 +96,7 @@ pub use countersign_postgres::{DatabaseUrl, InvalidDatabaseUrl, PoolSettings, co
 pub use countersign_protocol::check::MAX_CONSUMERS;
 pub use countersign_protocol::grpc::DESCRIPTOR;
 pub use countersign_protocol::topology::ExchangeKind;
-pub use countersign_protocol::{HeaderValue, MessageId, Name, Tier, Token};
+pub use countersign_protocol::{DatabaseId, HeaderValue, MessageId, Name, Tier, Token};
 pub use error::{Error, ErrorKind};
 pub use isolation::Isolation;
 pub use message::{InvalidHeader, Message};

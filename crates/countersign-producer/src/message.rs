@@ -212,6 +212,7 @@ mod tests {
         };
         let header = countersign_protocol::check::CheckHeader {
             upstream: format!("{:064}", 0).parse().unwrap(),
+            database: Some("6f9619ff-8b86-4011-b42d-00c04fc964ff".parse().unwrap()),
             armed_at: UnixMillis::MAX_IN_ID,
         };
         let check = countersign_protocol::Check::new(header, vec![checked; 1_000]);

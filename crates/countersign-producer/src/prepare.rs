@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use countersign_postgres::{Partitions, migrate, sdk_migrator};
+use countersign_protocol::DatabaseId;
 use sqlx::PgPool;
 use sqlx::migrate::MigrateError;
 use tokio::sync::watch;
@@ -11,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use crate::sql;
 
 /// Creates or updates schema `countersign`, and keeps its partitions in the background until
-/// `shutdown`.
+/// `shutdown`. Returns the database's identity, for
+/// [`ProducerSettings::database`](crate::ProducerSettings::database).
 ///
 /// The table keeps ids for `retention` ([`ProducerSettings::retention`](crate::ProducerSettings)).
 /// Any number of processes may call this function at once. Call it within a Tokio runtime.
@@ -23,15 +25,16 @@ pub async fn prepare(
     pool: &PgPool,
     retention: Duration,
     shutdown: CancellationToken,
-) -> Result<(), MigrateError> {
+) -> Result<DatabaseId, MigrateError> {
     let migrations = sdk_migrator(
         sqlx::migrate!("../../migrations/producer"),
         "countersign._producer_migrations",
     );
     migrate(pool, &migrations).await?;
+    let database = sql::identity(pool).await?;
     let partitions = Partitions::new(sql::ENLISTED, retention);
     let span = partitions.maintain(pool).await?;
     let (sender, _) = watch::channel(span);
     tokio::spawn(partitions.keep(pool.clone(), shutdown, sender));
-    Ok(())
+    Ok(database)
 }

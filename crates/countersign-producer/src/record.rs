@@ -1,6 +1,6 @@
 //! The contents of `countersign.enlisted`.
 
-use countersign_protocol::{MessageId, Name};
+use countersign_protocol::{DatabaseId, MessageId, Name};
 
 /// The table's record of an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,6 +10,15 @@ pub(crate) enum Record {
     Enlisted,
     /// No transaction with this id has committed, and none ever can.
     Fenced,
+    /// Another upstream of the same database has the id.
+    OfAnother,
+}
+
+/// Whose records are meant: an upstream's, in the database that its transactions commit in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub(crate) upstream: Name,
+    pub(crate) database: DatabaseId,
 }
 
 /// A committed message, as the sweep looks at it.

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use countersign_protocol::topology::ExchangeKind;
-use countersign_protocol::{Name, Tier, Token, Topology};
+use countersign_protocol::{DatabaseId, Name, Tier, Token, Topology};
+
+use crate::record::Owner;
 
 /// The settings of a [`Publisher`](crate::Publisher).
 #[derive(Clone, Debug)]
@@ -12,6 +14,11 @@ pub struct ProducerSettings {
     /// The upstream's name. The callback service finds the upstream's address by it, in its
     /// `COUNTERSIGN_UPSTREAMS`.
     pub upstream: Name,
+    /// The identity of the database in which the messages' transactions commit: what
+    /// [`prepare`](crate::prepare) returned. Checks carry it, and no other database's upstream
+    /// answers for them. Transactions need it. `None`, the default: the upstream keeps its data
+    /// elsewhere.
+    pub database: Option<DatabaseId>,
     /// How long after arming a check comes due. Too short: checks come due before the consumer had
     /// a chance, and messages are sent twice. Too long: a lost message is noticed late. The
     /// callback service has to have the tier in its `COUNTERSIGN_CHECK_TIERS`.
@@ -58,6 +65,7 @@ impl ProducerSettings {
     pub fn new(upstream: Name, tier: Tier, consumers: Vec<Name>) -> Self {
         Self {
             upstream,
+            database: None,
             tier,
             consumers,
             exchanges: Vec::new(),
@@ -77,6 +85,19 @@ impl ProducerSettings {
     pub fn with_exchange(mut self, name: &str, kind: ExchangeKind) -> Self {
         self.exchanges.push((name.to_owned(), kind));
         self
+    }
+
+    /// Sets the database in which the messages' transactions commit.
+    #[must_use]
+    pub fn with_database(mut self, database: DatabaseId) -> Self {
+        self.database = Some(database);
+        self
+    }
+
+    /// Whose records the transactions write. `None` without a database.
+    pub(crate) fn owner(&self) -> Option<Owner> {
+        let database = self.database?;
+        Some(Owner { upstream: self.upstream.clone(), database })
     }
 
     pub(crate) fn topology(&self) -> Topology {

@@ -3,14 +3,16 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use countersign_protocol::{MessageId, Name, UnixMillis};
+use countersign_protocol::{DatabaseId, MessageId, Name, UnixMillis};
 use sqlx::{PgConnection, PgPool, Row as _};
 use uuid::Uuid;
+
+use countersign_postgres::sqlstate;
 
 use crate::envelope::Envelope;
 use crate::isolation::Isolation;
 use crate::message::Message;
-use crate::record::{EnlistedMessage, Record};
+use crate::record::{EnlistedMessage, Owner, Record};
 
 /// The table's name in error messages of Postgres.
 pub(crate) const ENLISTED: &str = "countersign.enlisted";
@@ -27,23 +29,52 @@ pub(crate) fn set_isolation(isolation: Isolation) -> &'static str {
     }
 }
 
+/// The identity of the database that the connection leads to.
+pub(crate) async fn identity(pool: &PgPool) -> Result<DatabaseId, sqlx::Error> {
+    let id: Uuid = sqlx::query_scalar(
+        "-- identity
+         SELECT database_id FROM countersign.identity",
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(DatabaseId::from_uuid(id))
+}
+
+/// The upstream's name, as an expression that is NULL in any other database than the owner's: an insert
+/// of it fails there by [`WRONG_DATABASE`], without a round trip to find out before.
+fn upstream_here(owner: &Owner) -> String {
+    let Owner { upstream, database } = owner;
+    format!("(SELECT '{upstream}' FROM countersign.identity WHERE database_id = '{database}')")
+}
+
+/// Whether a statement failed because it ran in another database than the owner's.
+pub(crate) fn is_wrong_database(error: &sqlx::Error) -> bool {
+    // `not_null_violation`: no other column of the table can be NULL by a statement of ours.
+    const NOT_NULL: &str = "23502";
+    sqlstate(error).as_deref() == Some(NOT_NULL)
+}
+
 /// Enlists ids. The statement is text without parameters, so that it travels with the `BEGIN`; an
 /// id is hexadecimal digits and hyphens, and no name holds a quote. The ids are sorted, because two
 /// transactions that insert the same keys in opposite orders deadlock.
-pub(crate) fn enlist_ids(isolation: Isolation, messages: &[Message]) -> String {
+pub(crate) fn enlist_ids(isolation: Isolation, owner: &Owner, messages: &[Message]) -> String {
     let mut messages: Vec<&Message> = messages.iter().collect();
     messages.sort_by_key(|message| message.id);
-    let row = |message: &&Message| format!("('{}', '{}')", message.id, joined(&message.consumers));
+    let row =
+        |message: &&Message| format!("('{}'::uuid, '{}')", message.id, joined(&message.consumers));
     let rows: Vec<String> = messages.iter().map(row).collect();
     format!(
-        "{}; INSERT INTO countersign.enlisted (message_id, consumers) VALUES {}",
+        "{}; INSERT INTO countersign.enlisted (message_id, upstream, consumers)
+         SELECT message_id, {}, consumers FROM (VALUES {}) AS message (message_id, consumers)",
         set_isolation(isolation),
+        upstream_here(owner),
         rows.join(", ")
     )
 }
 
 pub(crate) async fn enlist_messages(
     connection: &mut PgConnection,
+    owner: &Owner,
     messages: &[Message],
 ) -> Result<(), sqlx::Error> {
     let mut messages: Vec<&Message> = messages.iter().collect();
@@ -56,13 +87,16 @@ pub(crate) async fn enlist_messages(
         messages.iter().map(|message| joined(&message.consumers)).collect();
     sqlx::query(
         "-- enlist_messages
-         INSERT INTO countersign.enlisted (message_id, envelope, body, consumers)
-         SELECT * FROM UNNEST($1::uuid[], $2::jsonb[], $3::bytea[], $4::text[])",
+         INSERT INTO countersign.enlisted (upstream, message_id, envelope, body, consumers)
+         SELECT (SELECT $5 FROM countersign.identity WHERE database_id = $6), message.*
+         FROM UNNEST($1::uuid[], $2::jsonb[], $3::bytea[], $4::text[]) AS message",
     )
     .bind(ids)
     .bind(envelopes)
     .bind(bodies)
     .bind(consumers)
+    .bind(owner.upstream.as_str())
+    .bind(owner.database.uuid())
     .execute(connection)
     .await?;
     Ok(())
@@ -83,21 +117,38 @@ pub(crate) async fn look_up(
     record(state.as_deref())
 }
 
-/// The committed record of an id, and the database's time.
+/// The committed record of an id, as it is now in the database that the connection leads to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Look {
+    pub(crate) record: Record,
+    /// The database's time.
+    pub(crate) now: UnixMillis,
+    pub(crate) database: DatabaseId,
+}
+
+/// The committed record of an id, as far as it is this upstream's.
 pub(crate) async fn look_up_now(
     connection: &mut PgConnection,
+    upstream: &Name,
     id: MessageId,
-) -> Result<(Record, UnixMillis), sqlx::Error> {
-    let found = sqlx::query(
-        "-- look_up_now
-         SELECT (SELECT state FROM countersign.enlisted WHERE message_id = $1),
-                (extract(epoch FROM clock_timestamp()) * 1000)::bigint",
-    )
-    .bind(id.uuid())
-    .fetch_one(connection)
-    .await?;
-    let state: Option<String> = found.try_get(0)?;
-    Ok((record(state.as_deref())?, UnixMillis::from_ms(found.try_get(1)?)))
+) -> Result<Look, sqlx::Error> {
+    let (state, owner, now_ms, database): (Option<String>, Option<String>, i64, Uuid) =
+        sqlx::query_as(
+            "-- look_up_now
+             SELECT enlisted.state, enlisted.upstream,
+                    (extract(epoch FROM clock_timestamp()) * 1000)::bigint, identity.database_id
+             FROM countersign.identity
+             LEFT JOIN countersign.enlisted ON enlisted.message_id = $1",
+        )
+        .bind(id.uuid())
+        .fetch_one(connection)
+        .await?;
+    let record = match owner {
+        Some(owner) if owner != upstream.as_str() => Record::OfAnother,
+        _ => record(state.as_deref())?,
+    };
+    let (now, database) = (UnixMillis::from_ms(now_ms), DatabaseId::from_uuid(database));
+    Ok(Look { record, now, database })
 }
 
 /// Which of these ids are in the table, enlisted or fenced. Both bounds are given, so that Postgres
@@ -123,11 +174,13 @@ pub(crate) async fn taken(
 /// Takes the key of an id unless it is taken. The statement waits half a second for an open
 /// transaction that holds the key: most end by then, and the caller does not wait long for the
 /// others.
-pub(crate) fn fence(id: MessageId) -> String {
+pub(crate) fn fence(owner: &Owner, id: MessageId) -> String {
+    let upstream = upstream_here(owner);
     format!(
         "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
          SET LOCAL lock_timeout = '500ms';
-         INSERT INTO countersign.enlisted (message_id, state) VALUES ('{id}', 'fenced')
+         INSERT INTO countersign.enlisted (message_id, upstream, state)
+         VALUES ('{id}', {upstream}, 'fenced')
          ON CONFLICT (message_id) DO NOTHING"
     )
 }
@@ -168,15 +221,16 @@ pub(crate) struct SweepLease {
 /// other nothing.
 pub(crate) async fn take_sweep_lease(
     pool: &PgPool,
+    upstream: &Name,
     holder: Uuid,
     term: Duration,
     anew: Duration,
 ) -> Result<Option<SweepLease>, sqlx::Error> {
     let taken = sqlx::query(
         "-- take_sweep_lease
-         INSERT INTO countersign.sweep AS sweep (holder, until)
-         VALUES ($1, now() + $2::bigint * interval '1 millisecond')
-         ON CONFLICT (only_row) DO UPDATE
+         INSERT INTO countersign.sweep AS sweep (upstream, holder, until)
+         VALUES ($4, $1, now() + $2::bigint * interval '1 millisecond')
+         ON CONFLICT (upstream) DO UPDATE
          SET holder = excluded.holder, until = excluded.until,
              position = CASE WHEN sweep.begun_at > now() - $3::bigint * interval '1 millisecond'
                              THEN sweep.position END,
@@ -189,6 +243,7 @@ pub(crate) async fn take_sweep_lease(
     .bind(holder)
     .bind(whole_ms(term))
     .bind(whole_ms(anew))
+    .bind(upstream.as_str())
     .fetch_optional(pool)
     .await?;
     let Some(taken) = taken else { return Ok(None) };
@@ -203,6 +258,7 @@ pub(crate) async fn take_sweep_lease(
 /// Returns `false` when another process has taken the lease, or an operator has set the position.
 pub(crate) async fn renew_sweep_lease(
     pool: &PgPool,
+    upstream: &Name,
     holder: Uuid,
     from: Option<MessageId>,
     to: Option<MessageId>,
@@ -212,21 +268,23 @@ pub(crate) async fn renew_sweep_lease(
         "-- renew_sweep_lease
          UPDATE countersign.sweep
          SET position = $3, until = now() + $4::bigint * interval '1 millisecond'
-         WHERE holder = $1 AND position IS NOT DISTINCT FROM $2",
+         WHERE upstream = $5 AND holder = $1 AND position IS NOT DISTINCT FROM $2",
     )
     .bind(holder)
     .bind(from.map(MessageId::uuid))
     .bind(to.map(MessageId::uuid))
     .bind(whole_ms(term))
+    .bind(upstream.as_str())
     .execute(pool)
     .await?;
     Ok(renewed.rows_affected() > 0)
 }
 
-/// Up to `limit` committed messages after `position` whose ids were made before `newest`, oldest
+/// Up to `limit` committed messages of this upstream after `position` whose ids were made before `newest`, oldest
 /// first. Both bounds are given, so that Postgres reads only their partitions.
 pub(crate) async fn enlisted_after(
     pool: &PgPool,
+    upstream: &Name,
     position: Option<MessageId>,
     newest: UnixMillis,
     limit: u16,
@@ -234,12 +292,13 @@ pub(crate) async fn enlisted_after(
     let rows: Vec<(Uuid, Option<String>)> = sqlx::query_as(
         "-- enlisted_after
          SELECT message_id, consumers FROM countersign.enlisted
-         WHERE message_id > $1 AND message_id < $2 AND state = 'enlisted'
+         WHERE message_id > $1 AND message_id < $2 AND state = 'enlisted' AND upstream = $4
          ORDER BY message_id LIMIT $3",
     )
     .bind(position.map_or(Uuid::nil(), MessageId::uuid))
     .bind(MessageId::from_parts(newest, [0; 10]).uuid())
     .bind(i64::from(limit))
+    .bind(upstream.as_str())
     .fetch_all(pool)
     .await?;
     let read = |(id, consumers): (Uuid, Option<String>)| {

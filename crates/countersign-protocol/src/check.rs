@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::arming_id::ArmingId;
+use crate::database_id::DatabaseId;
 use crate::envelope::{Envelope, Unreadable};
 use crate::id::MessageId;
 use crate::layout::{self, Layout, Version};
@@ -25,6 +26,9 @@ pub type Check = Envelope<CheckHeader>;
 pub struct CheckHeader {
     /// The upstream that sends the messages, and that the callback service asks to send them again.
     pub upstream: Name,
+    /// The database that the messages' transactions commit in. `None`: the upstream has no such identity,
+    /// because it keeps its data elsewhere.
+    pub database: Option<DatabaseId>,
     /// When the upstream armed the check, on the upstream's clock.
     pub armed_at: UnixMillis,
 }
@@ -45,9 +49,11 @@ pub struct CheckedMessage {
 /// The fields of a check, in the order in which they are written.
 #[derive(Serialize, Deserialize)]
 #[serde(expecting = "an object")]
-struct Fields<N, E> {
+struct Fields<N, D, E> {
     v: Version,
     upstream: N,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    database: Option<D>,
     armed_at_ms: UnixMillis,
     messages: E,
 }
@@ -56,15 +62,25 @@ impl Layout for CheckHeader {
     type Entry = CheckedMessage;
 
     fn write(&self, messages: &[impl Serialize]) -> Vec<u8> {
-        let Self { upstream, armed_at } = self;
-        layout::to_json(&Fields { v: Version, upstream, armed_at_ms: *armed_at, messages })
+        let Self { upstream, database, armed_at } = self;
+        layout::to_json(&Fields {
+            v: Version,
+            upstream,
+            database: database.as_ref(),
+            armed_at_ms: *armed_at,
+            messages,
+        })
     }
 
     fn open(body: &[u8]) -> Result<(Self, Vec<&RawValue>), Unreadable> {
-        let fields: Fields<Cow<'_, str>, Vec<&RawValue>> = layout::open("check", body)?;
+        let fields: Fields<Cow<'_, str>, Cow<'_, str>, Vec<&RawValue>> =
+            layout::open("check", body)?;
         let upstream = layout::read_name("upstream", &fields.upstream)?;
+        // Without an identity no upstream says "never committed" for certain. Refusing the envelope would
+        // cost the check.
+        let database = fields.database.and_then(|text| text.parse().ok());
         let armed_at = fields.armed_at_ms.max(UnixMillis::EPOCH).min(UnixMillis::MAX_IN_ID);
-        Ok((Self { upstream, armed_at }, fields.messages))
+        Ok((Self { upstream, database, armed_at }, fields.messages))
     }
 
     fn read_entry(json: &str, window: Window) -> Result<CheckedMessage, Refusal> {

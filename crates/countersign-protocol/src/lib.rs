@@ -7,6 +7,7 @@
 // Values: a moment, an id and the window of ids that a party takes, names, numbers.
 pub mod arming_id;
 pub mod attempt;
+pub mod database_id;
 pub mod id;
 pub mod name;
 pub mod tier;
@@ -34,6 +35,7 @@ pub use arming_id::ArmingId;
 pub use attempt::Attempt;
 pub use check::Check;
 pub use confirm::{Confirm, Outcome};
+pub use database_id::DatabaseId;
 pub use envelope::{Refused, Unreadable};
 pub use header::{HeaderValue, Headers};
 pub use id::MessageId;

@@ -57,9 +57,10 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<(Publisher, 
     settings.token = config.token;
     settings.longest_transaction = config.longest_transaction;
     settings.armed_max_age = config.longest_transaction / 2;
-    prepare(&pool, settings.retention, process.shutdown.clone())
+    let database = prepare(&pool, settings.retention, process.shutdown.clone())
         .await
         .context("cannot enlist messages in this database")?;
+    settings.database = Some(database);
     let publisher = Publisher::start(config.broker, settings);
     publisher.ready().await;
     Ok((publisher, pool))

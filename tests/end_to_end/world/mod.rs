@@ -174,8 +174,15 @@ impl World {
         &self,
         message_id: &str,
     ) -> Result<RequestResendResponse, Status> {
-        let request =
-            RequestResendRequest { message_id: message_id.to_owned(), ..Default::default() };
+        let message_id = message_id.to_owned();
+        self.ask_orders(RequestResendRequest { message_id, ..Default::default() }).await
+    }
+
+    /// Asks the service orders what the callback service would ask it.
+    pub(crate) async fn ask_orders(
+        &self,
+        request: RequestResendRequest,
+    ) -> Result<RequestResendResponse, Status> {
         Ok(UpstreamClient::new(channel(&self.orders)).request_resend(request).await?.into_inner())
     }
 

@@ -75,7 +75,11 @@ impl Filler {
             arming: None,
         };
         let bodies = ids.chunks(together).map(|ids| {
-            let header = CheckHeader { upstream: self.upstream.clone(), armed_at: ids[0].time() };
+            let header = CheckHeader {
+                upstream: self.upstream.clone(),
+                database: None,
+                armed_at: ids[0].time(),
+            };
             Check::new(header, ids.iter().map(checked).collect()).encode()
         });
         self.publish(CHECK_DUE, "", bodies).await

@@ -43,7 +43,8 @@ impl Sender {
     }
 
     fn check(&self, id: MessageId) -> Outgoing {
-        let header = CheckHeader { upstream: self.upstream.clone(), armed_at: id.time() };
+        let header =
+            CheckHeader { upstream: self.upstream.clone(), database: None, armed_at: id.time() };
         let checked = CheckedMessage { id, consumers: self.consumers.to_vec(), arming: None };
         let check = Check::new(header, vec![checked]);
         envelope(topology::CHECK, self.tier.to_string(), check.encode())

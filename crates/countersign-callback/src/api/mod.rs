@@ -37,7 +37,7 @@ use uuid::Uuid;
 
 use crate::api::jobs::ItemsPage;
 use crate::api::overdue::{By, OverduePage, grouped};
-use crate::api::sweep::{Question, Sweeps};
+use crate::api::sweep::{Question, Sweeps, Unanswered};
 use crate::heal::upstreams::Upstreams;
 use crate::ledger::{Counted, Ledger};
 use crate::rules::budget::Pacing;
@@ -126,12 +126,14 @@ impl Callback for Admin {
         request: Request<FindUnconfirmedRequest>,
     ) -> Result<Response<FindUnconfirmedResponse>, Status> {
         let question = Question::read(request.into_inner(), self.sweeps.horizons.now())?;
-        let forgotten = self.sweeps.forgotten(&question).await.map_err(|why| {
+        let refused = |why: Unanswered| {
             let cause = std::error::Error::source(&why);
             warn!(upstream = %question.upstream, error = %why, cause, "no answer for a sweep now");
             Status::unavailable(why.to_string())
-        })?;
-        Ok(Response::new(question.answer(&forgotten)))
+        };
+        let contradicted = self.sweeps.open_again(&question).await.map_err(refused)?;
+        let forgotten = self.sweeps.forgotten(&question).await.map_err(refused)?;
+        Ok(Response::new(question.answer(&forgotten, &contradicted)))
     }
 
     async fn list_overdue(

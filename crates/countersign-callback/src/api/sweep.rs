@@ -5,19 +5,22 @@
 //! they are about looks forgotten. So whatever looks forgotten is looked up once more when a marker,
 //! sent after the question, has come back through every confirm shard.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_protocol::check::MAX_CONSUMERS;
 use countersign_protocol::envelope::MAX_ENTRIES;
 use countersign_protocol::grpc::find_unconfirmed_request::Message;
 use countersign_protocol::grpc::{FindUnconfirmedRequest, FindUnconfirmedResponse};
-use countersign_protocol::{MessageId, Name, OutsideWindow, Window};
+use countersign_protocol::{DatabaseId, MessageId, Name, OutsideWindow, Window};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tonic::Status;
 
 use crate::horizon::Horizons;
 use crate::ledger::{Expected, Ledger};
-use crate::rules::overdue::Key;
+use crate::log;
+use crate::rules::overdue::{CommittedAfterAll, Key};
 use crate::watch::markers::MarkerNeed;
 
 /// Looks up what upstreams ask.
@@ -31,6 +34,8 @@ pub(crate) struct Sweeps {
     pub(crate) shards: Vec<u16>,
     /// Takes from a sweep that it needs a marker through them.
     pub(crate) markers: MarkerNeed,
+    /// Starts a round when a row was opened again.
+    pub(crate) wake: Arc<Notify>,
 }
 
 /// Why there is no answer now. The question is to be asked again.
@@ -72,6 +77,33 @@ impl Sweeps {
         Ok(self.ledger.forgotten(upstream, &perhaps).await?)
     }
 
+    /// Opens those of the messages in question again of which an upstream has said that they never
+    /// committed: the asker's records say that they did. Returns their ids.
+    ///
+    /// # Errors
+    /// When nothing was opened, or the commit's outcome is unknown.
+    pub(crate) async fn open_again(
+        &self,
+        question: &Question,
+    ) -> Result<Vec<MessageId>, Unanswered> {
+        let Question { upstream, database, known, .. } = question;
+        let ids = known.iter().map(|message| message.key.message_id);
+        let denied = self.ledger.denied(upstream, ids).await?;
+        if denied.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Some(taken) = self.ledger.take(&denied).await? else { return Ok(Vec::new()) };
+        let rows = taken.rows.iter();
+        let rows: Vec<CommittedAfterAll> =
+            rows.filter_map(|(overdue, _)| overdue.committed_after_all(taken.now)).collect();
+        taken.open_again(&rows, *database).await?;
+        for CommittedAfterAll { conflict, opened } in &rows {
+            conflict.iter().chain([opened]).for_each(log::transition);
+        }
+        self.wake.notify_one();
+        Ok(rows.iter().map(|row| row.opened.key.message_id).collect())
+    }
+
     /// Waits until every confirm that is in the broker now is recorded.
     async fn all_is_recorded(&self) -> Result<(), Unanswered> {
         let end = Instant::now() + MARKERS_WITHIN;
@@ -92,6 +124,8 @@ impl Sweeps {
 pub(crate) struct Question {
     /// The upstream that asks.
     pub(crate) upstream: Name,
+    /// The database whose records say that the messages are committed.
+    pub(crate) database: Option<DatabaseId>,
     /// What the ledger is asked about.
     pub(crate) known: Vec<Expected>,
     /// What nothing can be said of: confirms of that time are not kept any more.
@@ -105,19 +139,22 @@ impl Question {
     /// # Errors
     /// When it cannot be answered: what is wrong, and what to do about it.
     pub(crate) fn read(request: FindUnconfirmedRequest, window: Window) -> Result<Self, Status> {
-        let FindUnconfirmedRequest { upstream, messages } = request;
+        let FindUnconfirmedRequest { upstream, messages, database } = request;
         let upstream: Name = upstream.parse().map_err(|why| {
             Status::invalid_argument(format!(
                 "upstream: {why}; it is the name that its checks carry"
             ))
         })?;
+        let database = (!database.is_empty()).then(|| database.parse()).transpose();
+        let database =
+            database.map_err(|why| Status::invalid_argument(format!("database: {why}")))?;
         if messages.is_empty() || messages.len() > MAX_ENTRIES {
             return Err(Status::invalid_argument(format!(
                 "messages: {} given; ask about 1 to {MAX_ENTRIES} at once",
                 messages.len()
             )));
         }
-        let mut question = Self { upstream, known: Vec::new(), too_old: Vec::new() };
+        let mut question = Self { upstream, database, known: Vec::new(), too_old: Vec::new() };
         for (index, message) in messages.into_iter().enumerate() {
             let wrong = |why| Status::invalid_argument(format!("messages[{index}]: {why}"));
             let due = read_message(message, &question.upstream).map_err(wrong)?;
@@ -135,11 +172,20 @@ impl Question {
         Ok(question)
     }
 
-    /// The answer, when the ledger has said which of the known ones no replica would ask for.
+    /// The answer, when the ledger has said which of the known ones no replica would ask for, and which
+    /// ones were opened again.
     #[must_use]
-    pub(crate) fn answer(self, unconfirmed: &[MessageId]) -> FindUnconfirmedResponse {
+    pub(crate) fn answer(
+        self,
+        unconfirmed: &[MessageId],
+        contradicted: &[MessageId],
+    ) -> FindUnconfirmedResponse {
         let texts = |ids: &[MessageId]| ids.iter().map(MessageId::to_string).collect();
-        FindUnconfirmedResponse { unconfirmed: texts(unconfirmed), too_old: texts(&self.too_old) }
+        FindUnconfirmedResponse {
+            unconfirmed: texts(unconfirmed),
+            too_old: texts(&self.too_old),
+            contradicted: texts(contradicted),
+        }
     }
 }
 
@@ -185,7 +231,7 @@ mod tests {
     }
 
     fn asking(upstream: &str, messages: Vec<Message>) -> FindUnconfirmedRequest {
-        FindUnconfirmedRequest { upstream: upstream.to_owned(), messages }
+        FindUnconfirmedRequest { upstream: upstream.to_owned(), messages, database: String::new() }
     }
 
     #[test]
@@ -196,7 +242,7 @@ mod tests {
         let [due] = &*question.known else { panic!("{question:?}") };
         assert_eq!(due.key.message_id.to_string(), edge);
         assert_eq!(due.consumers, ["a".parse().unwrap(), "b".parse().unwrap()]);
-        let answer = question.clone().answer(&[due.key.message_id]);
+        let answer = question.clone().answer(&[due.key.message_id], &[]);
         assert_eq!((answer.unconfirmed, answer.too_old), (vec![edge], vec![old]));
     }
 
@@ -211,6 +257,13 @@ mod tests {
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         for (request, part) in [
             (asking("", vec![message(&good, &["a"])]), "upstream: "),
+            (
+                FindUnconfirmedRequest {
+                    database: "orders".to_owned(),
+                    ..asking("orders", vec![message(&good, &["a"])])
+                },
+                "database: not a UUID",
+            ),
             (asking("orders", Vec::new()), "messages: 0 given; ask about 1 to 1000"),
             (asking("orders", vec![message(&good, &["a"]); 1_001]), "1001 given"),
             (one("nonsense", &["a"]), "messages[1]: message_id: not a UUID"),

@@ -41,6 +41,9 @@ fn summary(name: &Name, told: Option<&Reachability>, known: &UpstreamLoad) -> St
     let mut parts = Vec::new();
     match told {
         None => parts.push(format!("no address for {name}: add it to COUNTERSIGN_UPSTREAMS")),
+        Some(Reachability { misdirected: Some(why), .. }) => parts.push(format!(
+            "its address leads elsewhere: {why}. Set it right in COUNTERSIGN_UPSTREAMS; no attempt is used meanwhile"
+        )),
         Some(told) => match told.tried_in {
             Some(wait) => parts.push(format!(
                 "does not answer: tried again in {} s, no attempt is used meanwhile",

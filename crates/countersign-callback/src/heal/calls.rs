@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_protocol::{Attempt, Name};
+use countersign_protocol::{Attempt, DatabaseId, Name};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use crate::heal::answers::Answered;
-use crate::heal::upstreams::{Permit, Upstreams};
+use crate::heal::upstreams::{Permit, Question, Upstreams};
 use crate::rules::overdue::{Key, list};
 use crate::rules::states::Lease;
 use crate::rules::upstream_answer::Answer;
@@ -36,6 +36,8 @@ impl Default for Timing {
 pub(crate) struct Asked {
     /// The row.
     pub(crate) key: Key,
+    /// The database in which the message's transaction commits, if that is known.
+    pub(crate) database: Option<DatabaseId>,
     /// The lease under which the upstream is asked.
     pub(crate) lease: Lease,
     /// When the lease began, at the latest.
@@ -85,13 +87,15 @@ impl Calls {
     }
 
     async fn call(self, asked: Asked) {
-        let Asked { key, lease, taken, attempt, missing, reason, permit } = asked;
+        let Asked { key, database, lease, taken, attempt, missing, reason, permit } = asked;
         let message_id = key.message_id;
         let answer = if taken.elapsed() + self.timing.call > self.timing.lease {
             // This process was frozen for a while: another replica asks when the lease is over.
             Answer::NotAsked { why: "the lease was nearly over".to_owned() }
         } else {
-            self.upstreams.ask(&permit, message_id, attempt, &missing, &reason).await
+            let (missing, reason) = (missing.as_slice(), reason.as_str());
+            let question = Question { message_id, database, attempt, missing, reason };
+            self.upstreams.ask(&permit, &question).await
         };
         fail::fail_point!("callback.asked", |_| std::process::abort());
         info!(%message_id, upstream = %key.upstream, %attempt, consumer = list(&missing), ?answer, "asked the upstream for a resend");

@@ -183,7 +183,17 @@ impl Rounds {
                     let transition = asking(overdue, &missing, lease);
                     let key = overdue.key.clone();
                     let reason = transition.reason.clone();
-                    let asked = Asked { key, lease, taken: now, attempt, missing, reason, permit };
+                    let database = overdue.database;
+                    let asked = Asked {
+                        key,
+                        database,
+                        lease,
+                        taken: now,
+                        attempt,
+                        missing,
+                        reason,
+                        permit,
+                    };
                     judged.asks.push((asked, transition));
                     continue;
                 }

@@ -9,7 +9,7 @@ use countersign_protocol::envelope::clean_reason;
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use countersign_protocol::grpc::upstream_client::UpstreamClient;
 use countersign_protocol::grpc::{RequestResendRequest, RequestResendResponse};
-use countersign_protocol::{Attempt, MessageId, Name, Token, UnixMillis};
+use countersign_protocol::{Attempt, DatabaseId, MessageId, Name, Token, UnixMillis};
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, ConnectError, Request, Status};
@@ -44,6 +44,23 @@ struct Upstream {
     address: String,
     client: UpstreamClient<Channel>,
     gate: Mutex<Gate>,
+    /// Why the last answer was not that of this upstream, if it was not.
+    misdirected: Mutex<Option<String>>,
+}
+
+/// What an upstream is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Question<'a> {
+    /// The message.
+    pub(crate) message_id: MessageId,
+    /// The database in which its transaction commits, if that is known.
+    pub(crate) database: Option<DatabaseId>,
+    /// Which publish of the message the resend will be.
+    pub(crate) attempt: Attempt,
+    /// The consumers that have not confirmed it.
+    pub(crate) missing: &'a [Name],
+    /// Why, for an operator.
+    pub(crate) reason: &'a str,
 }
 
 /// Whether an upstream that has an address answers, for an operator.
@@ -55,6 +72,8 @@ pub(crate) struct Reachability {
     pub(crate) breaker: String,
     /// While the circuit is open: how long until a call tries.
     pub(crate) tried_in: Option<Duration>,
+    /// Why the address is wrong, if it is: another upstream answers there.
+    pub(crate) misdirected: Option<String>,
 }
 
 /// The right to one call.
@@ -95,6 +114,7 @@ impl Upstreams {
                 address: address.shown(),
                 client: UpstreamClient::new(channel),
                 gate: Mutex::new(Gate::new()),
+                misdirected: Mutex::default(),
             };
             (address.name.clone(), Arc::new(upstream))
         };
@@ -115,6 +135,7 @@ impl Upstreams {
         Some(Reachability {
             address: upstream.address.clone(),
             breaker: circuit.to_string(),
+            misdirected: upstream.misdirected().clone(),
             tried_in: circuit.until().map(|at| at.saturating_duration_since(Instant::now())),
         })
     }
@@ -177,19 +198,16 @@ impl Upstreams {
     }
 
     /// Asks an upstream to send a message again.
-    pub(crate) async fn ask(
-        &self,
-        permit: &Permit,
-        message_id: MessageId,
-        attempt: Attempt,
-        missing: &[Name],
-        reason: &str,
-    ) -> Answer {
+    pub(crate) async fn ask(&self, permit: &Permit, asked: &Question<'_>) -> Answer {
+        let Question { message_id, database, attempt, missing, reason } = *asked;
+        let upstream = &permit.upstream.name;
         let mut request = Request::new(RequestResendRequest {
             message_id: message_id.to_string(),
             attempt: attempt.number(),
             missing_consumers: missing.iter().map(Name::to_string).collect(),
             reason: clean_reason(reason),
+            upstream: upstream.to_string(),
+            database: named(database),
         });
         // The channel's own timeout ends the call on this side only; this one is sent to the upstream.
         request.set_timeout(self.deadline);
@@ -199,7 +217,7 @@ impl Upstreams {
         let mut client = permit.upstream.client.clone();
         let call = client.request_resend(request);
         let answer = match tokio::time::timeout(self.deadline, call).await {
-            Ok(Ok(response)) => read(&response.into_inner()),
+            Ok(Ok(response)) => read(&response.into_inner(), upstream, database),
             Ok(Err(status)) => failed(&status),
             Err(_) => Answer::Unanswered { why: format!("nothing within {:?}", self.deadline) },
         };
@@ -213,14 +231,26 @@ impl Upstream {
     fn gate(&self) -> MutexGuard<'_, Gate> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn misdirected(&self) -> MutexGuard<'_, Option<String>> {
+        self.misdirected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Permit {
     /// Tells the circuit breaker whether the upstream answered the call.
     fn ended(&self, answer: &Answer) {
+        match answer {
+            Answer::Misdirected { why } => {
+                self.upstream.misdirected().replace(why.clone());
+            }
+            // Whether the address is right is not known.
+            Answer::NotAsked { .. } | Answer::Unanswered { .. } => {}
+            _ => *self.upstream.misdirected() = None,
+        }
         let mut gate = self.upstream.gate();
         let (change, why) = match answer {
-            Answer::NotAsked { why } | Answer::Unanswered { why } => {
+            Answer::Misdirected { why } | Answer::NotAsked { why } | Answer::Unanswered { why } => {
                 (gate.silent(self.turn, Instant::now(), fastrand::f64()), why.as_str())
             }
             _ => (gate.answered(self.turn), ""),
@@ -233,8 +263,22 @@ impl Permit {
 }
 
 /// Reads the answer from a response. The outcome is in its body only, never in a status.
-fn read(response: &RequestResendResponse) -> Answer {
+///
+/// A last word counts only from the upstream and the database that are meant: another one says "never
+/// committed" of whatever it does not know.
+fn read(response: &RequestResendResponse, upstream: &Name, database: Option<DatabaseId>) -> Answer {
     let reason = clean_reason(&response.reason);
+    let is_last = matches!(response.outcome(), Outcome::NeverCommitted | Outcome::Withdrawn);
+    let is_meant = response.upstream == upstream.as_str() && response.database == named(database);
+    if is_last && !is_meant {
+        let why = format!(
+            "upstream {upstream} is meant, with database {}; the answer is that of upstream {}, with database {}",
+            or_none(&named(database)),
+            or_none(&response.upstream),
+            or_none(&response.database)
+        );
+        return Answer::Misdirected { why: clean_reason(&why) };
+    }
     match response.outcome() {
         Outcome::Republished => Answer::Republished {
             at: Some(UnixMillis::from_ms(response.published_at_ms))
@@ -247,10 +291,19 @@ fn read(response: &RequestResendResponse) -> Answer {
         Outcome::Withdrawn => Answer::Withdrawn { reason },
         Outcome::NotPublished => Answer::NotPublished { reason },
         Outcome::Unknown => Answer::Unknown { reason },
+        Outcome::Misdirected => Answer::Misdirected { why: reason },
         Outcome::Unspecified => Answer::Unanswered {
             why: format!("an outcome that is not known here ({})", response.outcome),
         },
     }
+}
+
+fn named(database: Option<DatabaseId>) -> String {
+    database.map(|id| id.to_string()).unwrap_or_default()
+}
+
+fn or_none(text: &str) -> &str {
+    if text.is_empty() { "(none)" } else { text }
 }
 
 /// Reads the answer from a failed call. A status is no outcome: it only says whether the upstream can

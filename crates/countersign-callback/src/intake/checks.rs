@@ -1,5 +1,6 @@
 //! Checks that have come due: looked up, and noted as overdue if a consumer has not confirmed.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use countersign_protocol::check::{CheckHeader, CheckedMessage};
@@ -10,8 +11,9 @@ use tracing::{debug, info};
 use crate::heal::recent_checks::RecentChecks;
 use crate::intake::{Read, Recorder};
 use crate::ledger::{DueCheck, Expected, Ledger, RolledBackArming, Tallies, merge};
+use crate::log;
 use crate::rules::budget::Tally;
-use crate::rules::overdue::{Key, list};
+use crate::rules::overdue::{FurtherCheck, Key, United, list};
 
 /// Looks the messages of checks up that have come due.
 #[derive(Clone, Debug)]
@@ -29,8 +31,9 @@ impl Recorder for Checks {
 
     fn read(_: Option<&str>, body: &[u8], window: Window) -> Result<Read<DueCheck>, Unreadable> {
         let (Check { header, entries }, refused) = Check::read(body, window)?;
-        let CheckHeader { upstream, armed_at } = header;
+        let CheckHeader { upstream, database, armed_at } = header;
         let entry = |message: CheckedMessage| DueCheck {
+            database,
             armed_at,
             arming: message.arming,
             message: Expected {
@@ -42,8 +45,11 @@ impl Recorder for Checks {
     }
 
     fn print(entry: &DueCheck) -> Vec<u8> {
-        let header =
-            CheckHeader { upstream: entry.message.key.upstream.clone(), armed_at: entry.armed_at };
+        let header = CheckHeader {
+            upstream: entry.message.key.upstream.clone(),
+            database: entry.database,
+            armed_at: entry.armed_at,
+        };
         let message = CheckedMessage {
             id: entry.message.key.message_id,
             consumers: entry.message.consumers.clone(),
@@ -59,9 +65,9 @@ impl Recorder for Checks {
     /// For a message that all its consumers have confirmed nothing is written, nor for one whose
     /// upstream says that this very arming of it was rolled back.
     ///
-    /// A row that is there already stays as it is, whatever its state. An open row is being healed, and
-    /// this is the check of a resend, which the row's own delay watches too. A closed row stays closed:
-    /// its upstream gave its last word, or the consumers have confirmed.
+    /// A row that is there already waits for the consumers of both checks. Otherwise it stays as it is: an
+    /// open row is being healed, and this is the check of a resend, which the row's own delay watches too. A
+    /// row that its upstream or an operator closed stays closed.
     ///
     /// The checks that came due are counted in the statement that notes the overdue ones: a round that
     /// sees the rows must also see of how many checks they are, or it takes a few for a storm.
@@ -116,6 +122,7 @@ impl Recorder for Checks {
                 return Err(error);
             }
         };
+        self.unite(&late, &noted).await?;
         if let Some(first) = noted.first() {
             self.wake.notify_one();
             let (message_id, upstream) = (first.message_id, &first.upstream);
@@ -125,6 +132,45 @@ impl Recorder for Checks {
             debug!(%message_id, %upstream, "noted a message as overdue: its check came due unconfirmed");
         }
         Ok(())
+    }
+}
+
+impl Checks {
+    /// Adds what these checks name to rows that were there before them. A batch may hold two checks of one
+    /// message: then one of them made the row.
+    async fn unite(&self, late: &[(&DueCheck, String)], noted: &[Key]) -> Result<(), sqlx::Error> {
+        let mut of: BTreeMap<&Key, Vec<&DueCheck>> = BTreeMap::new();
+        for (check, _) in late {
+            of.entry(&check.message.key).or_default().push(check);
+        }
+        let noted: BTreeSet<&Key> = noted.iter().collect();
+        of.retain(|key, checks| checks.len() > 1 || !noted.contains(key));
+        let further: Vec<&DueCheck> = of.values().flatten().copied().collect();
+        let differing = self.ledger.differing(&further).await?;
+        if differing.is_empty() {
+            return Ok(());
+        }
+        let Some(taken) = self.ledger.take(&differing).await? else { return Ok(()) };
+        let united: Vec<United> = taken
+            .rows
+            .iter()
+            .filter_map(|(overdue, _)| overdue.united(&one(of.get(&overdue.key)?), taken.now))
+            .collect();
+        let opened: Vec<_> = united.iter().filter_map(|united| united.opened.clone()).collect();
+        taken.unite(&united).await?;
+        opened.iter().for_each(log::transition);
+        Ok(())
+    }
+}
+
+/// Several checks of one message as one.
+fn one(checks: &[&DueCheck]) -> FurtherCheck {
+    let mut databases = checks.iter().filter_map(|check| check.database);
+    let first = databases.next();
+    FurtherCheck {
+        consumers: checks.iter().flat_map(|check| check.message.consumers.clone()).collect(),
+        database: first.filter(|first| databases.all(|other| other == *first)),
+        of_committed: checks.iter().all(|check| check.arming.is_none()),
     }
 }
 

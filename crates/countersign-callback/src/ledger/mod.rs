@@ -3,7 +3,8 @@
 //! - `columns`: how ids, names, words and times are stored.
 //! - `confirmations`: what consumers said of a message, and which messages lack a confirm.
 //! - `overdue`: rows of `overdue`, noted and taken under their lock; `due`: the rows whose time has
-//!   come; `transitions`: what becomes of a row.
+//!   come; `transitions`: what becomes of a row; `reopening`: what a further check or the upstream's
+//!   records change of it.
 //! - `browse`, `story`: overdue rows and one message, for an operator.
 //! - `jobs`: created, worked on under the lock of their row, told.
 //! - `budget`, `progress`, `markers`: what is known of upstreams, of consumers, of shards; `tallies`:
@@ -39,6 +40,8 @@ mod overdue;
 mod due;
 
 mod transitions;
+
+mod reopening;
 
 mod browse;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use countersign_postgres::Transaction;
-use countersign_protocol::{ArmingId, MessageId, Name, UnixMillis};
+use countersign_protocol::{ArmingId, DatabaseId, MessageId, Name, UnixMillis};
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Row as _};
 use uuid::Uuid;
@@ -20,7 +20,7 @@ use crate::rules::states::StateName;
 /// What a row of `overdue` is read from as [`Locked`], whatever its table is called in the statement.
 macro_rules! overdue_columns {
     () => {
-        "message_id, upstream, consumers, state, reason, resends, calls_not_made, lease, due_at,
+        "message_id, upstream, database, consumers, state, reason, resends, calls_not_made, lease, due_at,
          granted, granted_at, since, missing_after, sent_at, clock_timestamp() AS now"
     };
 }
@@ -32,6 +32,8 @@ pub(super) use overdue_columns;
 pub(crate) struct DueCheck {
     /// The message, and the consumers that have to confirm it.
     pub(crate) message: Expected,
+    /// The database in which the message's transaction commits, if the check says.
+    pub(crate) database: Option<DatabaseId>,
     /// When the upstream armed the check, on the upstream's clock.
     pub(crate) armed_at: UnixMillis,
     /// The arming of the message that this is the check of, if the check says.
@@ -62,16 +64,20 @@ impl Ledger {
         let consumers: Vec<String> =
             sorted.iter().map(|(check, _)| joined(&check.message.consumers)).collect();
         let reasons: Vec<&str> = sorted.iter().map(|(_, reason)| reason.as_str()).collect();
+        let databases: Vec<Option<Uuid>> =
+            sorted.iter().map(|(check, _)| check.database.map(DatabaseId::uuid)).collect();
         let sent: Vec<Time> = sorted.iter().map(|(check, _)| Time(check.armed_at)).collect();
         sqlx::query_as(
             "-- note_overdue
              WITH noted AS (
                  INSERT INTO overdue
-                     (message_id, upstream, consumers, state, cause, reason, due_at, sent_at)
-                 SELECT message_id, upstream, string_to_array(consumers, ','), $9, $5,
+                     (message_id, upstream, database, consumers, state, cause, reason, due_at,
+                      sent_at)
+                 SELECT message_id, upstream, database, string_to_array(consumers, ','), $9, $5,
                         reason, now(), sent_at
-                 FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $8::timestamptz[])
-                     AS entry (message_id, upstream, consumers, reason, sent_at)
+                 FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $8::timestamptz[],
+                             $10::uuid[])
+                     AS entry (message_id, upstream, consumers, reason, sent_at, database)
                  ON CONFLICT DO NOTHING
                  RETURNING message_id, upstream, state, cause, reason, resends
              ), event AS (
@@ -98,6 +104,7 @@ impl Ledger {
         .bind(looked_up.values().map(|t| stored_total(t.looked_up)).collect::<Vec<_>>())
         .bind(sent)
         .bind::<&str>(StateName::Waiting.into())
+        .bind(databases)
         .fetch_all(&self.pool)
         .await
     }
@@ -302,6 +309,7 @@ impl FromRow<'_, PgRow> for Overdue {
         let Time(missing_after) = row.try_get("missing_after")?;
         Ok(Self {
             key: Key::from_row(row)?,
+            database: row.try_get::<Option<Uuid>, _>("database")?.map(DatabaseId::from_uuid),
             consumers: consumers.into_iter().map(|Text(name)| name).collect(),
             state: state.with(time("due_at")?, row.try_get("lease")?).ok_or_else(|| {
                 sqlx::Error::Decode(format!("{state}: no due_at or lease").into())

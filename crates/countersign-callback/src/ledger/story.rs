@@ -26,7 +26,7 @@ impl Ledger {
              SELECT json_strip_nulls(json_build_object(
                  'message_id', asked.message_id,
                  'state', told.state, 'cause', told.cause, 'reason', told.reason,
-                 'upstream', told.upstream, 'consumers', told.consumers, 'resends', told.resends,
+                 'upstream', told.upstream, 'database', told.database, 'consumers', told.consumers, 'resends', told.resends,
                  'next_at_ms', floor(extract(epoch FROM told.due_at) * 1000)::bigint,
                  'history', (
                      SELECT json_agg(json_build_object(
@@ -65,7 +65,7 @@ impl Ledger {
              ))
              FROM (SELECT $1::uuid AS message_id) AS asked
              LEFT JOIN LATERAL (
-                 SELECT upstream, state, cause, reason, consumers, resends, due_at
+                 SELECT upstream, database, state, cause, reason, consumers, resends, due_at
                  FROM overdue WHERE message_id = asked.message_id
                  ORDER BY closed_at IS NULL DESC, since DESC
                  LIMIT 1

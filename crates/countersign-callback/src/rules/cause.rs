@@ -33,6 +33,8 @@ pub(crate) enum Cause {
     InProgress,
     /// The upstream has the message and could not send it.
     NotPublished,
+    /// The upstream's address leads to another upstream, or to one with another database.
+    Misdirected,
     /// The upstream could not be asked.
     UpstreamAway,
     /// The service has no address to ask the upstream at.
@@ -49,6 +51,8 @@ pub(crate) enum Cause {
     Withdrawn,
     /// The upstream said "never committed", and a consumer confirmed the message.
     Conflict,
+    /// The upstream said "never committed", and the records of its database say "committed".
+    CommittedAfterAll,
     /// An operator asked for one more resend.
     AskedByHand,
     /// An operator closed the row.

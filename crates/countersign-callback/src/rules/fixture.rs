@@ -48,6 +48,7 @@ pub(crate) fn state(of: StateName) -> State {
 pub(crate) fn overdue(in_state: StateName) -> Overdue {
     Overdue {
         key: Key { message_id: MessageId::from_parts(now(), [0; 10]), upstream: name("orders") },
+        database: None,
         consumers: names(&["logistics"]),
         state: state(in_state),
         reason: "what was last".to_owned(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use countersign_protocol::{MessageId, Name, UnixMillis};
+use countersign_protocol::{DatabaseId, MessageId, Name, UnixMillis};
 use strum::IntoStaticStr;
 
 use crate::rules::cause::Cause;
@@ -30,6 +30,8 @@ pub struct Policy {
 pub(crate) struct Overdue {
     /// Which message of whom.
     pub(crate) key: Key,
+    /// The database in which its transaction commits: no other may say that it never committed.
+    pub(crate) database: Option<DatabaseId>,
     /// The consumers that have to confirm it.
     pub(crate) consumers: Vec<Name>,
     /// Where it stands.
@@ -54,7 +56,8 @@ pub(crate) struct Overdue {
     pub(crate) sent_at: Option<UnixMillis>,
 }
 
-/// Which overdue message: two upstreams may use one id.
+/// Which overdue message. An id is unique everywhere; if one is not, neither upstream hides the other's
+/// message.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
     /// The message.
@@ -190,6 +193,106 @@ impl Overdue {
         );
         self.transition(State::Conflict, Cause::Conflict, reason)
     }
+
+    /// Where the row goes when the records of its upstream's database say that its transaction
+    /// committed, which an upstream has denied. `None` for a row that tells of no such denial.
+    ///
+    /// The row becomes a conflict, which alarms, and opens again: some upstream has answered for
+    /// another, and the message is still missing.
+    #[must_use]
+    pub(crate) fn committed_after_all(&self, now: UnixMillis) -> Option<CommittedAfterAll> {
+        let Key { upstream, .. } = &self.key;
+        let conflict = match self.state.name() {
+            StateName::NeverCommitted => {
+                let reason = format!(
+                    "an upstream said that its transaction never committed, and the records of {upstream} say that it did: does an address lead to another upstream?"
+                );
+                Some(self.transition(State::Conflict, Cause::Conflict, reason))
+            }
+            StateName::Conflict => None,
+            _ => return None,
+        };
+        let reason = format!("the records of {upstream} say that its transaction committed");
+        let opened = Transition {
+            from: StateName::Conflict,
+            missing_after: Some(now),
+            ..self.transition(State::Waiting { due: now }, Cause::CommittedAfterAll, reason)
+        };
+        Some(CommittedAfterAll { conflict, opened })
+    }
+
+    /// What a further check of the message changes: it may name consumers that the row does not wait
+    /// for yet, and the database. `None` if it changes nothing.
+    #[must_use]
+    pub(crate) fn united(&self, check: &FurtherCheck, now: UnixMillis) -> Option<United> {
+        let may_change = matches!(
+            self.state.name(),
+            StateName::Waiting | StateName::Asking | StateName::Parked | StateName::Confirmed
+        );
+        if !may_change {
+            return None;
+        }
+        let mut consumers = self.consumers.clone();
+        consumers.extend(check.consumers.iter().cloned());
+        consumers.sort_unstable();
+        consumers.dedup();
+        let database = match (self.database, check.database) {
+            (known, None) => known,
+            (None, named) => named,
+            (Some(known), Some(named)) if known == named => Some(named),
+            // Only a committed message is armed anew.
+            (_, named) if check.of_committed => named,
+            // Either may be where the transaction would have committed: none may deny it.
+            _ => None,
+        };
+        let adds_consumers = consumers.len() > self.consumers.len();
+        if !adds_consumers && database == self.database {
+            return None;
+        }
+        let opens = adds_consumers && self.state == State::Confirmed;
+        let opened = opens.then(|| Transition {
+            missing_after: Some(now),
+            ..self.transition(
+                State::Waiting { due: now },
+                Cause::NotConfirmed,
+                format!("a further check waits for {}", list(&check.consumers)),
+            )
+        });
+        Some(United { key: self.key.clone(), consumers, database, opened })
+    }
+}
+
+/// A check of a message that has a row already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FurtherCheck {
+    /// The consumers that it names.
+    pub(crate) consumers: Vec<Name>,
+    /// The database that it names.
+    pub(crate) database: Option<DatabaseId>,
+    /// Whether the upstream armed it for a message that it knows to be committed.
+    pub(crate) of_committed: bool,
+}
+
+/// A row as a further check leaves it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct United {
+    /// The row.
+    pub(crate) key: Key,
+    /// The consumers that it waits for from now on.
+    pub(crate) consumers: Vec<Name>,
+    /// The database in which its transaction commits. `None` also if two checks disagree.
+    pub(crate) database: Option<DatabaseId>,
+    /// A confirmed row opens again when a consumer joins.
+    pub(crate) opened: Option<Transition>,
+}
+
+/// The way of a row whose upstream has denied what its records say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CommittedAfterAll {
+    /// Unless the row is a conflict already.
+    pub(crate) conflict: Option<Transition>,
+    /// From the conflict.
+    pub(crate) opened: Transition,
 }
 
 impl Word {

@@ -37,7 +37,8 @@ pub(crate) enum State {
     NeverCommitted,
     /// Closed: the upstream no longer wants the message sent.
     Withdrawn,
-    /// Closed: the upstream said "never committed", and a consumer confirmed the message.
+    /// Closed: the upstream said "never committed", and a consumer or the upstream's own records say
+    /// otherwise.
     Conflict,
     /// Closed by an operator, and stays so: a late confirm is recorded and told, and changes nothing.
     ClosedByHand,
@@ -142,7 +143,7 @@ impl StateName {
             Self::Withdrawn => (NO, NO, NO, YES,
                 "the upstream no longer wants the message sent"),
             Self::Conflict => (NO, YES, NO, YES,
-                "the upstream said \"never committed\", and a consumer confirmed the message"),
+                "the upstream said \"never committed\", and a consumer or its own records say otherwise"),
             Self::ClosedByHand => (NO, NO, NO, YES,
                 "an operator closed the row: a late confirm is recorded and changes nothing"),
         };
@@ -159,7 +160,7 @@ impl StateName {
 /// Every step that there is. A row that stays [`Waiting`](StateName::Waiting) is only deferred: that
 /// is no step, and leaves nothing in the history.
 #[rustfmt::skip]
-pub(crate) const STEPS: [Step; 19] = {
+pub(crate) const STEPS: [Step; 21] = {
     use StateName::{
         Asking, ClosedByHand, Confirmed, Conflict, NeverCommitted, Parked, Waiting, Withdrawn,
     };
@@ -172,7 +173,7 @@ pub(crate) const STEPS: [Step; 19] = {
         step(Some(Asking), Waiting, &[
             // The upstream's answer, or the lack of one.
             Cause::Republished, Cause::Unanswered, Cause::InProgress, Cause::NotPublished,
-            Cause::UpstreamAway,
+            Cause::UpstreamAway, Cause::Misdirected,
             // The lease ran out, and the row is deferred.
             Cause::ConfirmUnderWay, Cause::BacklogUnknown, Cause::ConsumerBehind,
             Cause::ConsumerNeverSeen, Cause::ConsumerRetrying, Cause::NoAddress,
@@ -191,7 +192,10 @@ pub(crate) const STEPS: [Step; 19] = {
         step(Some(Parked), Confirmed, &[Cause::Confirmed]),
         step(Some(Parked), ClosedByHand, &[Cause::ClosedByHand]),
         step(Some(Confirmed), Conflict, &[Cause::Conflict]),
+        // A later check names a further consumer.
+        step(Some(Confirmed), Waiting, &[Cause::NotConfirmed]),
         step(Some(NeverCommitted), Conflict, &[Cause::Conflict]),
+        step(Some(Conflict), Waiting, &[Cause::CommittedAfterAll]),
         step(Some(Conflict), ClosedByHand, &[Cause::ClosedByHand]),
     ]
 };

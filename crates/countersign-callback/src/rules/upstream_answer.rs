@@ -38,6 +38,11 @@ pub(crate) enum Answer {
         /// What the upstream says.
         reason: String,
     },
+    /// The address leads to another upstream, or to one with another database: it looked nothing up.
+    Misdirected {
+        /// Which one is meant, and which one answers.
+        why: String,
+    },
     /// The call surely did not happen, or was refused before it did anything.
     NotAsked {
         /// What failed.
@@ -58,7 +63,10 @@ impl Answer {
         match self {
             Self::Republished { .. } | Self::Unknown { .. } => Some(true),
             Self::NeverCommitted | Self::InProgress { .. } | Self::Withdrawn { .. } => Some(false),
-            Self::NotPublished { .. } | Self::NotAsked { .. } | Self::Unanswered { .. } => None,
+            Self::NotPublished { .. }
+            | Self::Misdirected { .. }
+            | Self::NotAsked { .. }
+            | Self::Unanswered { .. } => None,
         }
     }
 
@@ -160,6 +168,11 @@ pub(crate) fn after_answer(
             Cause::NotPublished,
             format!("{upstream} could not send it: {reason}"),
         ),
+        Answer::Misdirected { why } => not_made(
+            not_made_delay(overdue, policy, jitter),
+            Cause::Misdirected,
+            format!("the address of {upstream} leads elsewhere: {why}"),
+        ),
         Answer::NotAsked { why } => not_made(
             not_made_delay(overdue, policy, jitter),
             Cause::UpstreamAway,
@@ -169,7 +182,9 @@ pub(crate) fn after_answer(
     let change = Transition {
         missing_after: change.to.due().map(|due| match answer {
             // Nothing new is under way.
-            Answer::NotAsked { .. } | Answer::NotPublished { .. } => now,
+            Answer::NotAsked { .. } | Answer::Misdirected { .. } | Answer::NotPublished { .. } => {
+                now
+            }
             _ => due,
         }),
         sent_at: match answer {

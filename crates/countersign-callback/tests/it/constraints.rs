@@ -73,7 +73,7 @@ async fn a_closed_message_cannot_be_opened_again() {
         ("parked", "confirmed", true),
         ("confirmed", "conflict", true),
         ("never_committed", "conflict", true),
-        ("confirmed", "waiting", false),
+        ("confirmed", "waiting", true),
         ("confirmed", "parked", false),
         ("never_committed", "confirmed", false),
         ("never_committed", "asking", false),

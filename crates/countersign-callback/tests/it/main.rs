@@ -23,6 +23,7 @@ mod markers;
 mod progress;
 
 mod healing;
+mod identity;
 
 mod answers;
 

@@ -50,6 +50,9 @@ pub(crate) struct Row {
     pub(crate) calls_not_made: i32,
 }
 
+/// The database that sweeps say their messages are committed in.
+pub(crate) const DATABASE: &str = "6f9619ff-8b86-4011-b42d-00c04fc964ff";
+
 impl Stage {
     /// A stage without a service yet; `settings` are in the short form `max-resends=2`.
     pub(crate) async fn empty(settings: &[&str]) -> Self {
@@ -334,7 +337,8 @@ impl Stage {
             consumers: consumers.iter().map(|&name| name.to_owned()).collect(),
         };
         let messages = messages.iter().map(message).collect();
-        let request = FindUnconfirmedRequest { upstream: upstream.to_owned(), messages };
+        let database = DATABASE.to_owned();
+        let request = FindUnconfirmedRequest { upstream: upstream.to_owned(), messages, database };
         let admin = self.replicas[0].service.admin();
         Ok(CallbackClient::new(admin).find_unconfirmed(request).await?.into_inner())
     }

@@ -27,7 +27,10 @@ type Answers = Arc<Mutex<Arc<dyn Fn(&RequestResendRequest) -> Reply + Send + Syn
 /// What it does with a request.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
+    /// In the name of the upstream and the database that are meant.
     Say(RequestResendResponse),
+    /// In whatever name the response has.
+    SayAsIs(RequestResendResponse),
     Fail(Status),
     /// Never.
     Hang,
@@ -136,14 +139,17 @@ impl upstream_server::Upstream for Service {
         assert!(request.metadata().contains_key("grpc-timeout"), "the deadline is told");
         let request = request.into_inner();
         let reply = Arc::clone(&*self.answers.lock().unwrap())(&request);
+        let (upstream, database) = (request.upstream.clone(), request.database.clone());
         self.asked.lock().unwrap().push(request);
+        let named = |response| RequestResendResponse { upstream, database, ..response };
         match reply {
-            Reply::Say(response) => Ok(Response::new(response)),
+            Reply::Say(response) => Ok(Response::new(named(response))),
+            Reply::SayAsIs(response) => Ok(Response::new(response)),
             Reply::Fail(status) => Err(status),
             Reply::Hang => std::future::pending().await,
             Reply::After(delay, response) => {
                 tokio::time::sleep(delay).await;
-                Ok(Response::new(response))
+                Ok(Response::new(named(response)))
             }
         }
     }

@@ -1,9 +1,9 @@
 //! `countersign ask`: asking an upstream for a message past the callback service.
 
 use clap::Args;
-use countersign_protocol::MessageId;
 use countersign_protocol::grpc::RequestResendRequest;
 use countersign_protocol::grpc::upstream_client::UpstreamClient;
+use countersign_protocol::{DatabaseId, MessageId};
 use serde_json::json;
 
 use crate::connect::address::{Address, refused};
@@ -25,6 +25,10 @@ pub(crate) struct Ask {
         value_name = "URL"
     )]
     upstream: Address,
+    /// The database that the message's transaction commits in: `countersign status` says it. Without it
+    /// no upstream says NEVER_COMMITTED, because it cannot know that the message was its own
+    #[arg(long, value_name = "UUID")]
+    database: Option<DatabaseId>,
     /// The reason, for the upstream's log
     #[arg(long, default_value = "asked by hand", value_name = "TEXT")]
     reason: String,
@@ -41,6 +45,7 @@ Outcomes:
   WITHDRAWN        the upstream no longer wants the message sent
   NOT_PUBLISHED    the upstream could not publish: unroutable, refused, or the broker is away
   UNKNOWN          the upstream cannot tell
+  MISDIRECTED      this upstream has another database than the one that is meant
 
 Example:
   countersign ask 01936f4e-8c1a-7c3e-9b5e-3f2d1c0b9a88 --upstream http://localhost:50051";
@@ -61,6 +66,8 @@ impl Ask {
             attempt: BY_HAND,
             missing_consumers: Vec::new(),
             reason: self.reason,
+            upstream: String::new(),
+            database: self.database.map(|id| id.to_string()).unwrap_or_default(),
         };
         let mut client = UpstreamClient::new(self.upstream.connect().await?);
         let answer = client.request_resend(self.credentials.call(request)?).await;

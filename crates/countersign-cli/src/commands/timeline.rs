@@ -27,6 +27,9 @@ pub(crate) fn print(id: MessageId, message: &GetMessageResponse) -> String {
     if !message.upstream.is_empty() {
         let consumers = message.consumers.join(", ");
         let _ = write!(text, "\n  sent by {}, to be confirmed by {consumers}", message.upstream);
+        if !message.database.is_empty() {
+            let _ = write!(text, "\n  committed, if at all, in database {}", message.database);
+        }
     }
     if message.next_at_ms > 0 {
         let _ = write!(text, "\n  judged again {}", clock(message.next_at_ms));
@@ -139,6 +142,7 @@ mod tests {
             state: "waiting".to_owned(),
             reason: "sent again by orders as attempt 2".to_owned(),
             upstream: "orders".to_owned(),
+            database: "6f9619ff-8b86-4011-b42d-00c04fc964ff".to_owned(),
             consumers: vec!["billing".to_owned(), "logistics".to_owned()],
             resends: 1,
             next_at_ms: MADE + 334_000,
@@ -165,6 +169,7 @@ mod tests {
 01a1fc1e-ba07-7000-8000-000000000000  waiting  [republished]
   sent again by orders as attempt 2
   sent by orders, to be confirmed by billing, logistics
+  committed, if at all, in database 6f9619ff-8b86-4011-b42d-00c04fc964ff
   judged again 2026-11-21 03:26:08.567Z
 
   2026-11-21 03:20:34.567Z    +0.000s  made                  says its id, on the upstream's clock

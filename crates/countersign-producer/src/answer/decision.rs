@@ -14,6 +14,14 @@ pub(crate) struct Policy {
     pub(crate) retention: Duration,
 }
 
+/// Whether the caller has named the database that it means, and it is this one. Whichever database is
+/// asked without a name may be the wrong one: there an absent id proves nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Meant {
+    ThisDatabase,
+    AnyDatabase,
+}
+
 /// The next step after the first look at the records.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum FirstLook {
@@ -30,25 +38,41 @@ pub(crate) enum FirstLook {
 pub(crate) enum Answer {
     Republish(Message),
     NeverCommitted,
-    InProgress { retry_after: Duration },
-    Withdrawn { reason: String },
-    Unknown { reason: String },
+    InProgress {
+        retry_after: Duration,
+    },
+    Withdrawn {
+        reason: String,
+    },
+    Unknown {
+        reason: String,
+    },
+    /// Another upstream or another database is meant.
+    Misdirected {
+        reason: String,
+    },
 }
 
 /// Decides after a look at the records that waits for no open transaction.
-pub(crate) fn first_look(record: Record, age: Duration, policy: Policy) -> FirstLook {
+pub(crate) fn first_look(record: Record, meant: Meant, age: Duration, policy: Policy) -> FirstLook {
     match record {
         Record::Enlisted | Record::Fenced => FirstLook::AskSource,
+        Record::OfAnother => FirstLook::Answer(Answer::Unknown {
+            reason: "another upstream of this database has the id: an id belongs to one upstream"
+                .to_owned(),
+        }),
         Record::Absent if age < policy.longest_transaction => {
             FirstLook::Answer(still_young(age, policy))
         }
         Record::Absent if age > policy.retention => FirstLook::Answer(too_old(policy)),
+        // The id is not fenced, and the source is asked: it may know what the records do not.
+        Record::Absent if meant == Meant::AnyDatabase => FirstLook::AskSource,
         Record::Absent => FirstLook::Fence,
     }
 }
 
 /// Decides when the row does not change any more and the source was asked.
-pub(crate) fn by_record(record: Record, found: Found) -> Answer {
+pub(crate) fn by_record(record: Record, meant: Meant, found: Found) -> Answer {
     match (record, found) {
         // Also when the id is fenced: the data then came some other way, perhaps by a restored
         // backup. The message is there, so consumers are to process it.
@@ -57,7 +81,13 @@ pub(crate) fn by_record(record: Record, found: Found) -> Answer {
         (Record::Enlisted, Found::NotFound) => Answer::Unknown {
             reason: "its transaction committed, but the message source does not find it".to_owned(),
         },
-        (Record::Fenced | Record::Absent, Found::NotFound) => Answer::NeverCommitted,
+        (Record::Fenced | Record::Absent, Found::NotFound) if meant == Meant::ThisDatabase => {
+            Answer::NeverCommitted
+        }
+        (_, Found::NotFound) => Answer::Unknown {
+            reason: "it is not here, and the request names no database: whether its transaction would have committed here is not known"
+                .to_owned(),
+        },
     }
 }
 
@@ -112,6 +142,7 @@ mod tests {
     #[test]
     fn an_absent_id_is_fenced_only_when_no_transaction_can_still_bring_it() {
         for (row, age, expected) in [
+            (Record::OfAnother, OLD, None),
             (Record::Absent, YOUNG, Some(FirstLook::Answer(in_40_s()))),
             (Record::Absent, OLD, Some(FirstLook::Fence)),
             (Record::Absent, POLICY.longest_transaction, Some(FirstLook::Fence)),
@@ -120,7 +151,7 @@ mod tests {
             (Record::Enlisted, ANCIENT, Some(FirstLook::AskSource)),
             (Record::Fenced, OLD, Some(FirstLook::AskSource)),
         ] {
-            let look = first_look(row, age, POLICY);
+            let look = first_look(row, Meant::ThisDatabase, age, POLICY);
             match expected {
                 Some(expected) => assert_eq!(look, expected, "{row:?} at {age:?}"),
                 None => assert!(matches!(&look, FirstLook::Answer(answer) if unknown(answer))),
@@ -142,11 +173,23 @@ mod tests {
             (Record::Fenced, Found::NotFound, Some(Answer::NeverCommitted)),
             (Record::Enlisted, Found::NotFound, None),
         ] {
-            let answer = by_record(row, found);
+            let answer = by_record(row, Meant::ThisDatabase, found);
             match expected {
                 Some(expected) => assert_eq!(answer, expected, "{row:?}"),
                 None => assert!(unknown(&answer), "{row:?}: {answer:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_request_that_names_no_database_is_never_answered_never_committed() {
+        let any = Meant::AnyDatabase;
+        assert_eq!(first_look(Record::Absent, any, OLD, POLICY), FirstLook::AskSource);
+        for row in [Record::Absent, Record::Fenced, Record::Enlisted] {
+            assert!(unknown(&by_record(row, any, Found::NotFound)), "{row:?}");
+            let message = message();
+            let answer = by_record(row, any, Found::Message(message.clone()));
+            assert_eq!(answer, Answer::Republish(message), "{row:?}");
         }
     }
 

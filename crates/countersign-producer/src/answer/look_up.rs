@@ -4,15 +4,15 @@
 use std::time::Duration;
 
 use countersign_postgres::{CommitError, Transaction, Trouble, sqlstate, trouble};
-use countersign_protocol::MessageId;
+use countersign_protocol::{DatabaseId, MessageId, Name};
 use sqlx::PgPool;
 use thiserror::Error;
 
-use crate::answer::decision::{self, Answer, FirstLook, Policy};
+use crate::answer::decision::{self, Answer, FirstLook, Meant, Policy};
 use crate::clock;
-use crate::record::Record;
+use crate::record::{Owner, Record};
 use crate::source::{Found, MessageSource, SourceError};
-use crate::sql;
+use crate::sql::{self, Look};
 
 /// Why the upstream cannot answer now.
 #[derive(Debug, Error)]
@@ -47,20 +47,40 @@ impl Unanswered {
     }
 }
 
+/// What is looked up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    pub(crate) id: MessageId,
+    /// This upstream.
+    pub(crate) upstream: &'a Name,
+    /// The database that the caller means, if it says.
+    pub(crate) database: Option<DatabaseId>,
+}
+
 /// Looks the id up in `countersign.enlisted`, on the database's clock.
 pub(crate) async fn by_enlistment(
     pool: &PgPool,
     source: &impl MessageSource,
     policy: Policy,
-    id: MessageId,
+    asked: Asked<'_>,
 ) -> Result<Answer, Unanswered> {
+    let Asked { id, upstream, database } = asked;
     let mut reading = Transaction::open(pool, sql::READ_ONLY).await?;
-    let (record, now) = sql::look_up_now(&mut reading, id).await?;
-    match decision::first_look(record, now.since(id.time()), policy) {
+    let Look { record, now, database: actual } =
+        sql::look_up_now(&mut reading, upstream, id).await?;
+    let meant = match database {
+        Some(meant) if meant != actual => {
+            reading.rollback().await?;
+            return Ok(wrong_database(meant, &actual.to_string()));
+        }
+        Some(_) => Meant::ThisDatabase,
+        None => Meant::AnyDatabase,
+    };
+    match decision::first_look(record, meant, now.since(id.time()), policy) {
         FirstLook::AskSource => {
             let found = find(source, &mut *reading, id).await?;
             reading.rollback().await?;
-            Ok(decision::by_record(record, found))
+            Ok(decision::by_record(record, meant, found))
         }
         FirstLook::Answer(answer) => {
             reading.rollback().await?;
@@ -68,7 +88,8 @@ pub(crate) async fn by_enlistment(
         }
         FirstLook::Fence => {
             reading.rollback().await?;
-            let record = match fence(pool, id).await? {
+            let owner = Owner { upstream: upstream.clone(), database: actual };
+            let record = match fence(pool, &owner, id).await? {
                 Fence::Stands(record) => record,
                 Fence::Blocked => {
                     return Ok(Answer::InProgress { retry_after: OPEN_RETRY_AFTER });
@@ -81,7 +102,7 @@ pub(crate) async fn by_enlistment(
             let mut reading = Transaction::open(pool, sql::READ_ONLY).await?;
             let found = find(source, &mut *reading, id).await?;
             reading.rollback().await?;
-            Ok(decision::by_record(record, found))
+            Ok(decision::by_record(record, meant, found))
         }
     }
 }
@@ -90,13 +111,23 @@ pub(crate) async fn by_enlistment(
 pub(crate) async fn by_age(
     source: &impl MessageSource<()>,
     policy: Policy,
-    id: MessageId,
+    asked: Asked<'_>,
 ) -> Result<Answer, Unanswered> {
+    let Asked { id, database, .. } = asked;
+    if let Some(meant) = database {
+        return Ok(wrong_database(meant, "none"));
+    }
     // The age is taken before the source is asked: otherwise a transaction could commit after the
     // source has looked, and the id count as old.
     let age = clock::now().since(id.time());
     let found = find(source, &mut (), id).await?;
     Ok(decision::by_age(found, age, policy))
+}
+
+fn wrong_database(meant: DatabaseId, actual: &str) -> Answer {
+    let reason =
+        format!("the message's transaction belongs to database {meant}; this one is {actual}");
+    Answer::Misdirected { reason }
 }
 
 async fn find<Store>(
@@ -123,8 +154,8 @@ enum Fence {
 }
 
 /// Makes sure that the id is in the table: as a transaction's committed id, or as a fence.
-async fn fence(pool: &PgPool, id: MessageId) -> Result<Fence, sqlx::Error> {
-    let mut fencing = match Transaction::open(pool, &sql::fence(id)).await {
+async fn fence(pool: &PgPool, owner: &Owner, id: MessageId) -> Result<Fence, sqlx::Error> {
+    let mut fencing = match Transaction::open(pool, &sql::fence(owner, id)).await {
         Ok(fencing) => fencing,
         Err(error) => {
             return match sqlstate(&error).as_deref() {

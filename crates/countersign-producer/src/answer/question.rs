@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use countersign_protocol::check::MAX_CONSUMERS;
+use countersign_protocol::database_id::InvalidDatabaseId;
 use countersign_protocol::envelope::clean_reason;
 use countersign_protocol::grpc::RequestResendRequest;
-use countersign_protocol::{Attempt, MessageId, Name, Window};
+use countersign_protocol::{Attempt, DatabaseId, MessageId, Name, Window};
 use tonic::Status;
 
 use crate::clock;
@@ -18,6 +19,10 @@ pub(crate) struct Question {
     pub(crate) attempt: Option<Attempt>,
     pub(crate) missing: Vec<Name>,
     pub(crate) reason: String,
+    /// The upstream that is meant. `None`: whichever answers.
+    pub(crate) upstream: Option<Name>,
+    /// The database that is meant. `None`: whichever answers.
+    pub(crate) database: Option<DatabaseId>,
 }
 
 /// An error repeats no more characters than this of an id that cannot be read. A UUID has 36.
@@ -26,7 +31,14 @@ const SHOWN: usize = 64;
 impl Question {
     /// Reads a request. The error says what is wrong with it.
     pub(crate) fn read(request: RequestResendRequest) -> Result<Self, Status> {
-        let RequestResendRequest { message_id, attempt, missing_consumers, reason } = request;
+        let RequestResendRequest {
+            message_id,
+            attempt,
+            missing_consumers,
+            reason,
+            upstream,
+            database: database_text,
+        } = request;
         let id: MessageId = message_id.parse().map_err(|why| {
             Status::invalid_argument(format!(
                 "message_id {:?}: {why}; give the message's id, a UUIDv7 in text",
@@ -50,7 +62,14 @@ impl Question {
         let missing =
             missing.map_err(|why| Status::invalid_argument(format!("missing_consumers: {why}")))?;
         let attempt = Attempt::from_number(attempt);
-        Ok(Self { id, attempt, missing, reason: clean_reason(&reason) })
+        let upstream = (!upstream.is_empty()).then(|| upstream.parse()).transpose();
+        let upstream =
+            upstream.map_err(|why| Status::invalid_argument(format!("upstream: {why}")))?;
+        let database = (!database_text.is_empty()).then(|| database_text.parse()).transpose();
+        let database = database.map_err(|why: InvalidDatabaseId| {
+            Status::invalid_argument(format!("database {:?}: {why}", shown(&database_text)))
+        })?;
+        Ok(Self { id, attempt, missing, reason: clean_reason(&reason), upstream, database })
     }
 }
 
@@ -83,6 +102,14 @@ mod tests {
             (asking("6f9619ff-8b86-4011-b42d-00c04fc964ff"), "not of version 7"),
             (asking(&ahead), "in the future"),
             (asking(&"x".repeat(100_000)), "not a UUID"),
+            (
+                RequestResendRequest { upstream: "Orders!".into(), ..asking(&good) },
+                "\"Orders!\" is not a name",
+            ),
+            (
+                RequestResendRequest { database: "orders".into(), ..asking(&good) },
+                "database \"orders\"",
+            ),
             (with(vec!["Logistics!".into()]), "\"Logistics!\" is not a name"),
             (with(vec!["logistics".into(); 17]), "17 given"),
         ] {

@@ -8,7 +8,7 @@ use countersign_protocol::envelope::clean_reason;
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use countersign_protocol::grpc::upstream_server::Upstream;
 use countersign_protocol::grpc::{RequestResendRequest, RequestResendResponse};
-use countersign_protocol::{Attempt, MessageId};
+use countersign_protocol::{Attempt, DatabaseId, MessageId, Name};
 use futures_util::future::BoxFuture;
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 use tracing::{info, warn};
 
 use crate::answer::decision::{Answer, Policy};
-use crate::answer::look_up::{self, Unanswered};
+use crate::answer::look_up::{self, Asked, Unanswered};
 use crate::answer::question::Question;
 use crate::answer::repeats::{Repeats, Republished};
 use crate::answer::republish::Resent;
@@ -41,8 +41,11 @@ struct Inner {
 }
 
 /// Looks an id up and decides about it.
-type LookUp =
-    Box<dyn Fn(MessageId) -> BoxFuture<'static, Result<Answer, Unanswered>> + Send + Sync>;
+type LookUp = Box<
+    dyn Fn(MessageId, Option<DatabaseId>) -> BoxFuture<'static, Result<Answer, Unanswered>>
+        + Send
+        + Sync,
+>;
 
 /// The service refuses more requests than this at once. Each takes a database connection at times;
 /// the callback service asks again later.
@@ -56,9 +59,13 @@ const REMEMBERED: usize = 10_000;
 #[must_use]
 pub fn upstream(publisher: Publisher, pool: PgPool, source: impl MessageSource) -> UpstreamServer {
     let (policy, source) = (publisher.policy(), Arc::new(source));
-    let look_up = move |id| -> BoxFuture<'static, _> {
-        let (pool, source) = (pool.clone(), Arc::clone(&source));
-        Box::pin(async move { look_up::by_enlistment(&pool, &*source, policy, id).await })
+    let upstream = publisher.name().clone();
+    let look_up = move |id, database| -> BoxFuture<'static, _> {
+        let (pool, source, upstream) = (pool.clone(), Arc::clone(&source), upstream.clone());
+        Box::pin(async move {
+            let asked = Asked { id, upstream: &upstream, database };
+            look_up::by_enlistment(&pool, &*source, policy, asked).await
+        })
     };
     UpstreamServer::new(UpstreamService::new(publisher, Box::new(look_up)))
 }
@@ -74,9 +81,13 @@ pub fn upstream_without_store(
     source: impl MessageSource<()>,
 ) -> UpstreamServer {
     let (policy, source) = (publisher.policy(), Arc::new(source));
-    let look_up = move |id| -> BoxFuture<'static, _> {
-        let source = Arc::clone(&source);
-        Box::pin(async move { look_up::by_age(&*source, policy, id).await })
+    let upstream = publisher.name().clone();
+    let look_up = move |id, database| -> BoxFuture<'static, _> {
+        let (source, upstream) = (Arc::clone(&source), upstream.clone());
+        Box::pin(async move {
+            let asked = Asked { id, upstream: &upstream, database };
+            look_up::by_age(&*source, policy, asked).await
+        })
     };
     UpstreamServer::new(UpstreamService::new(publisher, Box::new(look_up)))
 }
@@ -118,6 +129,10 @@ impl UpstreamService {
 }
 
 impl Publisher {
+    fn name(&self) -> &Name {
+        &self.inner.settings.upstream
+    }
+
     fn policy(&self) -> Policy {
         let settings = &self.inner.settings;
         Policy { longest_transaction: settings.longest_transaction, retention: settings.retention }
@@ -126,13 +141,19 @@ impl Publisher {
 
 impl Inner {
     async fn answer(&self, question: Question) -> Result<RequestResendResponse, Status> {
-        let Question { id, attempt, missing, reason } = question;
+        let Question { id, attempt, missing, reason, upstream, database } = question;
+        let own = self.publisher.name();
+        if let Some(meant) = upstream.filter(|meant| meant != own) {
+            warn!(message_id = %id, %meant, "asked to send another upstream's message again: is this upstream's address given for that one?");
+            let why = format!("upstream {meant} is meant; this is {own}");
+            return Ok(self.saying(Outcome::Misdirected, &why));
+        }
         let _turn = self.repeats.turn(id).await;
         if let Some(done) = attempt.and_then(|attempt| self.repeats.recall(id, attempt)) {
             info!(message_id = %id, attempt = %done.attempt, "a caller asks again for an attempt that was republished");
-            return Ok(republished(done));
+            return Ok(self.republished(done));
         }
-        let answer = (self.look_up)(id).await.map_err(|why| unanswered(id, &why))?;
+        let answer = (self.look_up)(id, database).await.map_err(|why| unanswered(id, &why))?;
         let response = match answer {
             Answer::Republish(message) => {
                 let by_hand = attempt.is_none();
@@ -140,9 +161,9 @@ impl Inner {
                 match self.publisher.republish(message, number, missing).await {
                     Resent::Done(done) => {
                         self.repeats.remember(id, done, by_hand);
-                        republished(done)
+                        self.republished(done)
                     }
-                    Resent::Not(why) => saying(Outcome::NotPublished, &why),
+                    Resent::Not(why) => self.saying(Outcome::NotPublished, &why),
                     Resent::Unclear(why) => {
                         warn!(message_id = %id, attempt = %number, why, "asked to send again: whether the broker has it is unknown");
                         return Err(Status::deadline_exceeded(clean_reason(&format!(
@@ -151,15 +172,18 @@ impl Inner {
                     }
                 }
             }
-            Answer::NeverCommitted => {
-                saying(Outcome::NeverCommitted, "its transaction did not commit, and never will")
-            }
+            Answer::NeverCommitted => self
+                .saying(Outcome::NeverCommitted, "its transaction did not commit, and never will"),
             Answer::InProgress { retry_after } => RequestResendResponse {
                 retry_after_ms: i64::try_from(retry_after.as_millis().max(1)).unwrap_or(i64::MAX),
-                ..saying(Outcome::InProgress, "its transaction may still commit")
+                ..self.saying(Outcome::InProgress, "its transaction may still commit")
             },
-            Answer::Withdrawn { reason } => saying(Outcome::Withdrawn, &reason),
-            Answer::Unknown { reason } => saying(Outcome::Unknown, &reason),
+            Answer::Withdrawn { reason } => self.saying(Outcome::Withdrawn, &reason),
+            Answer::Unknown { reason } => self.saying(Outcome::Unknown, &reason),
+            Answer::Misdirected { reason } => {
+                warn!(message_id = %id, reason, "asked for a message of another database: does the upstream's server have the database that its transactions commit in?");
+                self.saying(Outcome::Misdirected, &reason)
+            }
         };
         info!(
             message_id = %id,
@@ -171,22 +195,24 @@ impl Inner {
         );
         Ok(response)
     }
-}
 
-fn saying(outcome: Outcome, reason: &str) -> RequestResendResponse {
-    RequestResendResponse {
-        outcome: outcome.into(),
-        reason: clean_reason(reason),
-        ..RequestResendResponse::default()
+    fn saying(&self, outcome: Outcome, reason: &str) -> RequestResendResponse {
+        let settings = &self.publisher.inner.settings;
+        RequestResendResponse {
+            outcome: outcome.into(),
+            reason: clean_reason(reason),
+            upstream: settings.upstream.to_string(),
+            database: settings.database.map(|id| id.to_string()).unwrap_or_default(),
+            ..RequestResendResponse::default()
+        }
     }
-}
 
-fn republished(done: Republished) -> RequestResendResponse {
-    RequestResendResponse {
-        outcome: Outcome::Republished.into(),
-        published_at_ms: done.published_at.ms(),
-        attempt: done.attempt.number(),
-        ..RequestResendResponse::default()
+    fn republished(&self, done: Republished) -> RequestResendResponse {
+        RequestResendResponse {
+            published_at_ms: done.published_at.ms(),
+            attempt: done.attempt.number(),
+            ..self.saying(Outcome::Republished, "")
+        }
     }
 }
 

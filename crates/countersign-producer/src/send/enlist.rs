@@ -9,7 +9,7 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::error::{Error, ErrorKind};
 use crate::isolation::Isolation;
-use crate::record::Record;
+use crate::record::{Owner, Record};
 use crate::send::armed::{Armed, Held};
 use crate::send::batch::Batch;
 use crate::send::checks::Checks;
@@ -52,6 +52,10 @@ impl Armed {
     /// As [`begin`](Self::begin).
     pub async fn begin_at(self, pool: &PgPool, isolation: Isolation) -> Result<Enlisted, Error> {
         let Self { mut batch, checks } = self;
+        let Some(owner) = batch.publisher.settings.owner() else {
+            let text = "the publisher does not know its database: set ProducerSettings::database to what `prepare` returned";
+            return Err(Error::new(ErrorKind::WrongDatabase, text).giving_back(batch.messages));
+        };
         batch.publisher.notices.learn(pool);
         // A transaction that is dropped before its commit is rolled back.
         batch.notice.release();
@@ -64,7 +68,7 @@ impl Armed {
             );
             return Err(Error::new(ErrorKind::TooOld, text));
         }
-        match enlist(pool, isolation, &batch).await {
+        match enlist(pool, isolation, &owner, &batch).await {
             Ok(transaction) => Ok(Enlisted { transaction, batch, checks }),
             Err(source) => {
                 if is_duplicate_key(&source, sql::ENLISTED) {
@@ -72,6 +76,15 @@ impl Armed {
                         let text = "a message's id is taken, by an earlier commit or by a fence; which of the two is not known, because the database did not say";
                         Error::new(ErrorKind::CommitUnknown, text).with_source(source)
                     }));
+                }
+                if sql::is_wrong_database(&source) {
+                    let text = format!(
+                        "the pool leads to another database than the publisher's ({}): of this transaction the callback service would be told that it never committed",
+                        owner.database
+                    );
+                    return Err(Error::new(ErrorKind::WrongDatabase, text)
+                        .with_source(source)
+                        .giving_back(batch.messages));
                 }
                 let error = Error::of_database("the transaction could not be begun", source);
                 Err(error.giving_back_armed(Self { batch, checks }))
@@ -156,11 +169,12 @@ async fn roll_back(transaction: Transaction) {
 async fn enlist(
     pool: &PgPool,
     isolation: Isolation,
+    owner: &Owner,
     batch: &Batch,
 ) -> Result<Transaction, sqlx::Error> {
     if batch.publisher.settings.store_messages {
         let mut transaction = Transaction::open(pool, sql::set_isolation(isolation)).await?;
-        match sql::enlist_messages(&mut transaction, &batch.messages).await {
+        match sql::enlist_messages(&mut transaction, owner, &batch.messages).await {
             Ok(()) => Ok(transaction),
             Err(error) => {
                 roll_back(transaction).await;
@@ -168,7 +182,7 @@ async fn enlist(
             }
         }
     } else {
-        Transaction::open(pool, &sql::enlist_ids(isolation, &batch.messages)).await
+        Transaction::open(pool, &sql::enlist_ids(isolation, owner, &batch.messages)).await
     }
 }
 
@@ -176,7 +190,7 @@ async fn enlist(
 async fn taken(pool: &PgPool, batch: &Batch) -> Option<Error> {
     for id in batch.message_ids() {
         let (kind, text) = match sql::look_up(&mut *pool.acquire().await.ok()?, id).await.ok()? {
-            Record::Absent => continue,
+            Record::Absent | Record::OfAnother => continue,
             Record::Enlisted => (
                 ErrorKind::AlreadyCommitted,
                 format!("message {id} was committed by an earlier transaction with the same id"),

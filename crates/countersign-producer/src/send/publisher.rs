@@ -10,7 +10,7 @@ use countersign_amqp::{
 use countersign_protocol::check::{CheckHeader, CheckedMessage};
 use countersign_protocol::envelope::MAX_ENTRIES;
 use countersign_protocol::topology::CHECK;
-use countersign_protocol::{Attempt, Check, Headers, Name, Tier, UnixMillis};
+use countersign_protocol::{Attempt, Check, Headers, Tier, UnixMillis};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -62,8 +62,13 @@ impl Publisher {
         };
         // Checks have channels of their own: a slow queue for messages must not hold them up.
         let checks = Batcher::start(publisher(), batching, {
-            let (upstream, tier) = (settings.upstream.clone(), settings.tier);
-            move |messages| pack(&upstream, tier, messages, clock::now())
+            let (upstream, database) = (settings.upstream.clone(), settings.database);
+            let tier = settings.tier;
+            move |messages| {
+                let header =
+                    CheckHeader { upstream: upstream.clone(), database, armed_at: clock::now() };
+                pack(header, tier, messages)
+            }
         });
         let messages = publisher();
         let notices = countersign_amqp::Publisher::start(
@@ -137,8 +142,8 @@ impl Inner {
     }
 }
 
-fn pack(upstream: &Name, tier: Tier, messages: &[CheckedMessage], now: UnixMillis) -> Outgoing {
-    let header = CheckHeader { upstream: upstream.clone(), armed_at: now };
+fn pack(header: CheckHeader, tier: Tier, messages: &[CheckedMessage]) -> Outgoing {
+    let (app_id, now) = (header.upstream.to_string(), header.armed_at);
     let check = Check::new(header, messages.to_vec());
     Outgoing {
         exchange: CHECK.to_owned(),
@@ -147,7 +152,7 @@ fn pack(upstream: &Name, tier: Tier, messages: &[CheckedMessage], now: UnixMilli
             message_id: None,
             kind: Some("countersign.check".to_owned()),
             content_type: Some("application/json".to_owned()),
-            app_id: Some(upstream.to_string()),
+            app_id: Some(app_id),
             timestamp: u64::try_from(now.ms() / 1_000).ok(),
             headers: Headers::new(),
         },

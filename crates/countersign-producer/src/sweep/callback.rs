@@ -15,6 +15,7 @@ use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status};
 
 use crate::record::EnlistedMessage;
+use crate::settings::ProducerSettings;
 
 /// The callback service's address: `http://callback:50052`, or `https://…`.
 #[derive(Clone)]
@@ -50,6 +51,8 @@ pub(crate) struct Forgotten {
     pub(crate) ids: BTreeSet<MessageId>,
     /// How many of the others are older than the callback service keeps confirms.
     pub(crate) too_old: usize,
+    /// Messages of which the callback service was told that they never committed.
+    pub(crate) contradicted: BTreeSet<MessageId>,
 }
 
 impl Callback {
@@ -59,13 +62,13 @@ impl Callback {
         Self { client: CallbackClient::new(endpoint.connect_lazy()) }
     }
 
-    /// Which of these messages of `upstream` lack a confirm and an overdue row.
+    /// Which of these messages of the publisher's upstream lack a confirm and an overdue row.
     ///
     /// # Errors
     /// When the callback service does not answer: the reason, for a person.
     pub(crate) async fn find_forgotten(
         &self,
-        upstream: &Name,
+        settings: &ProducerSettings,
         messages: &[EnlistedMessage],
     ) -> Result<Forgotten, String> {
         let message = |message: &EnlistedMessage| Message {
@@ -73,8 +76,9 @@ impl Callback {
             consumers: message.consumers.iter().map(Name::to_string).collect(),
         };
         let mut request = Request::new(FindUnconfirmedRequest {
-            upstream: upstream.to_string(),
+            upstream: settings.upstream.to_string(),
             messages: messages.iter().map(message).collect(),
+            database: settings.database.map(|id| id.to_string()).unwrap_or_default(),
         });
         request.set_timeout(DEADLINE);
         let mut client = self.client.clone();
@@ -86,10 +90,13 @@ impl Callback {
 /// Only ids that the sweep asked about count: any other may be another upstream's.
 fn read(response: &FindUnconfirmedResponse, asked: &[EnlistedMessage]) -> Forgotten {
     let asked: BTreeSet<MessageId> = asked.iter().map(|message| message.id).collect();
-    let ids = response.unconfirmed.iter().filter_map(|id| id.parse().ok());
+    let of_these = |ids: &[String]| -> BTreeSet<MessageId> {
+        ids.iter().filter_map(|id| id.parse().ok()).filter(|id| asked.contains(id)).collect()
+    };
     Forgotten {
-        ids: ids.filter(|id| asked.contains(id)).collect(),
+        ids: of_these(&response.unconfirmed),
         too_old: response.too_old.len(),
+        contradicted: of_these(&response.contradicted),
     }
 }
 
@@ -150,8 +157,12 @@ mod tests {
         let response = FindUnconfirmedResponse {
             unconfirmed: vec![other.to_string(), "nonsense".to_owned(), asked.to_string()],
             too_old: vec![other.to_string()],
+            contradicted: vec![asked.to_string(), other.to_string()],
         };
         let forgotten = read(&response, &[message(asked)]);
-        assert_eq!(forgotten, Forgotten { ids: [asked].into(), too_old: 1 });
+        assert_eq!(
+            forgotten,
+            Forgotten { ids: [asked].into(), too_old: 1, contradicted: [asked].into() }
+        );
     }
 }

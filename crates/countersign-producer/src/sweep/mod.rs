@@ -5,12 +5,12 @@ mod walk;
 
 use std::time::{Duration, Instant};
 
-use countersign_protocol::UnixMillis;
 use countersign_protocol::envelope::MAX_ENTRIES;
+use countersign_protocol::{Name, UnixMillis};
 use countersign_retry::{Retry, Stopped};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, warn};
 use uuid::Uuid;
 
 use crate::record::EnlistedMessage;
@@ -158,7 +158,9 @@ impl Sweeper {
 
     async fn begin(&self) -> Result<Option<Walk>, Halt> {
         let Self { pool, holder, settings, .. } = self;
-        let lease = sql::take_sweep_lease(pool, *holder, self.term(), settings.anew).await?;
+        let upstream = self.upstream();
+        let term = self.term();
+        let lease = sql::take_sweep_lease(pool, upstream, *holder, term, settings.anew).await?;
         Ok(lease.map(|lease| Walk::new(lease.position, self.newest(lease.now))))
     }
 
@@ -169,7 +171,8 @@ impl Sweeper {
             if !self.renew(walk, self.term()).await? {
                 return Ok(());
             }
-            let page = sql::enlisted_after(&self.pool, walk.reached(), walk.newest(), PAGE).await?;
+            let (from, newest) = (walk.reached(), walk.newest());
+            let page = sql::enlisted_after(&self.pool, self.upstream(), from, newest, PAGE).await?;
             let (count, last) = (page.len(), page.last().map(|message| message.id));
             if let Some(last) = last {
                 self.heal(page, walk).await?;
@@ -199,8 +202,14 @@ impl Sweeper {
         for message in page.iter_mut().filter(|message| message.consumers.is_empty()) {
             message.consumers.clone_from(&settings.consumers);
         }
-        let asked = self.callback.find_forgotten(&settings.upstream, &page).await;
-        let Forgotten { ids, too_old } = asked.map_err(Halt::Trouble)?;
+        let asked = self.callback.find_forgotten(settings, &page).await;
+        let Forgotten { ids, too_old, contradicted } = asked.map_err(Halt::Trouble)?;
+        if let Some(first) = contradicted.first() {
+            error!(
+                count = contradicted.len(), message_id = %first,
+                "these messages are committed here, and the callback service was told that they never were: it has opened them again and asks for them; this is one. An upstream has answered for another: are its addresses right?"
+            );
+        }
         walk.too_old += too_old;
         let forgotten = walk.ask(page, &ids);
         let Some(first) = forgotten.first() else { return Ok(()) };
@@ -222,11 +231,17 @@ impl Sweeper {
     /// when one of them has the lease, or an operator has set the position.
     async fn renew(&self, walk: &mut Walk, term: Duration) -> Result<bool, Halt> {
         let (from, to) = (walk.stored(), walk.settled());
-        let renewed = sql::renew_sweep_lease(&self.pool, self.holder, from, to, term).await?;
+        let upstream = self.upstream();
+        let renewed =
+            sql::renew_sweep_lease(&self.pool, upstream, self.holder, from, to, term).await?;
         if renewed {
             walk.store();
         }
         Ok(renewed)
+    }
+
+    fn upstream(&self) -> &Name {
+        &self.publisher.inner.settings.upstream
     }
 
     /// The time for which the process takes the lease: a page's pause comes on top.

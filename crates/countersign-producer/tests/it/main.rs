@@ -10,6 +10,7 @@
 mod stage;
 
 mod flow;
+mod identity;
 
 mod rolled_back;
 

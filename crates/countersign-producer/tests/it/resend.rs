@@ -9,7 +9,7 @@ use countersign_testbed::{SOON, id_of_age};
 use sqlx::PgConnection;
 use tonic::Code;
 
-use crate::stage::{QUEUE, Stage, Things, outcome, request, settings, thing};
+use crate::stage::{QUEUE, Stage, Things, outcome, settings, thing};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -36,7 +36,8 @@ async fn only_the_same_attempt_is_not_published_twice() {
         UpstreamClient::new(upstream(stage.publisher.clone(), stage.pool.clone(), Things));
     let mut attempts = Vec::new();
     for attempt in [2, 2, 3, 0, 0, 4] {
-        let answer = upstream.request_resend(request(&id.to_string(), attempt)).await.unwrap();
+        let answer =
+            upstream.request_resend(stage.request(&id.to_string(), attempt)).await.unwrap();
         let answer = answer.into_inner();
         assert_eq!(outcome(&answer), Outcome::Republished, "{answer:?}");
         attempts.push(answer.attempt);
@@ -127,8 +128,9 @@ async fn what_the_broker_does_not_take_is_not_published_and_the_same_attempt_is_
     stage.published(id).await;
     let mut upstream =
         UpstreamClient::new(upstream(stage.publisher.clone(), stage.pool.clone(), Things));
-    let mut ask =
-        async || upstream.request_resend(request(&id.to_string(), 2)).await.unwrap().into_inner();
+    let mut ask = async || {
+        upstream.request_resend(stage.request(&id.to_string(), 2)).await.unwrap().into_inner()
+    };
     stage.vhost.delete_queue(QUEUE).await;
     let answer = ask().await;
     assert_eq!(outcome(&answer), Outcome::NotPublished, "{answer:?}");

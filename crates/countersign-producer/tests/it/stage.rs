@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use countersign_amqp::Connection;
 use countersign_producer::{
-    Enlisted, Found, Message, MessageId, MessageSource, ProducerSettings, Publisher, SourceError,
-    prepare, upstream,
+    DatabaseId, Enlisted, Found, Message, MessageId, MessageSource, ProducerSettings, Publisher,
+    SourceError, prepare, upstream,
 };
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use countersign_protocol::grpc::upstream_client::UpstreamClient;
@@ -25,6 +25,7 @@ pub(crate) struct Stage {
     pub(crate) pool: PgPool,
     pub(crate) vhost: Vhost,
     pub(crate) database: Database,
+    pub(crate) identity: DatabaseId,
     _callback: Connection,
     _partitions: tokio_util::sync::DropGuard,
 }
@@ -44,7 +45,7 @@ pub(crate) fn settings() -> ProducerSettings {
 }
 
 impl Stage {
-    pub(crate) async fn new(settings: ProducerSettings) -> Self {
+    pub(crate) async fn new(mut settings: ProducerSettings) -> Self {
         // On the heap: together they are larger than a test's stack should hold.
         let (vhost, database) = Box::pin(async { tokio::join!(vhost(), database()) }).await;
         let callback = Connection::start(
@@ -55,7 +56,8 @@ impl Stage {
         callback.ready().await;
         let pool = database.pool().await.unwrap();
         let shutdown = CancellationToken::new();
-        prepare(&pool, settings.retention, shutdown.clone()).await.unwrap();
+        let identity = prepare(&pool, settings.retention, shutdown.clone()).await.unwrap();
+        settings.database = Some(identity);
         sqlx::raw_sql(
             "CREATE TABLE thing (message_id uuid PRIMARY KEY, name text NOT NULL CHECK (name <> ''))",
         )
@@ -67,7 +69,15 @@ impl Stage {
         vhost.declare_queue(QUEUE, serde_json::json!({})).await;
         vhost.bind("things", QUEUE, "#").await;
         let partitions = shutdown.drop_guard();
-        Self { publisher, pool, vhost, database, _callback: callback, _partitions: partitions }
+        Self {
+            publisher,
+            pool,
+            vhost,
+            database,
+            identity,
+            _callback: callback,
+            _partitions: partitions,
+        }
     }
 
     /// Enlists a message and inserts its thing.
@@ -134,14 +144,21 @@ impl Stage {
         attempt: u32,
     ) -> Result<RequestResendResponse, Status> {
         let service = upstream(self.publisher.clone(), self.pool.clone(), source);
-        let request = request(id, attempt);
+        let request = self.request(id, attempt);
         UpstreamClient::new(service).request_resend(request).await.map(tonic::Response::into_inner)
     }
-}
 
-pub(crate) fn request(id: &str, attempt: u32) -> RequestResendRequest {
-    let (message_id, reason) = (id.to_owned(), "tested".to_owned());
-    RequestResendRequest { message_id, attempt, reason, missing_consumers: Vec::new() }
+    /// A request that names this upstream and its database.
+    pub(crate) fn request(&self, id: &str, attempt: u32) -> RequestResendRequest {
+        RequestResendRequest {
+            message_id: id.to_owned(),
+            attempt,
+            missing_consumers: Vec::new(),
+            reason: "tested".to_owned(),
+            upstream: "tested".to_owned(),
+            database: self.identity.to_string(),
+        }
+    }
 }
 
 pub(crate) fn outcome(response: &RequestResendResponse) -> Outcome {

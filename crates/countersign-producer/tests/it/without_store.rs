@@ -9,7 +9,7 @@ use countersign_protocol::grpc::request_resend_response::Outcome;
 use countersign_protocol::grpc::upstream_client::UpstreamClient;
 use countersign_testbed::id_of_age;
 
-use crate::stage::{Stage, outcome, request, settings, thing};
+use crate::stage::{Stage, outcome, settings, thing};
 
 #[derive(Clone, Default)]
 struct Shelf(Arc<Mutex<HashMap<MessageId, String>>>);
@@ -30,7 +30,9 @@ async fn the_age_of_what_is_not_found_decides() {
     let mut upstream =
         UpstreamClient::new(upstream_without_store(stage.publisher.clone(), shelf.clone()));
     let mut ask = async |id: MessageId| {
-        outcome(upstream.request_resend(request(&id.to_string(), 2)).await.unwrap().get_ref())
+        let mut request = stage.request(&id.to_string(), 2);
+        request.database.clear();
+        outcome(upstream.request_resend(request).await.unwrap().get_ref())
     };
 
     let message = thing("a chair");
@@ -45,4 +47,7 @@ async fn the_age_of_what_is_not_found_decides() {
 
     assert_eq!(ask(id_of_age(Duration::from_secs(120))).await, Outcome::NeverCommitted);
     assert_eq!(ask(id_of_age(Duration::from_secs(31 * 24 * 3_600))).await, Outcome::Unknown);
+    let of_a_database = stage.request(&id.to_string(), 2);
+    let answer = upstream.request_resend(of_a_database).await.unwrap();
+    assert_eq!(outcome(answer.get_ref()), Outcome::Misdirected, "it has no database");
 }

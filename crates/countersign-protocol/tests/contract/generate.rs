@@ -7,8 +7,8 @@ use countersign_protocol::confirm::{ConfirmHeader, ConfirmedMessage};
 use countersign_protocol::envelope::{MAX_REASON_CHARS, clean_reason};
 use countersign_protocol::rolled_back::{RolledBackHeader, RolledBackMessage};
 use countersign_protocol::{
-    ArmingId, Attempt, Check, Confirm, MessageId, Name, Outcome, RolledBack, Tier, UnixMillis,
-    Window,
+    ArmingId, Attempt, Check, Confirm, DatabaseId, MessageId, Name, Outcome, RolledBack, Tier,
+    UnixMillis, Window,
 };
 use proptest::collection::{btree_set, vec};
 use proptest::option;
@@ -55,9 +55,15 @@ pub(crate) fn check() -> impl Strategy<Value = Check> {
         btree_set(name(), 1..=MAX_CONSUMERS).prop_map(|names| names.into_iter().collect());
     let message = (id_at_hand(), consumers, option::of(arming()))
         .prop_map(|(id, consumers, arming)| CheckedMessage { id, consumers, arming });
-    (name(), time(), vec(message, 1..6)).prop_map(|(upstream, armed_at, messages)| {
-        Check::new(CheckHeader { upstream, armed_at }, messages)
-    })
+    (name(), option::of(database()), time(), vec(message, 1..6)).prop_map(
+        |(upstream, database, armed_at, messages)| {
+            Check::new(CheckHeader { upstream, database, armed_at }, messages)
+        },
+    )
+}
+
+fn database() -> impl Strategy<Value = DatabaseId> {
+    any::<u128>().prop_map(|bits| DatabaseId::from_uuid(uuid::Uuid::from_u128(bits)))
 }
 
 pub(crate) fn arming() -> impl Strategy<Value = ArmingId> {

@@ -21,7 +21,7 @@ fn rejected() -> Recorded {
     recorded(&[], &[("logistics", Word::Rejected)])
 }
 
-fn answers() -> [(Answer, bool); 8] {
+fn answers() -> [(Answer, bool); 9] {
     let text = || "so it says".to_owned();
     [
         (Answer::Republished { at: None }, true),
@@ -29,6 +29,7 @@ fn answers() -> [(Answer, bool); 8] {
         (Answer::InProgress { retry_after: Duration::from_secs(7) }, false),
         (Answer::NotPublished { reason: text() }, false),
         (Answer::NotAsked { why: text() }, false),
+        (Answer::Misdirected { why: text() }, false),
         (Answer::NeverCommitted, true),
         (Answer::Withdrawn { reason: text() }, true),
         (Answer::Unknown { reason: text() }, true),
@@ -58,6 +59,7 @@ fn each_answer_leads_somewhere() {
         waits(30),
         waits(30),
         waits(7),
+        waits(30),
         waits(30),
         waits(30),
         State::NeverCommitted,

@@ -20,7 +20,7 @@ pub(crate) fn overdue(groups: &[Group]) -> Vec<Finding> {
     if conflicts > 0 {
         findings.push(error(
             "the ledger",
-            format!("messages in conflict: {} (confirmed, though their upstream says that they were never committed)", count(conflicts)),
+            format!("messages in conflict: {} (an upstream says that they were never committed, and a consumer or the upstream's own records say otherwise)", count(conflicts)),
             "countersign overdue --state conflict; find out which of the two is wrong, then countersign close",
         ));
     }
@@ -32,8 +32,18 @@ pub(crate) fn overdue(groups: &[Group]) -> Vec<Finding> {
             "countersign overdue --state parked; mend the cause, then countersign resend or close",
         ));
     }
-    let nowhere: u64 =
-        groups.iter().filter(|group| group.cause == "no_address").map(|group| group.messages).sum();
+    let caused_by = |cause: &str| -> u64 {
+        groups.iter().filter(|group| group.cause == cause).map(|group| group.messages).sum()
+    };
+    let misdirected = caused_by("misdirected");
+    if misdirected > 0 {
+        findings.push(error(
+            "the ledger",
+            format!("messages whose upstream's address leads to another upstream, or to one with another database: {}", count(misdirected)),
+            "countersign upstreams says which; set COUNTERSIGN_UPSTREAMS of the callback service right, or the DATABASE_URL of the upstream's server",
+        ));
+    }
+    let nowhere = caused_by("no_address");
     if nowhere > 0 {
         findings.push(error(
             "the ledger",
