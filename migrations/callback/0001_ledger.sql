@@ -104,7 +104,7 @@ CREATE TABLE overdue (
 COMMENT ON TABLE overdue IS 'One row for each message whose check came due unconfirmed. A later check adds its consumers to the row.';
 COMMENT ON COLUMN overdue.message_id IS 'The message: a UUIDv7.';
 COMMENT ON COLUMN overdue.upstream IS 'The upstream that sent it and is asked to send it again.';
-COMMENT ON COLUMN overdue.database IS 'The database in which the message''s transaction commits, as its check named it: no other may say that it never committed. NULL if no check named one, or two checks named different ones.';
+COMMENT ON COLUMN overdue.database IS 'The database in which the message''s transaction commits, as its check named it: no other may say that it never committed. NULL if no check named one. The nil UUID, which no database has, if two checks named different ones.';
 COMMENT ON COLUMN overdue.consumers IS 'The consumers that have to confirm it: one or more, each once.';
 COMMENT ON COLUMN overdue.since IS 'When its check came due, or the row was opened again, on this database''s clock.';
 COMMENT ON COLUMN overdue.state IS 'waiting, asking or parked while open; confirmed, never_committed, withdrawn, conflict or closed_by_hand once closed.';
@@ -114,7 +114,7 @@ COMMENT ON COLUMN overdue.cause IS 'Why it is in this state, in one of a few wor
 COMMENT ON COLUMN overdue.reason IS 'Why it is in this state, for a person.';
 COMMENT ON COLUMN overdue.resends IS 'Resends asked for, a number from 0. The message''s first publish is attempt 1, so the next resend asks for attempt resends + 2.';
 COMMENT ON COLUMN overdue.calls_not_made IS 'How many calls in a row surely were not made and used up no resend, a number from 0.';
-COMMENT ON COLUMN overdue.granted IS 'Up to how many resends an operator has granted, whatever COUNTERSIGN_MAX_RESENDS says. 0 if no operator has.';
+COMMENT ON COLUMN overdue.granted IS 'Up to how many resends an operator, or the row''s being opened again, has granted, whatever COUNTERSIGN_MAX_RESENDS says. 0 if no operator has.';
 COMMENT ON COLUMN overdue.granted_at IS 'When an operator last asked for a resend, on this database''s clock. NULL if no operator has.';
 COMMENT ON COLUMN overdue.sent_at IS 'When the awaited publish was sent, on its upstream''s clock: when its check was armed, then when it was published again. NULL if the upstream does not say.';
 COMMENT ON COLUMN overdue.missing_after IS 'The message counts as missing only when a confirm marker that was sent after this moment has come back, on this database''s clock. Its check''s coming due at first; when it is to be judged again, once its upstream has been asked. A deferral leaves it as it is.';

@@ -114,6 +114,7 @@ impl Parts {
             ledger: self.ledger.clone(),
             wake: Arc::clone(&self.wake),
             recent_checks: self.recent_checks.clone(),
+            policy: self.config.policy,
         };
         self.intake(checks, topology::CHECK_DUE.to_owned())
     }
@@ -198,6 +199,7 @@ impl Parts {
             shards: self.shards().collect(),
             markers: self.marker_need.clone(),
             wake: Arc::clone(&self.wake),
+            policy: self.config.policy,
         };
         Admin::server(
             self.ledger.clone(),

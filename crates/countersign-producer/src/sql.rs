@@ -41,7 +41,7 @@ pub(crate) async fn identity(pool: &PgPool) -> Result<DatabaseId, sqlx::Error> {
 }
 
 /// The upstream's name, as an expression that is NULL in any other database than the owner's: an insert
-/// of it fails there by [`WRONG_DATABASE`], without a round trip to find out before.
+/// of it fails there ([`is_wrong_database`]), without a round trip to find out before.
 fn upstream_here(owner: &Owner) -> String {
     let Owner { upstream, database } = owner;
     format!("(SELECT '{upstream}' FROM countersign.identity WHERE database_id = '{database}')")

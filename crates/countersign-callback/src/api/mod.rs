@@ -32,7 +32,7 @@ use countersign_protocol::grpc::{
 use tokio::sync::Notify;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
-use tracing::warn;
+use tracing::{error, warn};
 use uuid::Uuid;
 
 use crate::api::jobs::ItemsPage;
@@ -42,6 +42,7 @@ use crate::heal::upstreams::Upstreams;
 use crate::ledger::{Counted, Ledger};
 use crate::rules::budget::Pacing;
 use crate::rules::new_job::Selection;
+use crate::rules::overdue::Key;
 
 /// `countersign.v1.Callback`.
 #[derive(Clone, Debug)]
@@ -125,14 +126,24 @@ impl Callback for Admin {
         &self,
         request: Request<FindUnconfirmedRequest>,
     ) -> Result<Response<FindUnconfirmedResponse>, Status> {
+        // Rows are corrected for an asker that may change something.
+        let may_correct = match &self.token {
+            Some(token) => token.require(request.metadata()).is_ok(),
+            None => true,
+        };
         let question = Question::read(request.into_inner(), self.sweeps.horizons.now())?;
         let refused = |why: Unanswered| {
             let cause = std::error::Error::source(&why);
             warn!(upstream = %question.upstream, error = %why, cause, "no answer for a sweep now");
             Status::unavailable(why.to_string())
         };
-        let contradicted = self.sweeps.open_again(&question).await.map_err(refused)?;
         let forgotten = self.sweeps.forgotten(&question).await.map_err(refused)?;
+        let contradicted = self.sweeps.contradicted(&question).await.map_err(refused)?;
+        if may_correct {
+            self.sweeps.correct(&contradicted, question.database).await.map_err(refused)?;
+        } else if let Some(Key { message_id, upstream }) = contradicted.first() {
+            error!(count = contradicted.len(), %message_id, %upstream, "a sweep says that these messages are committed, and their rows say otherwise; they stay as they are, because the sweep shows no token: set COUNTERSIGN_TOKEN of the upstream");
+        }
         Ok(Response::new(question.answer(&forgotten, &contradicted)))
     }
 

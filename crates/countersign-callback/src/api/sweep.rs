@@ -20,7 +20,7 @@ use tonic::Status;
 use crate::horizon::Horizons;
 use crate::ledger::{Expected, Ledger};
 use crate::log;
-use crate::rules::overdue::{CommittedAfterAll, Key};
+use crate::rules::overdue::{Correction, Key, Policy};
 use crate::watch::markers::MarkerNeed;
 
 /// Looks up what upstreams ask.
@@ -36,6 +36,8 @@ pub(crate) struct Sweeps {
     pub(crate) markers: MarkerNeed,
     /// Starts a round when a row was opened again.
     pub(crate) wake: Arc<Notify>,
+    /// How many resends a row gets that opens again.
+    pub(crate) policy: Policy,
 }
 
 /// Why there is no answer now. The question is to be asked again.
@@ -77,31 +79,44 @@ impl Sweeps {
         Ok(self.ledger.forgotten(upstream, &perhaps).await?)
     }
 
-    /// Opens those of the messages in question again of which an upstream has said that they never
-    /// committed: the asker's records say that they did. Returns their ids.
+    /// Those of the messages in question whose rows say otherwise than the asker's records, which say
+    /// that they are committed.
     ///
     /// # Errors
-    /// When nothing was opened, or the commit's outcome is unknown.
-    pub(crate) async fn open_again(
-        &self,
-        question: &Question,
-    ) -> Result<Vec<MessageId>, Unanswered> {
+    /// When the database does not answer.
+    pub(crate) async fn contradicted(&self, question: &Question) -> Result<Vec<Key>, Unanswered> {
         let Question { upstream, database, known, .. } = question;
         let ids = known.iter().map(|message| message.key.message_id);
-        let denied = self.ledger.denied(upstream, ids).await?;
-        if denied.is_empty() {
-            return Ok(Vec::new());
+        Ok(self.ledger.contradicted(upstream, ids, *database).await?)
+    }
+
+    /// Corrects these rows by the asker's records: those that were closed as never committed open
+    /// again.
+    ///
+    /// # Errors
+    /// When nothing was corrected, or the commit's outcome is unknown.
+    pub(crate) async fn correct(
+        &self,
+        keys: &[Key],
+        database: Option<DatabaseId>,
+    ) -> Result<(), Unanswered> {
+        if keys.is_empty() {
+            return Ok(());
         }
-        let Some(taken) = self.ledger.take(&denied).await? else { return Ok(Vec::new()) };
+        let Some(taken) = self.ledger.take(keys).await? else { return Ok(()) };
         let rows = taken.rows.iter();
-        let rows: Vec<CommittedAfterAll> =
-            rows.filter_map(|(overdue, _)| overdue.committed_after_all(taken.now)).collect();
-        taken.open_again(&rows, *database).await?;
-        for CommittedAfterAll { conflict, opened } in &rows {
-            conflict.iter().chain([opened]).for_each(log::transition);
+        let corrections: Vec<Correction> = rows
+            .filter_map(|(row, _)| row.committed_in(database, &self.policy, taken.now))
+            .collect();
+        if corrections.is_empty() {
+            return Ok(taken.write(&[]).await?);
+        }
+        taken.correct(&corrections).await?;
+        for Correction { conflict, opened, .. } in &corrections {
+            conflict.iter().chain(opened).for_each(log::transition);
         }
         self.wake.notify_one();
-        Ok(rows.iter().map(|row| row.opened.key.message_id).collect())
+        Ok(())
     }
 
     /// Waits until every confirm that is in the broker now is recorded.
@@ -172,19 +187,19 @@ impl Question {
         Ok(question)
     }
 
-    /// The answer, when the ledger has said which of the known ones no replica would ask for, and which
-    /// ones were opened again.
+    /// The answer, when the ledger has said which of the known ones no replica would ask for, and whose
+    /// rows said otherwise than the asker.
     #[must_use]
     pub(crate) fn answer(
         self,
         unconfirmed: &[MessageId],
-        contradicted: &[MessageId],
+        contradicted: &[Key],
     ) -> FindUnconfirmedResponse {
         let texts = |ids: &[MessageId]| ids.iter().map(MessageId::to_string).collect();
         FindUnconfirmedResponse {
             unconfirmed: texts(unconfirmed),
             too_old: texts(&self.too_old),
-            contradicted: texts(contradicted),
+            contradicted: contradicted.iter().map(|key| key.message_id.to_string()).collect(),
         }
     }
 }

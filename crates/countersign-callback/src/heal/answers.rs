@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use countersign_protocol::Name;
+use countersign_protocol::{DatabaseId, Name};
 use countersign_retry::Retry;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,8 @@ pub(crate) const WRITTEN_AT_ONCE: usize = 200;
 pub(crate) struct Answered {
     /// The row that the upstream was asked for.
     pub(crate) key: Key,
+    /// The database that the upstream was asked to have.
+    pub(crate) database: Option<DatabaseId>,
     /// The lease under which the replica made the call.
     pub(crate) lease: Lease,
     /// The answer, or why there is none.
@@ -72,25 +74,33 @@ impl Answers {
     }
 
     async fn write(&self, answered: &[Answered]) -> Result<(), sqlx::Error> {
-        let by_lease: BTreeMap<(&Key, Uuid), &Answer> =
-            answered.iter().map(|a| ((&a.key, a.lease.token), &a.answer)).collect();
-        let by_key: BTreeMap<&Key, &Answer> =
-            answered.iter().map(|a| (&a.key, &a.answer)).collect();
+        let by_lease: BTreeMap<(&Key, Uuid), &Answered> =
+            answered.iter().map(|a| ((&a.key, a.lease.token), a)).collect();
+        let by_key: BTreeMap<&Key, &Answered> = answered.iter().map(|a| (&a.key, a)).collect();
         let keys: Vec<Key> = by_key.keys().copied().cloned().collect();
         let Some(mut taken) = self.ledger.take(&keys).await? else { return Ok(()) };
+        let other_database = Answer::Misdirected {
+            why: "the database that was asked is no longer the one that is meant".to_owned(),
+            is_other_upstream: false,
+        };
         let after_answer = |(overdue, recorded): &(Overdue, Recorded)| {
-            let answer = match overdue.state.lease() {
+            let answered = match overdue.state.lease() {
                 // While a replica asks, only the answer to its own call counts.
                 Some(lease) => by_lease.get(&(&overdue.key, lease.token)),
                 None => by_key.get(&overdue.key),
             };
+            let Answered { answer, database, .. } = answered?;
+            // A check that came meanwhile may have named another database, which may have the message.
+            let is_of_row = overdue.origin.database() == *database;
+            let answer = if answer.is_last_word() && !is_of_row { &other_database } else { answer };
+            let jitter = fastrand::f64();
             upstream_answer::after_answer(
                 overdue,
                 recorded,
-                answer?,
+                answer,
                 &self.policy,
                 taken.now,
-                fastrand::f64(),
+                jitter,
             )
         };
         let transitions: Vec<Transition> = taken.rows.iter().filter_map(after_answer).collect();

@@ -104,6 +104,6 @@ impl Calls {
             self.wake.notify_one();
         }
         // The writer of answers lives longer than any call.
-        let _ = self.answers.send(Answered { key, lease, answer }).await;
+        let _ = self.answers.send(Answered { key, database, lease, answer }).await;
     }
 }

@@ -183,7 +183,7 @@ impl Rounds {
                     let transition = asking(overdue, &missing, lease);
                     let key = overdue.key.clone();
                     let reason = transition.reason.clone();
-                    let database = overdue.database;
+                    let database = overdue.origin.database();
                     let asked = Asked {
                         key,
                         database,

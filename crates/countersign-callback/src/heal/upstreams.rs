@@ -241,7 +241,7 @@ impl Permit {
     /// Tells the circuit breaker whether the upstream answered the call.
     fn ended(&self, answer: &Answer) {
         match answer {
-            Answer::Misdirected { why } => {
+            Answer::Misdirected { why, .. } => {
                 self.upstream.misdirected().replace(why.clone());
             }
             // Whether the address is right is not known.
@@ -250,7 +250,11 @@ impl Permit {
         }
         let mut gate = self.upstream.gate();
         let (change, why) = match answer {
-            Answer::Misdirected { why } | Answer::NotAsked { why } | Answer::Unanswered { why } => {
+            // At this address nothing of the upstream is answered for. An upstream with another database may
+            // answer for the next message.
+            Answer::Misdirected { why, is_other_upstream: true }
+            | Answer::NotAsked { why }
+            | Answer::Unanswered { why } => {
                 (gate.silent(self.turn, Instant::now(), fastrand::f64()), why.as_str())
             }
             _ => (gate.answered(self.turn), ""),
@@ -267,18 +271,27 @@ impl Permit {
 /// A last word counts only from the upstream and the database that are meant: another one says "never
 /// committed" of whatever it does not know.
 fn read(response: &RequestResendResponse, upstream: &Name, database: Option<DatabaseId>) -> Answer {
-    let reason = clean_reason(&response.reason);
-    let is_last = matches!(response.outcome(), Outcome::NeverCommitted | Outcome::Withdrawn);
-    let is_meant = response.upstream == upstream.as_str() && response.database == named(database);
-    if is_last && !is_meant {
+    let answer = outcome(response);
+    let is_other_upstream = !response.upstream.is_empty() && response.upstream != upstream.as_str();
+    if let Answer::Misdirected { why, .. } = answer {
+        return Answer::Misdirected { why, is_other_upstream };
+    }
+    let is_meant = response.upstream == upstream.as_str()
+        && response.database.parse::<DatabaseId>().ok() == database;
+    if answer.is_last_word() && !is_meant {
         let why = format!(
             "upstream {upstream} is meant, with database {}; the answer is that of upstream {}, with database {}",
             or_none(&named(database)),
             or_none(&response.upstream),
             or_none(&response.database)
         );
-        return Answer::Misdirected { why: clean_reason(&why) };
+        return Answer::Misdirected { why: clean_reason(&why), is_other_upstream };
     }
+    answer
+}
+
+fn outcome(response: &RequestResendResponse) -> Answer {
+    let reason = clean_reason(&response.reason);
     match response.outcome() {
         Outcome::Republished => Answer::Republished {
             at: Some(UnixMillis::from_ms(response.published_at_ms))
@@ -291,7 +304,7 @@ fn read(response: &RequestResendResponse, upstream: &Name, database: Option<Data
         Outcome::Withdrawn => Answer::Withdrawn { reason },
         Outcome::NotPublished => Answer::NotPublished { reason },
         Outcome::Unknown => Answer::Unknown { reason },
-        Outcome::Misdirected => Answer::Misdirected { why: reason },
+        Outcome::Misdirected => Answer::Misdirected { why: reason, is_other_upstream: false },
         Outcome::Unspecified => Answer::Unanswered {
             why: format!("an outcome that is not known here ({})", response.outcome),
         },

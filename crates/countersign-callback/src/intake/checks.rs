@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use countersign_protocol::check::{CheckHeader, CheckedMessage};
+use countersign_protocol::check::{CheckHeader, CheckedMessage, MAX_CONSUMERS};
 use countersign_protocol::{Check, Name, Unreadable, Window};
 use tokio::sync::Notify;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::heal::recent_checks::RecentChecks;
 use crate::intake::{Read, Recorder};
 use crate::ledger::{DueCheck, Expected, Ledger, RolledBackArming, Tallies, merge};
 use crate::log;
 use crate::rules::budget::Tally;
-use crate::rules::overdue::{FurtherCheck, Key, United, list};
+use crate::rules::origin::Origin;
+use crate::rules::overdue::{Correction, FurtherCheck, Key, Policy, list};
 
 /// Looks the messages of checks up that have come due.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub(crate) struct Checks {
     pub(crate) wake: Arc<Notify>,
     /// Counts the checks that came due.
     pub(crate) recent_checks: RecentChecks,
+    /// How many resends a row gets that opens again.
+    pub(crate) policy: Policy,
 }
 
 impl Recorder for Checks {
@@ -33,7 +36,7 @@ impl Recorder for Checks {
         let (Check { header, entries }, refused) = Check::read(body, window)?;
         let CheckHeader { upstream, database, armed_at } = header;
         let entry = |message: CheckedMessage| DueCheck {
-            database,
+            origin: Origin::named(database.filter(|id| !id.uuid().is_nil())),
             armed_at,
             arming: message.arming,
             message: Expected {
@@ -47,7 +50,7 @@ impl Recorder for Checks {
     fn print(entry: &DueCheck) -> Vec<u8> {
         let header = CheckHeader {
             upstream: entry.message.key.upstream.clone(),
-            database: entry.database,
+            database: entry.origin.database(),
             armed_at: entry.armed_at,
         };
         let message = CheckedMessage {
@@ -151,26 +154,35 @@ impl Checks {
             return Ok(());
         }
         let Some(taken) = self.ledger.take(&differing).await? else { return Ok(()) };
-        let united: Vec<United> = taken
+        let further = |key: &Key| {
+            let further = one(of.get(key)?);
+            if further.consumers.len() > MAX_CONSUMERS {
+                warn!(message_id = %key.message_id, upstream = %key.upstream, consumers = list(&further.consumers), most = MAX_CONSUMERS, "the checks of one message name too many consumers: the service waits for the first of them");
+            }
+            Some(further)
+        };
+        let corrections: Vec<Correction> = taken
             .rows
             .iter()
-            .filter_map(|(overdue, _)| overdue.united(&one(of.get(&overdue.key)?), taken.now))
+            .filter_map(|(row, _)| row.united(&further(&row.key)?, &self.policy, taken.now))
             .collect();
-        let opened: Vec<_> = united.iter().filter_map(|united| united.opened.clone()).collect();
-        taken.unite(&united).await?;
-        opened.iter().for_each(log::transition);
+        if corrections.is_empty() {
+            return taken.write(&[]).await;
+        }
+        taken.correct(&corrections).await?;
+        corrections.iter().filter_map(|row| row.opened.as_ref()).for_each(log::transition);
+        self.wake.notify_one();
         Ok(())
     }
 }
 
 /// Several checks of one message as one.
 fn one(checks: &[&DueCheck]) -> FurtherCheck {
-    let mut databases = checks.iter().filter_map(|check| check.database);
-    let first = databases.next();
+    let consumers: BTreeSet<Name> =
+        checks.iter().flat_map(|check| check.message.consumers.iter().cloned()).collect();
     FurtherCheck {
-        consumers: checks.iter().flat_map(|check| check.message.consumers.clone()).collect(),
-        database: first.filter(|first| databases.all(|other| other == *first)),
-        of_committed: checks.iter().all(|check| check.arming.is_none()),
+        consumers: consumers.into_iter().collect(),
+        origin: checks.iter().fold(Origin::Unnamed, |origin, check| origin.and(check.origin)),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
-use countersign_protocol::{Attempt, MessageId, Name, UnixMillis};
+use countersign_protocol::{Attempt, DatabaseId, MessageId, Name, UnixMillis};
 use sqlx::decode::Decode;
 use sqlx::encode::{Encode, IsNull};
 use sqlx::error::BoxDynError;
@@ -12,6 +12,8 @@ use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueRef};
 use sqlx::types::time::OffsetDateTime;
 use sqlx::{Postgres, Type};
 use uuid::Uuid;
+
+use crate::rules::origin::Origin;
 
 /// A message's id in a `uuid` column.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +27,25 @@ pub(super) struct Text<T>(pub(super) T);
 /// moment is never read as one that is still to come.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Time(pub(super) UnixMillis);
+
+/// An origin as a `uuid` column holds it: NULL if no check has named a database, and the nil UUID, which
+/// no database has, if two have named different ones.
+pub(super) fn stored_origin(origin: Origin) -> Option<Uuid> {
+    match origin {
+        Origin::Unnamed => None,
+        Origin::Database(id) => Some(id.uuid()),
+        Origin::Disputed => Some(Uuid::nil()),
+    }
+}
+
+/// The origin that a `uuid` column holds, or that a check names.
+pub(super) fn read_origin(database: Option<Uuid>) -> Origin {
+    match database {
+        None => Origin::Unnamed,
+        Some(id) if id.is_nil() => Origin::Disputed,
+        Some(id) => Origin::Database(DatabaseId::from_uuid(id)),
+    }
+}
 
 /// The years 1 to 9999, which Postgres and `time` both hold. A peer may state any moment: one outside
 /// of these is stored as the nearest, as it would otherwise fail the statement for all its rows.

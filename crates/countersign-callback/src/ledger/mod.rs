@@ -3,7 +3,7 @@
 //! - `columns`: how ids, names, words and times are stored.
 //! - `confirmations`: what consumers said of a message, and which messages lack a confirm.
 //! - `overdue`: rows of `overdue`, noted and taken under their lock; `due`: the rows whose time has
-//!   come; `transitions`: what becomes of a row; `reopening`: what a further check or the upstream's
+//!   come; `transitions`: what becomes of a row; `corrections`: what a further check or the upstream's
 //!   records change of it.
 //! - `browse`, `story`: overdue rows and one message, for an operator.
 //! - `jobs`: created, worked on under the lock of their row, told.
@@ -41,7 +41,7 @@ mod due;
 
 mod transitions;
 
-mod reopening;
+mod corrections;
 
 mod browse;
 

@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 
 use countersign_postgres::Transaction;
-use countersign_protocol::{ArmingId, DatabaseId, MessageId, Name, UnixMillis};
+use countersign_protocol::{ArmingId, MessageId, Name, UnixMillis};
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Row as _};
 use uuid::Uuid;
 
-use super::columns::{Id, Ids, Text, Time, joined, stored_total};
+use super::columns::{Id, Ids, Text, Time, joined, read_origin, stored_origin, stored_total};
 use super::transitions::write;
 use super::{Expected, Ledger, committed};
 use crate::rules::budget::Tally;
 use crate::rules::cause::Cause;
 use crate::rules::filter;
+use crate::rules::origin::Origin;
 use crate::rules::overdue::{Key, Overdue, Recorded, Report, Transition, Word};
 use crate::rules::states::StateName;
 
@@ -33,7 +34,7 @@ pub(crate) struct DueCheck {
     /// The message, and the consumers that have to confirm it.
     pub(crate) message: Expected,
     /// The database in which the message's transaction commits, if the check says.
-    pub(crate) database: Option<DatabaseId>,
+    pub(crate) origin: Origin,
     /// When the upstream armed the check, on the upstream's clock.
     pub(crate) armed_at: UnixMillis,
     /// The arming of the message that this is the check of, if the check says.
@@ -65,7 +66,7 @@ impl Ledger {
             sorted.iter().map(|(check, _)| joined(&check.message.consumers)).collect();
         let reasons: Vec<&str> = sorted.iter().map(|(_, reason)| reason.as_str()).collect();
         let databases: Vec<Option<Uuid>> =
-            sorted.iter().map(|(check, _)| check.database.map(DatabaseId::uuid)).collect();
+            sorted.iter().map(|(check, _)| stored_origin(check.origin)).collect();
         let sent: Vec<Time> = sorted.iter().map(|(check, _)| Time(check.armed_at)).collect();
         sqlx::query_as(
             "-- note_overdue
@@ -309,7 +310,7 @@ impl FromRow<'_, PgRow> for Overdue {
         let Time(missing_after) = row.try_get("missing_after")?;
         Ok(Self {
             key: Key::from_row(row)?,
-            database: row.try_get::<Option<Uuid>, _>("database")?.map(DatabaseId::from_uuid),
+            origin: read_origin(row.try_get("database")?),
             consumers: consumers.into_iter().map(|Text(name)| name).collect(),
             state: state.with(time("due_at")?, row.try_get("lease")?).ok_or_else(|| {
                 sqlx::Error::Decode(format!("{state}: no due_at or lease").into())

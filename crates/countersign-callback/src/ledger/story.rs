@@ -26,7 +26,7 @@ impl Ledger {
              SELECT json_strip_nulls(json_build_object(
                  'message_id', asked.message_id,
                  'state', told.state, 'cause', told.cause, 'reason', told.reason,
-                 'upstream', told.upstream, 'database', told.database, 'consumers', told.consumers, 'resends', told.resends,
+                 'upstream', told.upstream, 'database', nullif(told.database, '00000000-0000-0000-0000-000000000000'), 'consumers', told.consumers, 'resends', told.resends,
                  'next_at_ms', floor(extract(epoch FROM told.due_at) * 1000)::bigint,
                  'history', (
                      SELECT json_agg(json_build_object(

@@ -5,6 +5,7 @@ use std::time::Duration;
 use countersign_protocol::{MessageId, Name, UnixMillis};
 use uuid::Uuid;
 
+use crate::rules::origin::Origin;
 use crate::rules::overdue::{Key, Overdue, Policy, Recorded, Report, Word};
 use crate::rules::states::{State, StateName};
 
@@ -48,7 +49,7 @@ pub(crate) fn state(of: StateName) -> State {
 pub(crate) fn overdue(in_state: StateName) -> Overdue {
     Overdue {
         key: Key { message_id: MessageId::from_parts(now(), [0; 10]), upstream: name("orders") },
-        database: None,
+        origin: Origin::Unnamed,
         consumers: names(&["logistics"]),
         state: state(in_state),
         reason: "what was last".to_owned(),

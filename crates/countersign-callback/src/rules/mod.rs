@@ -4,6 +4,7 @@ pub(crate) mod states;
 
 pub(crate) mod cause;
 
+pub(crate) mod origin;
 pub(crate) mod overdue;
 
 pub(crate) mod verdict;

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use countersign_protocol::check::MAX_CONSUMERS;
 use countersign_protocol::{DatabaseId, MessageId, Name, UnixMillis};
 use strum::IntoStaticStr;
 
 use crate::rules::cause::Cause;
+use crate::rules::origin::Origin;
 use crate::rules::states::{State, StateName};
 
 /// What is done about overdue messages, and when it is given up.
@@ -31,7 +33,7 @@ pub(crate) struct Overdue {
     /// Which message of whom.
     pub(crate) key: Key,
     /// The database in which its transaction commits: no other may say that it never committed.
-    pub(crate) database: Option<DatabaseId>,
+    pub(crate) origin: Origin,
     /// The consumers that have to confirm it.
     pub(crate) consumers: Vec<Name>,
     /// Where it stands.
@@ -194,71 +196,98 @@ impl Overdue {
         self.transition(State::Conflict, Cause::Conflict, reason)
     }
 
-    /// Where the row goes when the records of its upstream's database say that its transaction
-    /// committed, which an upstream has denied. `None` for a row that tells of no such denial.
+    /// What the records of the upstream's database change of a row, when they say that its transaction
+    /// committed there. `None` if the row says so, too.
     ///
-    /// The row becomes a conflict, which alarms, and opens again: some upstream has answered for
-    /// another, and the message is still missing.
+    /// A row that was closed as "never committed" becomes a conflict, which alarms, and opens again:
+    /// some upstream has answered for another, and the message is still missing.
     #[must_use]
-    pub(crate) fn committed_after_all(&self, now: UnixMillis) -> Option<CommittedAfterAll> {
-        let Key { upstream, .. } = &self.key;
-        let conflict = match self.state.name() {
-            StateName::NeverCommitted => {
-                let reason = format!(
-                    "an upstream said that its transaction never committed, and the records of {upstream} say that it did: does an address lead to another upstream?"
-                );
-                Some(self.transition(State::Conflict, Cause::Conflict, reason))
-            }
-            StateName::Conflict => None,
-            _ => return None,
+    pub(crate) fn committed_in(
+        &self,
+        database: Option<DatabaseId>,
+        policy: &Policy,
+        now: UnixMillis,
+    ) -> Option<Correction> {
+        let upstream = &self.key.upstream;
+        let origin = database.map_or(self.origin, Origin::Database);
+        let is_denied = match self.state.name() {
+            StateName::NeverCommitted | StateName::Conflict => true,
+            StateName::Waiting | StateName::Asking | StateName::Parked => false,
+            StateName::Confirmed | StateName::Withdrawn | StateName::ClosedByHand => return None,
         };
-        let reason = format!("the records of {upstream} say that its transaction committed");
-        let opened = Transition {
+        if !is_denied && origin == self.origin {
+            return None;
+        }
+        let conflict = (self.state == State::NeverCommitted).then(|| {
+            let reason = format!(
+                "an upstream said that its transaction never committed, and the records of {upstream} say that it did: does an address lead to another upstream?"
+            );
+            self.transition(State::Conflict, Cause::Conflict, reason)
+        });
+        let opened = is_denied.then(|| Transition {
             from: StateName::Conflict,
-            missing_after: Some(now),
-            ..self.transition(State::Waiting { due: now }, Cause::CommittedAfterAll, reason)
-        };
-        Some(CommittedAfterAll { conflict, opened })
-    }
-
-    /// What a further check of the message changes: it may name consumers that the row does not wait
-    /// for yet, and the database. `None` if it changes nothing.
-    #[must_use]
-    pub(crate) fn united(&self, check: &FurtherCheck, now: UnixMillis) -> Option<United> {
-        let may_change = matches!(
-            self.state.name(),
-            StateName::Waiting | StateName::Asking | StateName::Parked | StateName::Confirmed
-        );
-        if !may_change {
-            return None;
-        }
-        let mut consumers = self.consumers.clone();
-        consumers.extend(check.consumers.iter().cloned());
-        consumers.sort_unstable();
-        consumers.dedup();
-        let database = match (self.database, check.database) {
-            (known, None) => known,
-            (None, named) => named,
-            (Some(known), Some(named)) if known == named => Some(named),
-            // Only a committed message is armed anew.
-            (_, named) if check.of_committed => named,
-            // Either may be where the transaction would have committed: none may deny it.
-            _ => None,
-        };
-        let adds_consumers = consumers.len() > self.consumers.len();
-        if !adds_consumers && database == self.database {
-            return None;
-        }
-        let opens = adds_consumers && self.state == State::Confirmed;
-        let opened = opens.then(|| Transition {
-            missing_after: Some(now),
-            ..self.transition(
-                State::Waiting { due: now },
-                Cause::NotConfirmed,
-                format!("a further check waits for {}", list(&check.consumers)),
+            ..self.opened(
+                Cause::CommittedAfterAll,
+                format!("the records of {upstream} say that its transaction committed"),
+                now,
             )
         });
-        Some(United { key: self.key.clone(), consumers, database, opened })
+        Some(Correction {
+            key: self.key.clone(),
+            consumers: self.consumers.clone(),
+            origin,
+            granted: self.granted_anew(policy),
+            conflict,
+            opened,
+        })
+    }
+
+    /// What a further check of the message changes of its row: it may name consumers that the row does
+    /// not wait for yet, and another database. `None` if it changes nothing.
+    #[must_use]
+    pub(crate) fn united(
+        &self,
+        check: &FurtherCheck,
+        policy: &Policy,
+        now: UnixMillis,
+    ) -> Option<Correction> {
+        match self.state.name() {
+            StateName::Waiting | StateName::Asking | StateName::Parked | StateName::Confirmed => {}
+            StateName::NeverCommitted
+            | StateName::Withdrawn
+            | StateName::Conflict
+            | StateName::ClosedByHand => return None,
+        }
+        let origin = self.origin.and(check.origin);
+        let mut consumers = self.consumers.clone();
+        for name in &check.consumers {
+            if !consumers.contains(name) && consumers.len() < MAX_CONSUMERS {
+                consumers.push(name.clone());
+            }
+        }
+        let adds_consumers = consumers.len() > self.consumers.len();
+        if !adds_consumers && origin == self.origin {
+            return None;
+        }
+        consumers.sort_unstable();
+        let opened = (adds_consumers && self.state == State::Confirmed).then(|| {
+            let reason = format!("a further check waits for {}", list(&check.consumers));
+            self.opened(Cause::NotConfirmed, reason, now)
+        });
+        let (key, granted) = (self.key.clone(), self.granted_anew(policy));
+        Some(Correction { key, consumers, origin, granted, conflict: None, opened })
+    }
+
+    /// A closed row that is judged again, from now on.
+    fn opened(&self, cause: Cause, reason: String, now: UnixMillis) -> Transition {
+        let missing_after = Some(now);
+        Transition { missing_after, ..self.transition(State::Waiting { due: now }, cause, reason) }
+    }
+
+    /// Up to how many resends a row gets that is opened again: as many more as any other. Its time
+    /// begins anew with the grant.
+    fn granted_anew(&self, policy: &Policy) -> u32 {
+        self.resends.saturating_add(policy.max_resends).max(1)
     }
 }
 
@@ -268,31 +297,24 @@ pub(crate) struct FurtherCheck {
     /// The consumers that it names.
     pub(crate) consumers: Vec<Name>,
     /// The database that it names.
-    pub(crate) database: Option<DatabaseId>,
-    /// Whether the upstream armed it for a message that it knows to be committed.
-    pub(crate) of_committed: bool,
+    pub(crate) origin: Origin,
 }
 
-/// A row as a further check leaves it.
+/// A row as a further check, or its upstream's records, leave it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct United {
+pub(crate) struct Correction {
     /// The row.
     pub(crate) key: Key,
-    /// The consumers that it waits for from now on.
+    /// The consumers that it waits for from now on, [`MAX_CONSUMERS`] at most.
     pub(crate) consumers: Vec<Name>,
-    /// The database in which its transaction commits. `None` also if two checks disagree.
-    pub(crate) database: Option<DatabaseId>,
-    /// A confirmed row opens again when a consumer joins.
-    pub(crate) opened: Option<Transition>,
-}
-
-/// The way of a row whose upstream has denied what its records say.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct CommittedAfterAll {
-    /// Unless the row is a conflict already.
+    /// The database in which its transaction commits.
+    pub(crate) origin: Origin,
+    /// Up to how many resends the row gets, if it opens again.
+    pub(crate) granted: u32,
+    /// A row that was closed as "never committed" is a conflict first.
     pub(crate) conflict: Option<Transition>,
-    /// From the conflict.
-    pub(crate) opened: Transition,
+    /// A closed row opens again.
+    pub(crate) opened: Option<Transition>,
 }
 
 impl Word {
@@ -311,3 +333,6 @@ impl Word {
 pub(crate) fn list(names: &[Name]) -> String {
     names.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests;

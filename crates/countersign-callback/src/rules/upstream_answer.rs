@@ -42,6 +42,8 @@ pub(crate) enum Answer {
     Misdirected {
         /// Which one is meant, and which one answers.
         why: String,
+        /// Whether the whole address is wrong. Otherwise the upstream may answer for other messages.
+        is_other_upstream: bool,
     },
     /// The call surely did not happen, or was refused before it did anything.
     NotAsked {
@@ -68,6 +70,12 @@ impl Answer {
             | Self::NotAsked { .. }
             | Self::Unanswered { .. } => None,
         }
+    }
+
+    /// Whether it is a last word: one that only the upstream and the database that are meant can give.
+    #[must_use]
+    pub(crate) fn is_last_word(&self) -> bool {
+        matches!(self, Self::NeverCommitted | Self::Withdrawn { .. } | Self::Unknown { .. })
     }
 
     /// Whether the message may have been sent again.
@@ -168,7 +176,7 @@ pub(crate) fn after_answer(
             Cause::NotPublished,
             format!("{upstream} could not send it: {reason}"),
         ),
-        Answer::Misdirected { why } => not_made(
+        Answer::Misdirected { why, .. } => not_made(
             not_made_delay(overdue, policy, jitter),
             Cause::Misdirected,
             format!("the address of {upstream} leads elsewhere: {why}"),

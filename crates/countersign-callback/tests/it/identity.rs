@@ -58,7 +58,7 @@ async fn who_is_meant_for_another_costs_no_attempt_and_heals_when_the_address_is
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_last_word_in_another_name_closes_nothing() {
-    for outcome in [Outcome::NeverCommitted, Outcome::Withdrawn] {
+    for outcome in [Outcome::NeverCommitted, Outcome::Withdrawn, Outcome::Unknown] {
         for (upstream, database) in
             [("", ""), ("payments", DATABASE), ("orders", OTHER), ("orders", "")]
         {
@@ -73,7 +73,11 @@ async fn a_last_word_in_another_name_closes_nothing() {
             assert_eq!((row.state.as_str(), row.resends), ("waiting", 0), "{shown}");
             assert!(row.reason.contains("leads elsewhere"), "{shown}: {}", row.reason);
             upstream.reply(move |_| say(outcome));
-            let end = if outcome == Outcome::Withdrawn { "withdrawn" } else { "never_committed" };
+            let end = match outcome {
+                Outcome::NeverCommitted => "never_committed",
+                Outcome::Withdrawn => "withdrawn",
+                _ => "parked",
+            };
             stage.state(id, end).await;
         }
     }
@@ -157,4 +161,35 @@ async fn two_checks_of_one_id_unite_their_consumers() {
         stage.state(id, "confirmed").await;
         assert_eq!(stage.row(id).await.unwrap().reason, "confirmed by billing, logistics");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_databases_that_checks_name_neither_is_asked_to_deny_the_message() {
+    let upstream = Upstream::always(say(Outcome::Republished)).await;
+    let stage = Stage::new(&upstream, &[]).await;
+    let id = MessageId::generate();
+    for database in [DATABASE, OTHER, DATABASE] {
+        let check = json!({
+            "v": 1, "upstream": "orders", "database": database, "armed_at_ms": 1,
+            "messages": [{ "id": id.to_string(), "consumers": ["logistics"] }],
+        });
+        stage.due(&check).await;
+    }
+    let disputed = "SELECT count(*) FROM overdue
+                    WHERE database = '00000000-0000-0000-0000-000000000000'";
+    stage.counts("disputed rows", disputed, 1).await;
+    assert_eq!(stage.told(&id.to_string()).await.unwrap().database, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_without_the_token_corrects_nothing_and_is_told_all_the_same() {
+    let upstream = Upstream::always(say(Outcome::NeverCommitted)).await;
+    let stage = Stage::new(&upstream, &["token=let-me-in"]).await;
+    let id = MessageId::generate();
+    stage.check(&[id], &["logistics"]).await;
+    let before = stage.state(id, "never_committed").await;
+    let asked = [(id.to_string(), &["logistics"][..])];
+    let answer = stage.find_unconfirmed("orders", &asked).await.unwrap();
+    assert_eq!(answer.contradicted, [id.to_string()]);
+    assert_eq!(stage.row(id).await, Some(before));
 }

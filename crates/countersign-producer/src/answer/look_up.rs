@@ -57,21 +57,29 @@ pub(crate) struct Asked<'a> {
     pub(crate) database: Option<DatabaseId>,
 }
 
+/// An answer, and the database that was looked at.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    pub(crate) answer: Answer,
+    pub(crate) database: Option<DatabaseId>,
+}
+
 /// Looks the id up in `countersign.enlisted`, on the database's clock.
 pub(crate) async fn by_enlistment(
     pool: &PgPool,
     source: &impl MessageSource,
     policy: Policy,
     asked: Asked<'_>,
-) -> Result<Answer, Unanswered> {
+) -> Result<Looked, Unanswered> {
     let Asked { id, upstream, database } = asked;
     let mut reading = Transaction::open(pool, sql::READ_ONLY).await?;
     let Look { record, now, database: actual } =
         sql::look_up_now(&mut reading, upstream, id).await?;
+    let looked = |answer| Looked { answer, database: Some(actual) };
     let meant = match database {
         Some(meant) if meant != actual => {
             reading.rollback().await?;
-            return Ok(wrong_database(meant, &actual.to_string()));
+            return Ok(looked(wrong_database(meant, &actual.to_string())));
         }
         Some(_) => Meant::ThisDatabase,
         None => Meant::AnyDatabase,
@@ -80,11 +88,11 @@ pub(crate) async fn by_enlistment(
         FirstLook::AskSource => {
             let found = find(source, &mut *reading, id).await?;
             reading.rollback().await?;
-            Ok(decision::by_record(record, meant, found))
+            Ok(looked(decision::by_record(record, meant, found)))
         }
         FirstLook::Answer(answer) => {
             reading.rollback().await?;
-            Ok(answer)
+            Ok(looked(answer))
         }
         FirstLook::Fence => {
             reading.rollback().await?;
@@ -92,17 +100,17 @@ pub(crate) async fn by_enlistment(
             let record = match fence(pool, &owner, id).await? {
                 Fence::Stands(record) => record,
                 Fence::Blocked => {
-                    return Ok(Answer::InProgress { retry_after: OPEN_RETRY_AFTER });
+                    return Ok(looked(Answer::InProgress { retry_after: OPEN_RETRY_AFTER }));
                 }
                 Fence::NoPlace => {
                     let reason = "no partition of countersign.enlisted holds ids of its time";
-                    return Ok(Answer::Unknown { reason: reason.to_owned() });
+                    return Ok(looked(Answer::Unknown { reason: reason.to_owned() }));
                 }
             };
             let mut reading = Transaction::open(pool, sql::READ_ONLY).await?;
             let found = find(source, &mut *reading, id).await?;
             reading.rollback().await?;
-            Ok(decision::by_record(record, meant, found))
+            Ok(looked(decision::by_record(record, meant, found)))
         }
     }
 }
@@ -112,16 +120,17 @@ pub(crate) async fn by_age(
     source: &impl MessageSource<()>,
     policy: Policy,
     asked: Asked<'_>,
-) -> Result<Answer, Unanswered> {
+) -> Result<Looked, Unanswered> {
     let Asked { id, database, .. } = asked;
+    let looked = |answer| Looked { answer, database: None };
     if let Some(meant) = database {
-        return Ok(wrong_database(meant, "none"));
+        return Ok(looked(wrong_database(meant, "none")));
     }
     // The age is taken before the source is asked: otherwise a transaction could commit after the
     // source has looked, and the id count as old.
     let age = clock::now().since(id.time());
     let found = find(source, &mut (), id).await?;
-    Ok(decision::by_age(found, age, policy))
+    Ok(looked(decision::by_age(found, age, policy)))
 }
 
 fn wrong_database(meant: DatabaseId, actual: &str) -> Answer {

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 use tracing::{info, warn};
 
 use crate::answer::decision::{Answer, Policy};
-use crate::answer::look_up::{self, Asked, Unanswered};
+use crate::answer::look_up::{self, Asked, Looked, Unanswered};
 use crate::answer::question::Question;
 use crate::answer::repeats::{Repeats, Republished};
 use crate::answer::republish::Resent;
@@ -42,7 +42,7 @@ struct Inner {
 
 /// Looks an id up and decides about it.
 type LookUp = Box<
-    dyn Fn(MessageId, Option<DatabaseId>) -> BoxFuture<'static, Result<Answer, Unanswered>>
+    dyn Fn(MessageId, Option<DatabaseId>) -> BoxFuture<'static, Result<Looked, Unanswered>>
         + Send
         + Sync,
 >;
@@ -153,7 +153,8 @@ impl Inner {
             info!(message_id = %id, attempt = %done.attempt, "a caller asks again for an attempt that was republished");
             return Ok(self.republished(done));
         }
-        let answer = (self.look_up)(id, database).await.map_err(|why| unanswered(id, &why))?;
+        let looked = (self.look_up)(id, database).await;
+        let Looked { answer, database } = looked.map_err(|why| unanswered(id, &why))?;
         let response = match answer {
             Answer::Republish(message) => {
                 let by_hand = attempt.is_none();
@@ -193,7 +194,10 @@ impl Inner {
             reason,
             "asked to send again"
         );
-        Ok(response)
+        Ok(RequestResendResponse {
+            database: database.map(|id| id.to_string()).unwrap_or_default(),
+            ..response
+        })
     }
 
     fn saying(&self, outcome: Outcome, reason: &str) -> RequestResendResponse {

@@ -56,7 +56,6 @@ impl Armed {
             let text = "the publisher does not know its database: set ProducerSettings::database to what `prepare` returned";
             return Err(Error::new(ErrorKind::WrongDatabase, text).giving_back(batch.messages));
         };
-        batch.publisher.notices.learn(pool);
         // A transaction that is dropped before its commit is rolled back.
         batch.notice.release();
         let (age, limit) = (batch.age(), batch.publisher.settings.armed_max_age);
@@ -69,7 +68,10 @@ impl Armed {
             return Err(Error::new(ErrorKind::TooOld, text));
         }
         match enlist(pool, isolation, &owner, &batch).await {
-            Ok(transaction) => Ok(Enlisted { transaction, batch, checks }),
+            Ok(transaction) => {
+                batch.publisher.notices.learn(pool);
+                Ok(Enlisted { transaction, batch, checks })
+            }
             Err(source) => {
                 if is_duplicate_key(&source, sql::ENLISTED) {
                     return Err(taken(pool, &batch).await.unwrap_or_else(|| {

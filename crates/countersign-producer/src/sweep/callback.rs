@@ -81,6 +81,9 @@ impl Callback {
             database: settings.database.map(|id| id.to_string()).unwrap_or_default(),
         });
         request.set_timeout(DEADLINE);
+        if let Some(token) = &settings.token {
+            token.show(request.metadata_mut());
+        }
         let mut client = self.client.clone();
         let response = client.find_unconfirmed(request).await.map_err(|status| why(&status))?;
         Ok(read(&response.into_inner(), messages))

@@ -6,7 +6,7 @@ mod walk;
 use std::time::{Duration, Instant};
 
 use countersign_protocol::envelope::MAX_ENTRIES;
-use countersign_protocol::{Name, UnixMillis};
+use countersign_protocol::{MessageId, Name, UnixMillis};
 use countersign_retry::{Retry, Stopped};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -158,6 +158,15 @@ impl Sweeper {
 
     async fn begin(&self) -> Result<Option<Walk>, Halt> {
         let Self { pool, holder, settings, .. } = self;
+        // The walk says that what it reads is committed in the database that the checks name.
+        let meant = self.publisher.inner.settings.database;
+        let here = sql::identity(pool).await?;
+        if meant != Some(here) {
+            let meant = meant.map_or_else(|| "none".to_owned(), |id| id.to_string());
+            return Err(Halt::Trouble(format!(
+                "the sweeper's pool leads to database {here}, the publisher was told {meant}: see ProducerSettings::database"
+            )));
+        }
         let upstream = self.upstream();
         let term = self.term();
         let lease = sql::take_sweep_lease(pool, upstream, *holder, term, settings.anew).await?;
@@ -179,6 +188,8 @@ impl Sweeper {
                 walk.pass(last);
             }
             if count < usize::from(PAGE) {
+                // What follows is another upstream's: the next walk need not read it again.
+                walk.pass(MessageId::from_parts(walk.newest(), [0; 10]));
                 break;
             }
             let pause = time_for(count, self.settings.looks_per_second);
@@ -207,7 +218,7 @@ impl Sweeper {
         if let Some(first) = contradicted.first() {
             error!(
                 count = contradicted.len(), message_id = %first,
-                "these messages are committed here, and the callback service was told that they never were: it has opened them again and asks for them; this is one. An upstream has answered for another: are its addresses right?"
+                "these messages are committed here, and the callback service was told otherwise; this is one. An upstream has answered for another: are its addresses right? The callback service asks for them again if this upstream shows its token"
             );
         }
         walk.too_old += too_old;

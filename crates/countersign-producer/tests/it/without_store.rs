@@ -47,7 +47,7 @@ async fn the_age_of_what_is_not_found_decides() {
 
     assert_eq!(ask(id_of_age(Duration::from_secs(120))).await, Outcome::NeverCommitted);
     assert_eq!(ask(id_of_age(Duration::from_secs(31 * 24 * 3_600))).await, Outcome::Unknown);
-    let of_a_database = stage.request(&id.to_string(), 2);
+    let of_a_database = stage.request(&id.to_string(), 3);
     let answer = upstream.request_resend(of_a_database).await.unwrap();
     assert_eq!(outcome(answer.get_ref()), Outcome::Misdirected, "it has no database");
 }

@@ -29,7 +29,7 @@ fn answers() -> [(Answer, bool); 9] {
         (Answer::InProgress { retry_after: Duration::from_secs(7) }, false),
         (Answer::NotPublished { reason: text() }, false),
         (Answer::NotAsked { why: text() }, false),
-        (Answer::Misdirected { why: text() }, false),
+        (Answer::Misdirected { why: text(), is_other_upstream: false }, false),
         (Answer::NeverCommitted, true),
         (Answer::Withdrawn { reason: text() }, true),
         (Answer::Unknown { reason: text() }, true),
