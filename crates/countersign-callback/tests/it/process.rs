@@ -60,7 +60,10 @@ async fn a_conflict_alarms_with_one_error_in_the_log() {
     let log = program.log();
     let errors: Vec<&str> = log.lines().filter(|line| line.contains("ERROR")).collect();
     assert_eq!(errors.len(), 1, "{errors:?}");
-    assert!(errors[0].contains("conflict: its upstream says that it never committed"), "{errors:?}");
+    assert!(
+        errors[0].contains("conflict: its upstream says that it never committed"),
+        "{errors:?}"
+    );
     assert!(errors[0].contains(&id.to_string()), "{errors:?}");
 }
 

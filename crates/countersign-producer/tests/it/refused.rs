@@ -45,6 +45,7 @@ async fn a_silent_broker_rolls_the_transaction_back_in_time() {
     let address = format!("{before}:{}/{vhost}", proxy.address().port());
     let mut settings = settings();
     settings.arm_timeout = Duration::from_millis(300);
+    settings.database = Some(stage.identity);
     let publisher = Publisher::start(address.parse().unwrap(), settings);
     publisher.ready().await;
     proxy.conduct(Conduct::Silence);
