@@ -93,7 +93,8 @@ pub enum ErrorKind {
     /// failure), or has a fault that retries do not mend (a missing table):
     /// [`Error::is_retryable`] tells them apart.
     Database,
-    /// The transaction may be committed or not: the connection broke at the commit. If it is
+    /// The transaction, or an earlier one with the same id, may be committed or not: the connection
+    /// broke at the commit, or an id was found taken and the database did not say by whom. If it is
     /// committed, its messages are sent when their checks come due.
     CommitUnknown,
 }

@@ -17,7 +17,7 @@ const CHECK_DELAY: Setting = Setting {
 
 const LONGEST_TRANSACTION: Setting = Setting {
     name: "COUNTERSIGN_LONGEST_TRANSACTION",
-    help: "how long after it was asked for an order may still commit. Until then a resend of an order that is not there is answered \"in progress\", later \"never committed\"",
+    help: "how long after it was asked for an order may still commit. Until then a resend of an order that is not there is answered \"in progress\", later \"never committed\" to a caller that names this database",
     default: Some("60s"),
     required: false,
     secret: false,

@@ -56,7 +56,8 @@ fn refused(error: &Error) -> Status {
         (_, Kind::CommitUnknown) => {
             Status::unknown(format!("{error}: look before you order again"))
         }
-        (_, Kind::TooOld | Kind::Fenced | Kind::AlreadyCommitted) => {
+        (_, Kind::AlreadyCommitted) => Status::already_exists(error.to_string()),
+        (_, Kind::TooOld | Kind::Fenced) => {
             Status::aborted(format!("{error}: nothing was ordered"))
         }
         (_, kind) if error.is_retryable() || kind == Kind::Closed => {

@@ -26,7 +26,7 @@ pub(crate) struct Ask {
     )]
     upstream: Address,
     /// The database that the message's transaction commits in: `countersign status` says it. Without it
-    /// no upstream says NEVER_COMMITTED, because it cannot know that the message was its own
+    /// an upstream that has a database never says NEVER_COMMITTED: the message may not be its own
     #[arg(long, value_name = "UUID")]
     database: Option<DatabaseId>,
     /// The reason, for the upstream's log
