@@ -2,11 +2,14 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Serialize, Serializer};
 use thiserror::Error;
 use uuid::{Uuid, Variant};
 
+use crate::id_generator::IdGenerator;
 use crate::time::UnixMillis;
 
 /// A message's id: a UUIDv7 (RFC 9562, section 5.7).
@@ -31,10 +34,18 @@ pub enum InvalidId {
 impl MessageId {
     /// A new id, of this moment.
     ///
-    /// Ids made one after the other in one process sort in that order.
+    /// Ids made one after the other in one process sort in that order, unless the clock is set back by
+    /// more than a second in between.
     #[must_use]
     pub fn generate() -> Self {
-        Self(Uuid::now_v7())
+        static GENERATOR: Mutex<IdGenerator> = Mutex::new(IdGenerator::new());
+        #[expect(clippy::disallowed_methods, reason = "an id holds the time of its making")]
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now_ms = i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX);
+        let random = Uuid::new_v4().as_u128();
+        let (ms, bits) =
+            GENERATOR.lock().unwrap_or_else(PoisonError::into_inner).next(now_ms, random);
+        Self::from_parts(UnixMillis::from_ms(ms), bits)
     }
 
     /// The id of a given moment whose other 74 bits come from `random`.

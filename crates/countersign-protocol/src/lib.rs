@@ -9,6 +9,7 @@ pub mod arming_id;
 pub mod attempt;
 pub mod database_id;
 pub mod id;
+mod id_generator;
 pub mod name;
 pub mod tier;
 pub mod time;
