@@ -65,28 +65,47 @@ pub(crate) struct Plan {
 }
 
 /// Plans partitions for the ids of the coming 48 hours, and drops those whose ids are all past
-/// retention.
+/// retention, but no more than `may_drop` of them, the oldest first.
 ///
 /// A table without partitions gets them back to the retention, because messages may be under way
 /// that are older than the table. Later no partition is made in the past: an empty partition where
 /// one was dropped would claim that nothing ever happened then.
-pub(crate) fn plan(existing: &BTreeSet<Day>, now: UnixMillis, retention: Duration) -> Plan {
+///
+/// Partitions further ahead than 48 hours come from a clock that was wrong. They do no harm and
+/// prove nothing: the days around `now` are made all the same.
+pub(crate) fn plan(
+    existing: &BTreeSet<Day>,
+    now: UnixMillis,
+    retention: Duration,
+    may_drop: usize,
+) -> Plan {
     let oldest_kept = Day::of(now.before(retention));
     let newest_needed = Day::of(now.after(AHEAD));
-    let first_missing = existing.last().map_or(oldest_kept, |newest| newest.next());
+    let newest = existing.range(..=newest_needed).next_back();
+    let first_missing = newest.map_or(oldest_kept, |newest| newest.next());
     let create = std::iter::successors(Some(first_missing), |day| Some(day.next()))
         .take_while(|day| *day <= newest_needed)
         .filter(|day| *day >= oldest_kept)
         .collect();
-    let drop = existing.iter().copied().take_while(|day| *day < oldest_kept).collect();
-    Plan { create, drop }
+    let past = existing.iter().copied().take_while(|day| *day < oldest_kept);
+    Plan { create, drop: past.take(may_drop).collect() }
 }
 
-/// The unbroken run of days that ends with the newest.
-pub(crate) fn newest_run(days: &BTreeSet<Day>) -> Option<(Day, Day)> {
-    let newest = *days.last()?;
+/// How many partitions a process may have dropped, so long after its start: as many as days have
+/// passed on the monotonic clock, and two more. A clock of the database that is wrong once, by days
+/// or by years, costs no more than that.
+pub(crate) fn may_have_dropped(since_start: Duration) -> usize {
+    const MORE: u64 = 2;
+    const DAY: u64 = 24 * 60 * 60;
+    usize::try_from(since_start.as_secs() / DAY + MORE).unwrap_or(usize::MAX)
+}
+
+/// The unbroken run of days that ends with the newest one within the coming 48 hours.
+pub(crate) fn current_run(days: &BTreeSet<Day>, now: UnixMillis) -> Option<(Day, Day)> {
+    let mut days = days.range(..=Day::of(now.after(AHEAD))).rev();
+    let newest = *days.next()?;
     let mut oldest = newest;
-    for day in days.iter().rev().skip(1) {
+    for day in days {
         if day.next() != oldest {
             break;
         }
@@ -139,16 +158,48 @@ mod tests {
             ("a hole in the past stays", days([97, 99, 100, 101, 102]), 100, vec![], vec![]),
             ("retention was raised: the past is not invented", days(99..=102), 100, vec![], vec![]),
         ] {
-            let plan = plan(&existing, noon_of(now), retention(3));
+            let plan = plan(&existing, noon_of(now), retention(3), usize::MAX);
             assert_eq!((numbers(&plan.create), numbers(&plan.drop)), (create, drop), "{what}");
         }
     }
 
+    /// What a plan leaves.
+    fn after(existing: &BTreeSet<Day>, now: i64, may_drop: usize) -> BTreeSet<Day> {
+        let plan = plan(existing, noon_of(now), retention(30), may_drop);
+        let kept = existing.iter().filter(|day| !plan.drop.contains(day));
+        kept.chain(&plan.create).copied().collect()
+    }
+
     #[test]
-    fn only_the_unbroken_run_up_to_the_newest_counts() {
-        assert_eq!(newest_run(&days([])), None);
-        assert_eq!(newest_run(&days([5])), Some((Day(5), Day(5))));
-        assert_eq!(newest_run(&days([1, 2, 4, 5, 6])), Some((Day(4), Day(6))));
+    fn a_clock_that_was_wrong_once_costs_two_partitions_and_none_around_now() {
+        let right = days(70..=102);
+        for wrong in [100 + 31, 100 + 40, 100 + 365, 100 + 20 * 365] {
+            let jumped = after(&right, wrong, may_have_dropped(Duration::ZERO));
+            let back = after(&jumped, 100, 0);
+            assert!((72..=102).all(|day| back.contains(&Day(day))), "{wrong}: {back:?}");
+            assert_eq!(current_run(&back, noon_of(100)), Some((Day(72), Day(102))), "{wrong}");
+            let next_day = after(&back, 101, 0);
+            assert_eq!(current_run(&next_day, noon_of(101)), Some((Day(72), Day(103))), "{wrong}");
+        }
+        for wrong in [100 - 31, 0] {
+            let jumped = after(&right, wrong, may_have_dropped(Duration::ZERO));
+            assert!(right.is_subset(&jumped), "{wrong}: {jumped:?}");
+            assert_eq!(current_run(&jumped, noon_of(100)), Some((Day(70), Day(102))), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_process_drops_a_partition_a_day_and_two_more() {
+        let hours = |hours: u64| may_have_dropped(Duration::from_secs(hours * 60 * 60));
+        assert_eq!([0, 23, 24, 240].map(hours), [2, 2, 3, 12]);
+    }
+
+    #[test]
+    fn only_the_unbroken_run_up_to_the_newest_of_the_coming_days_counts() {
+        let run = |existing: &[i64]| current_run(&days(existing.iter().copied()), noon_of(5));
+        assert_eq!(run(&[]), None);
+        assert_eq!(run(&[5]), Some((Day(5), Day(5))));
+        assert_eq!(run(&[1, 2, 4, 5, 6, 99]), Some((Day(4), Day(6))));
     }
 
     #[test]

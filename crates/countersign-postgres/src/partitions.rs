@@ -1,7 +1,9 @@
 //! Tables partitioned by message id, which is to say by time.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use countersign_protocol::{UnixMillis, Window};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
@@ -15,12 +17,29 @@ use crate::transaction::{CommitError, Transaction};
 /// A table `PARTITION BY RANGE (message_id)`, one partition for each day in UTC.
 ///
 /// Partitions are made 48 hours ahead and dropped whole once all of their ids are older than the
-/// retention; no row is ever deleted. There is no default partition, because it would stand in the
+/// retention; no row is ever deleted. A process drops no more partitions than days have passed since
+/// its start, and two more: a clock that is wrong once must not cost the whole table. There is no default partition, because it would stand in the
 /// way of new ones. So Postgres refuses an id without a partition (23514).
 #[derive(Clone, Debug)]
 pub struct Partitions {
     table: &'static str,
     retention: Duration,
+    drops: Arc<Drops>,
+}
+
+/// What a process has dropped of a table.
+#[derive(Debug)]
+struct Drops {
+    since: Instant,
+    count: AtomicUsize,
+}
+
+impl Drops {
+    /// How many more partitions the process may drop now.
+    fn left(&self) -> usize {
+        let most = calendar::may_have_dropped(self.since.elapsed());
+        most.saturating_sub(self.count.load(Ordering::Relaxed))
+    }
 }
 
 /// How long a process waits for another that makes partitions of the same table. Making them takes
@@ -39,7 +58,8 @@ impl Partitions {
     /// Its rows are kept for at least `retention`.
     #[must_use]
     pub fn new(table: &'static str, retention: Duration) -> Self {
-        Self { table, retention }
+        let drops = Drops { since: Instant::now(), count: AtomicUsize::new(0) };
+        Self { table, retention, drops: Arc::new(drops) }
     }
 
     /// Makes the missing partitions, drops those past retention, and returns the window of ids that
@@ -55,7 +75,10 @@ impl Partitions {
         let (window, past) = self.create_missing(pool).await?;
         for day in past {
             match self.drop_day(pool, day).await {
-                Ok(()) => info!(table = self.table, day = day.digits(), "dropped a partition"),
+                Ok(()) => {
+                    self.drops.count.fetch_add(1, Ordering::Relaxed);
+                    info!(table = self.table, day = day.digits(), "dropped a partition");
+                }
                 Err(error) => {
                     warn!(table = self.table, day = day.digits(), %error, "a partition past retention stays for now");
                 }
@@ -96,7 +119,7 @@ impl Partitions {
         let mut transaction = Transaction::open(pool, &self.take_turn()).await?;
         let mut days = self.existing(&mut transaction).await?;
         let now = database_now(&mut transaction).await?;
-        let plan = calendar::plan(&days, now, self.retention);
+        let plan = calendar::plan(&days, now, self.retention, self.drops.left());
         for &day in &plan.create {
             sqlx::raw_sql(AssertSqlSafe(self.create_sql(day))).execute(&mut *transaction).await?;
             days.insert(day);
@@ -110,7 +133,7 @@ impl Partitions {
         for day in &plan.drop {
             days.remove(day);
         }
-        let (oldest, newest) = calendar::newest_run(&days).ok_or(sqlx::Error::RowNotFound)?;
+        let (oldest, newest) = calendar::current_run(&days, now).ok_or(sqlx::Error::RowNotFound)?;
         // The end of a day is the start of the next one, so the newest id is of the millisecond
         // before.
         let newest = newest.end().before(Duration::from_millis(1));

@@ -82,8 +82,8 @@ async fn many_processes_may_make_them_at_once() {
 #[tokio::test]
 async fn what_is_past_retention_goes_whole_and_what_is_in_use_stays_for_now() {
     let stage = stage().await;
-    let long_window = Partitions::new(TABLE, 10 * DAY).maintain(&stage.pool).await.unwrap();
-    let (kept, gone) = (now().before(DAY), now().before(9 * DAY));
+    let long_window = Partitions::new(TABLE, 5 * DAY).maintain(&stage.pool).await.unwrap();
+    let (kept, gone) = (now().before(DAY), now().before(4 * DAY + DAY / 2));
     insert(&stage.pool, id_of(kept)).await.unwrap();
     insert(&stage.pool, id_of(gone)).await.unwrap();
 
@@ -94,7 +94,7 @@ async fn what_is_past_retention_goes_whole_and_what_is_in_use_stays_for_now() {
     let short = Partitions::new(TABLE, 3 * DAY);
     let window = short.maintain(&stage.pool).await.unwrap();
     assert!(window.oldest > long_window.oldest && window.newest == long_window.newest);
-    assert_eq!(partitions(&stage).await.len(), 13, "everything is still there");
+    assert_eq!(partitions(&stage).await.len(), 8, "everything is still there");
     reader.rollback().await.unwrap();
 
     assert_eq!(short.maintain(&stage.pool).await.unwrap(), window);
@@ -105,6 +105,18 @@ async fn what_is_past_retention_goes_whole_and_what_is_in_use_stays_for_now() {
         .await
         .unwrap();
     assert_eq!(left, [id_of(kept).uuid()]);
+}
+
+#[tokio::test]
+async fn a_process_drops_two_partitions_and_no_more_on_the_day_of_its_start() {
+    let stage = stage().await;
+    Partitions::new(TABLE, 10 * DAY).maintain(&stage.pool).await.unwrap();
+    let short = Partitions::new(TABLE, 3 * DAY);
+    for _ in 0..3 {
+        let window = short.maintain(&stage.pool).await.unwrap();
+        assert_eq!(partitions(&stage).await.len(), 11);
+        assert!(window.admit(id_of(now().before(7 * DAY))).is_ok(), "what is there is known");
+    }
 }
 
 #[tokio::test]
