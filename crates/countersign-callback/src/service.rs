@@ -14,7 +14,7 @@ use tracing::info;
 
 use crate::api::Admin;
 use crate::horizon::Horizons;
-use crate::ledger::{Ledger, MIGRATIONS};
+use crate::ledger::{Ledger, migrations};
 use crate::parts::Parts;
 use crate::settings::Config;
 use crate::upkeep;
@@ -169,7 +169,7 @@ async fn prepare(
         ..PoolSettings::new(APPLICATION_NAME)
     };
     let pool = connect(&config.database, settings).await;
-    migrate(&pool, &MIGRATIONS).await?;
+    migrate(&pool, migrations()).await?;
     let ledger = Ledger::new(pool, config.retention);
     let horizons = upkeep::start(&ledger, config.retention, shutdown, workers)
         .await

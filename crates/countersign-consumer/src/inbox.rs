@@ -87,7 +87,7 @@ impl Inbox {
         }
         let migrations = sqlx::migrate!("../../migrations/consumer");
         let migrator = sdk_migrator(migrations, "countersign._consumer_migrations");
-        migrate(&pool, &migrator).await.map_err(|e| Error::Inbox(e.into()))?;
+        migrate(&pool, migrator).await.map_err(|e| Error::Inbox(e.into()))?;
         let partitions = Partitions::new(TABLE, settings.retention);
         let (sender, window) = watch::channel(first_window(&partitions, &pool).await);
         tokio::spawn(partitions.keep(pool.clone(), abandon.clone(), sender));

@@ -17,6 +17,10 @@ pub fn sdk_migrator(mut migrations: Migrator, table: &'static str) -> Migrator {
     migrations
 }
 
+/// How long a migration waits for a table's lock: every later statement on the table waits behind it.
+/// After that, the migration is tried again.
+const LOCK_TIMEOUT: &str = "SET lock_timeout = '2s'";
+
 /// Applies the migrations that are not applied yet. Of several processes that start at once, one
 /// applies them and the others wait. When the server goes away meanwhile, the function waits for
 /// it.
@@ -26,10 +30,13 @@ pub fn sdk_migrator(mut migrations: Migrator, table: &'static str) -> Migrator {
 ///
 /// # Cancel safety
 /// The future can be dropped at any time: each migration is a transaction.
-pub async fn migrate(pool: &PgPool, migrator: &Migrator) -> Result<(), MigrateError> {
+pub async fn migrate(pool: &PgPool, mut migrator: Migrator) -> Result<(), MigrateError> {
+    // A newer release may have applied further ones: migrations are only added, and leave what older
+    // releases use, so that old and new processes run side by side.
+    migrator.set_ignore_missing(true);
     let mut retry = Retry::new("apply migrations");
     loop {
-        match apply(pool, migrator).await {
+        match apply(pool, &migrator).await {
             Ok(()) => {
                 retry.worked();
                 info!(table = %migrator.table_name, "migrations are applied");
@@ -48,6 +55,7 @@ async fn apply(pool: &PgPool, migrator: &Migrator) -> Result<(), MigrateError> {
     // The migrator's lock belongs to the session and outlives an error, so the session must end,
     // too.
     connection.close_on_drop();
+    sqlx::raw_sql(LOCK_TIMEOUT).execute(&mut *connection).await.map_err(MigrateError::Execute)?;
     migrator.run_direct(None, &mut *connection, false).await
 }
 

@@ -30,7 +30,7 @@ pub async fn prepare(
         sqlx::migrate!("../../migrations/producer"),
         "countersign._producer_migrations",
     );
-    migrate(pool, &migrations).await?;
+    migrate(pool, migrations).await?;
     let database = sql::identity(pool).await?;
     let partitions = Partitions::new(sql::ENLISTED, retention);
     let span = partitions.maintain(pool).await?;

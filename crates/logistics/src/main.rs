@@ -51,7 +51,7 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<Running> {
     // One for each handler, and two for the inbox's partitions and its count of duplicates.
     connections.max_connections = u32::try_from(settings.concurrency)? + 2;
     let pool = connect(&config.database, connections).await;
-    migrate(&pool, &shipments::migrator()).await.context("cannot migrate the shipments")?;
+    migrate(&pool, shipments::migrator()).await.context("cannot migrate the shipments")?;
     let consumer = Consumer::new(config.broker, settings).with_inbox(pool).handler(Ship);
     Ok(consumer.start(process.shutdown.clone()).await?)
 }

@@ -50,7 +50,7 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<(Publisher, 
     let mut connections = PoolSettings::new(process.name);
     connections.max_connections = 20;
     let pool = connect(&config.database, connections).await;
-    migrate(&pool, &order::migrator()).await.context("cannot migrate the orders")?;
+    migrate(&pool, order::migrator()).await.context("cannot migrate the orders")?;
 
     let mut settings = ProducerSettings::new(config.upstream, config.check_delay, config.consumers)
         .with_exchange(EXCHANGE, ExchangeKind::Topic);

@@ -77,7 +77,10 @@ pub(crate) use self::rolled_back::{KEPT, RolledBackArming};
 pub(crate) use self::tallies::{Tallies, merge};
 
 /// The ledger's migrations.
-pub(crate) static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/callback");
+#[must_use]
+pub(crate) fn migrations() -> sqlx::migrate::Migrator {
+    sqlx::migrate!("../../migrations/callback")
+}
 
 /// The ledger's database.
 #[derive(Clone, Debug)]

@@ -32,7 +32,7 @@ async fn a_service_that_is_upstream_and_downstream_starts_in_many_processes_at_o
     let starts = (0..6).map(|_| async {
         let pool = pool(&stage.database, 2).await;
         for migrator in [of_service(), of_producer(), of_consumer()] {
-            migrate(&pool, &migrator).await.unwrap();
+            migrate(&pool, migrator).await.unwrap();
         }
     });
     futures_util::future::join_all(starts).await;
@@ -62,8 +62,8 @@ async fn a_service_that_is_upstream_and_downstream_starts_in_many_processes_at_o
 async fn a_migration_that_fails_is_an_error_and_holds_nobody_else_up() {
     let stage = Stage::new(1).await;
     let broken = Migrator::with_migrations(vec![migration(1, "CREATE TABLE oops (")]);
-    let error = migrate(&stage.pool, &broken).await.unwrap_err();
+    let error = migrate(&stage.pool, broken).await.unwrap_err();
     assert!(matches!(error, MigrateError::ExecuteMigration(..)), "{error:?}");
     // The migrator's lock is free again.
-    migrate(&pool(&stage.database, 1).await, &of_service()).await.unwrap();
+    migrate(&pool(&stage.database, 1).await, of_service()).await.unwrap();
 }

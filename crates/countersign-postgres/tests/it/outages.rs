@@ -14,7 +14,7 @@ async fn a_server_that_is_not_there_is_waited_for_and_one_that_comes_back_is_use
 
     let connecting = tokio::spawn(async move {
         let pool = connect(&url, PoolSettings::new("tested")).await;
-        migrate(&pool, &Migrator::with_migrations(Vec::new())).await.unwrap();
+        migrate(&pool, Migrator::with_migrations(Vec::new())).await.unwrap();
         pool
     });
     postgres.restart().await.unwrap();
