@@ -131,7 +131,11 @@ impl Callback for Admin {
             Some(token) => token.require(request.metadata()).is_ok(),
             None => true,
         };
-        let question = Question::read(request.into_inner(), self.sweeps.horizons.now())?;
+        let question = {
+            let window = self.sweeps.horizons.now();
+            let window = window.map_err(|why| Status::unavailable(why.to_string()))?;
+            Question::read(request.into_inner(), window)?
+        };
         let refused = |why: Unanswered| {
             let cause = std::error::Error::source(&why);
             warn!(upstream = %question.upstream, error = %why, cause, "no answer for a sweep now");

@@ -115,7 +115,8 @@ impl<R: Recorder> Intake<R> {
     ) -> Result<(), Stopped> {
         let mut deliveries = batch.into_iter();
         loop {
-            let merged = self.merge(&mut deliveries);
+            let window = self.window(shutdown).await?;
+            let merged = self.merge(&mut deliveries, window);
             if merged.tags.is_empty() {
                 return Ok(());
             }
@@ -128,9 +129,26 @@ impl<R: Recorder> Intake<R> {
         }
     }
 
+    /// The window of ids that can be taken. While the clocks disagree, the deliveries in hand are held.
+    async fn window(&self, shutdown: &CancellationToken) -> Result<Window, Stopped> {
+        let mut retry = Retry::new("tell which messages are too old");
+        loop {
+            match self.horizons.now() {
+                Ok(window) => {
+                    retry.worked();
+                    return Ok(window);
+                }
+                Err(why) => retry.wait(&why, shutdown).await?,
+            }
+        }
+    }
+
     /// Reads deliveries until there are enough entries for one statement.
-    fn merge(&self, deliveries: &mut impl Iterator<Item = Delivery>) -> Merged<R::Entry> {
-        let window = self.horizons.now();
+    fn merge(
+        &self,
+        deliveries: &mut impl Iterator<Item = Delivery>,
+        window: Window,
+    ) -> Merged<R::Entry> {
         let mut merged = Merged { entries: Vec::new(), refused: Vec::new(), tags: Vec::new() };
         while merged.entries.len() < MERGED_ENTRIES
             && merged.refused.len() < MERGED_ENTRIES
