@@ -50,6 +50,6 @@ pub use consume::delivery::{Delivery, DeliveryTag};
 pub use consume::depth::NotCounted;
 pub use consume::{Consumer, Subscription};
 pub use publish::batcher::{Batcher, BatcherSettings, OnFailure};
-pub use publish::message::{Outgoing, Properties};
+pub use publish::message::{Outgoing, Properties, header_problem};
 pub use publish::outcome::{NotTaken, Pending, PublishOutcome};
 pub use publish::{Publisher, PublisherSettings};

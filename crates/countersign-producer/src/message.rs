@@ -141,7 +141,7 @@ impl Message {
                 self.body.len()
             ))
         } else {
-            None
+            countersign_amqp::header_problem(&self.headers)
         }
     }
 

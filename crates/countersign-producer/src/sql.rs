@@ -23,9 +23,10 @@ pub(crate) const READ_ONLY: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITT
 
 pub(crate) fn set_isolation(isolation: Isolation) -> &'static str {
     match isolation {
-        Isolation::ReadCommitted => "SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
-        Isolation::RepeatableRead => "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
-        Isolation::Serializable => "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        Isolation::Default => "",
+        Isolation::ReadCommitted => "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;",
+        Isolation::RepeatableRead => "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ;",
+        Isolation::Serializable => "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE;",
     }
 }
 
@@ -64,7 +65,7 @@ pub(crate) fn enlist_ids(isolation: Isolation, owner: &Owner, messages: &[Messag
         |message: &&Message| format!("('{}'::uuid, '{}')", message.id, joined(&message.consumers));
     let rows: Vec<String> = messages.iter().map(row).collect();
     format!(
-        "{}; INSERT INTO countersign.enlisted (message_id, upstream, consumers)
+        "{} INSERT INTO countersign.enlisted (message_id, upstream, consumers)
          SELECT message_id, {}, consumers FROM (VALUES {}) AS message (message_id, consumers)",
         set_isolation(isolation),
         upstream_here(owner),

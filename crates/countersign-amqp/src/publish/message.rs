@@ -86,16 +86,29 @@ pub(crate) fn prepare(message: Outgoing) -> Result<Prepared, String> {
     })
 }
 
+/// Why headers cannot be sent, for a person; `None` if they can. The headers that a publisher adds have
+/// room besides.
+#[must_use]
+pub fn header_problem(headers: &Headers) -> Option<String> {
+    const ROOM: usize = 1024;
+    let bytes: usize = headers.iter().map(|(name, value)| header_bytes(name, value)).sum();
+    let most = MAX_HEADER_BYTES - ROOM;
+    (bytes > most).then(|| format!("its headers have {bytes} bytes: at most {most} are sent"))
+}
+
+/// What a header takes on the wire, at most.
+fn header_bytes(name: &str, value: &HeaderValue) -> usize {
+    let text = if let HeaderValue::Text(text) = value { text.len() } else { 0 };
+    name.len() + text + HEADER_OVERHEAD_BYTES
+}
+
 fn prepare_headers(headers: &Headers) -> Result<Option<FieldTable>, String> {
     let mut table = FieldTable::default();
     let mut bytes = 0;
     for (name, value) in headers.iter() {
-        bytes += name.len() + HEADER_OVERHEAD_BYTES;
+        bytes += header_bytes(name, value);
         let value = match value {
-            HeaderValue::Text(text) => {
-                bytes += text.len();
-                AMQPValue::LongString(text.as_str().into())
-            }
+            HeaderValue::Text(text) => AMQPValue::LongString(text.as_str().into()),
             HeaderValue::Integer(number) => AMQPValue::LongLongInt(*number),
             HeaderValue::Boolean(boolean) => AMQPValue::Boolean(*boolean),
             HeaderValue::Timestamp(seconds) => AMQPValue::Timestamp(*seconds),

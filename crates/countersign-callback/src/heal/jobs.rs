@@ -8,6 +8,7 @@ use countersign_retry::Retry;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use crate::ledger::{Began, Ledger, LockedJob};
 use crate::log;
@@ -61,17 +62,28 @@ impl Jobs {
     }
 
     /// Gives each job a turn. Returns whether a job changed.
+    ///
+    /// A job whose turn fails keeps no other one waiting; the last failure is returned.
     async fn round(&self, shutdown: &CancellationToken) -> Result<bool, sqlx::Error> {
-        let mut busy = false;
+        let (mut busy, mut failure) = (false, None);
         for id in self.ledger.open_jobs().await? {
             if shutdown.is_cancelled() {
                 break;
             }
-            if let Some(turn) = self.ledger.take_job(id).await? {
-                busy |= self.turn(turn).await?;
+            match self.turn_of(id).await {
+                Ok(changed) => busy |= changed,
+                Err(error) => failure = Some(error),
             }
         }
-        Ok(busy)
+        failure.map_or(Ok(busy), Err)
+    }
+
+    /// Takes one step of a job, unless another replica has it.
+    async fn turn_of(&self, id: Uuid) -> Result<bool, sqlx::Error> {
+        match self.ledger.take_job(id).await? {
+            Some(turn) => self.turn(turn).await,
+            None => Ok(false),
+        }
     }
 
     /// Takes one step of one job. Returns whether the job changed.

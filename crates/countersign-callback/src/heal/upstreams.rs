@@ -11,12 +11,12 @@ use countersign_protocol::grpc::upstream_client::UpstreamClient;
 use countersign_protocol::grpc::{RequestResendRequest, RequestResendResponse};
 use countersign_protocol::{Attempt, DatabaseId, MessageId, Name, Token, UnixMillis};
 use tokio::time::Instant;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, ConnectError, Request, Status};
 
 use crate::heal::address::UpstreamAddress;
 use crate::log;
-use crate::rules::breaker::Turn;
+use crate::rules::breaker::{Change, Turn};
 use crate::rules::gate::{Gate, Pause};
 use crate::rules::upstream_answer::Answer;
 
@@ -42,7 +42,10 @@ pub(crate) struct Upstreams {
 struct Upstream {
     name: Name,
     address: String,
-    client: UpstreamClient<Channel>,
+    endpoint: Endpoint,
+    /// Its connection is made anew when the circuit opens: behind a load balancer, a connection stays with one
+    /// replica of the upstream, which may hang while the others are well.
+    client: Mutex<UpstreamClient<Channel>>,
     gate: Mutex<Gate>,
     /// Why the last answer was not that of this upstream, if it was not.
     misdirected: Mutex<Option<String>>,
@@ -101,18 +104,18 @@ impl Upstreams {
         token: Option<Token>,
     ) -> Self {
         let upstream = |address: &UpstreamAddress| {
-            let channel = address
+            let endpoint = address
                 .endpoint
                 .clone()
                 .connect_timeout(CONNECT_TIMEOUT.min(deadline / 2))
                 .timeout(deadline)
                 .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-                .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-                .connect_lazy();
+                .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
             let upstream = Upstream {
                 name: address.name.clone(),
                 address: address.shown(),
-                client: UpstreamClient::new(channel),
+                client: Mutex::new(UpstreamClient::new(endpoint.connect_lazy())),
+                endpoint,
                 gate: Mutex::new(Gate::new()),
                 misdirected: Mutex::default(),
             };
@@ -214,7 +217,7 @@ impl Upstreams {
         if let Some(token) = &self.token {
             token.show(request.metadata_mut());
         }
-        let mut client = permit.upstream.client.clone();
+        let mut client = permit.upstream.client().clone();
         let call = client.request_resend(request);
         let answer = match tokio::time::timeout(self.deadline, call).await {
             Ok(Ok(response)) => read(&response.into_inner(), upstream, database),
@@ -230,6 +233,10 @@ impl Upstream {
     /// Held for a look or a change, never across an await.
     fn gate(&self) -> MutexGuard<'_, Gate> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn client(&self) -> MutexGuard<'_, UpstreamClient<Channel>> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn misdirected(&self) -> MutexGuard<'_, Option<String>> {
@@ -261,6 +268,10 @@ impl Permit {
         };
         drop(gate);
         if let Some(change) = change {
+            if let Change::Opened(_) = change {
+                *self.upstream.client() =
+                    UpstreamClient::new(self.upstream.endpoint.connect_lazy());
+            }
             log::breaker(&self.upstream.name, change, why);
         }
     }
@@ -329,6 +340,8 @@ fn failed(status: &Status) -> Answer {
             | Code::Unauthenticated
             | Code::PermissionDenied
             | Code::InvalidArgument
+            // The upstream has enough to do, and has not begun with this.
+            | Code::ResourceExhausted
     );
     if let Some(cause) = not_connected(status) {
         Answer::NotAsked { why: clean_reason(&cause) }

@@ -184,7 +184,7 @@ impl Job {
         if from > now {
             return 0;
         }
-        (now.since(from).as_secs_f64() * rate) as u64 + 1
+        ((now.since(from).as_secs_f64() * rate) as u64).saturating_add(1)
     }
 
     fn begins_from(&self, now: UnixMillis) -> UnixMillis {

@@ -132,15 +132,19 @@ impl Overdue {
         self.consumers.iter().filter(|name| !confirmed(name)).cloned().collect()
     }
 
-    /// The first rejection by a consumer that still has to confirm it, as a reason.
+    /// The rejections, as a reason, if every consumer that still has to confirm the message has rejected
+    /// it: nothing is left to be waited for. A message that only some have rejected is healed for the
+    /// others first.
     #[must_use]
     pub(crate) fn rejection(&self, recorded: &Recorded) -> Option<String> {
         let missing = self.missing(recorded);
-        let rejected = recorded
-            .reports
+        let rejections: Vec<String> = missing
             .iter()
-            .find(|report| report.word == Word::Rejected && missing.contains(&report.consumer))?;
-        Some(format!("rejected by {}: {}", rejected.consumer, rejected.reason))
+            .filter_map(|name| recorded.rejection_by(name))
+            .map(|report| format!("rejected by {}: {}", report.consumer, report.reason))
+            .collect();
+        let by_all = !missing.is_empty() && rejections.len() == missing.len();
+        by_all.then(|| rejections.join("; "))
     }
 
     /// When it is parked, whatever happens.
@@ -315,6 +319,14 @@ pub(crate) struct Correction {
     pub(crate) conflict: Option<Transition>,
     /// A closed row opens again.
     pub(crate) opened: Option<Transition>,
+}
+
+impl Recorded {
+    /// This consumer's rejection, if it has rejected the message.
+    #[must_use]
+    pub(crate) fn rejection_by(&self, consumer: &Name) -> Option<&Report> {
+        self.reports.iter().find(|r| r.consumer == *consumer && r.word == Word::Rejected)
+    }
 }
 
 impl Word {

@@ -261,13 +261,15 @@ pub(crate) fn wanted(case: &Case<'_>, cause: Cause, policy: &Policy, now: UnixMi
     }
 }
 
-/// The missing consumers that do not try again by themselves.
+/// The missing consumers that do not try again by themselves, and have not rejected the message.
 fn not_trying(case: &Case<'_>, now: UnixMillis) -> Vec<Name> {
     let tries = |name: &Name| {
         let mut reports = case.recorded.reports.iter();
         reports.any(|r| r.consumer == *name && still_trying(r.word, now).is_some())
     };
-    case.overdue.missing(case.recorded).into_iter().filter(|name| !tries(name)).collect()
+    let mut names = case.overdue.missing(case.recorded);
+    names.retain(|name| !tries(name) && case.recorded.rejection_by(name).is_none());
+    names
 }
 
 /// The moment until which the row waits for a consumer's own next try. `None` if it has passed.

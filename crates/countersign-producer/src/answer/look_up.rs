@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use countersign_postgres::{CommitError, Transaction, Trouble, sqlstate, trouble};
+use countersign_postgres::{CommitError, Transaction, sqlstate};
 use countersign_protocol::{DatabaseId, MessageId, Name};
 use sqlx::PgPool;
 use thiserror::Error;
@@ -33,19 +33,6 @@ const OPEN_RETRY_AFTER: Duration = Duration::from_secs(5);
 const LOCK_TIMEOUT: &str = "55P03";
 /// `check_violation`: no partition of the table takes this row.
 const NO_PARTITION: &str = "23514";
-
-impl Unanswered {
-    /// Whether the same question may have an answer later.
-    pub(crate) fn is_passing(&self) -> bool {
-        match self {
-            Self::Database(error) => trouble(error) == Trouble::Again,
-            Self::Source(error) => error
-                .downcast_ref::<sqlx::Error>()
-                .is_some_and(|error| trouble(error) == Trouble::Again),
-            Self::WrongMessage { .. } => false,
-        }
-    }
-}
 
 /// What is looked up.
 #[derive(Clone, Copy, Debug)]

@@ -154,7 +154,13 @@ impl Inner {
             return Ok(self.republished(done));
         }
         let looked = (self.look_up)(id, database).await;
-        let Looked { answer, database } = looked.map_err(|why| unanswered(id, &why))?;
+        let Looked { answer, database } = match looked {
+            Ok(looked) => looked,
+            Err(why) => {
+                warn!(message_id = %id, error = %why, "asked to send again: the message cannot be looked up now");
+                return Ok(self.saying(Outcome::NotPublished, &why.to_string()));
+            }
+        };
         let response = match answer {
             Answer::Republish(message) => {
                 let by_hand = attempt.is_none();
@@ -218,12 +224,6 @@ impl Inner {
             ..self.saying(Outcome::Republished, "")
         }
     }
-}
-
-fn unanswered(id: MessageId, why: &Unanswered) -> Status {
-    warn!(message_id = %id, error = %why, "asked to send again: cannot be answered now");
-    let text = clean_reason(&why.to_string());
-    if why.is_passing() { Status::unavailable(text) } else { Status::internal(text) }
 }
 
 impl fmt::Debug for UpstreamService {

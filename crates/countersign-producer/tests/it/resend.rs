@@ -177,9 +177,12 @@ async fn a_status_is_never_a_verdict() {
     let stage = Stage::new(settings()).await;
     let id = stage.place("a chair").await;
     stage.published(id).await;
-    for trouble in [Trouble::Fails, Trouble::Panics, Trouble::FindsAnother] {
-        let status = stage.try_ask(Broken(trouble), &id.to_string(), 2).await.unwrap_err();
-        assert_eq!(status.code(), Code::Internal, "{status:?}");
+    let status = stage.try_ask(Broken(Trouble::Panics), &id.to_string(), 2).await.unwrap_err();
+    assert_eq!(status.code(), Code::Internal, "{status:?}");
+    for (trouble, why) in [(Trouble::Fails, "oops"), (Trouble::FindsAnother, "and returned")] {
+        let answer = stage.try_ask(Broken(trouble), &id.to_string(), 2).await.unwrap();
+        assert_eq!(outcome(&answer), Outcome::NotPublished, "nothing was sent: {answer:?}");
+        assert!(answer.reason.contains(why), "{answer:?}");
     }
     for nonsense in ["", "nonsense", "6f9619ff-8b86-4011-b42d-00c04fc964ff"] {
         let status = stage.try_ask(Things, nonsense, 2).await.unwrap_err();
