@@ -286,7 +286,7 @@ CREATE TABLE confirm_marker (
     CONSTRAINT confirm_marker_shard_from_0 CHECK (shard >= 0)
 );
 
-COMMENT ON TABLE confirm_marker IS 'Messages that this service sends through its own confirm shards. When one has come back, everything that was in its shard before it is recorded.';
+COMMENT ON TABLE confirm_marker IS 'Messages that this service sends through its own confirm shards. When one has come back, everything that was in its shard before it is recorded: shard_watermark says so, and the marker is deleted a minute later.';
 COMMENT ON COLUMN confirm_marker.number IS 'The number that the marker carries; it grows.';
 COMMENT ON COLUMN confirm_marker.shard IS 'The confirm shard that it was sent through, a number from 0.';
 COMMENT ON COLUMN confirm_marker.awaited IS 'Whether the service waits for this marker and sends no other through its shard. False once the marker has returned or was given up; a marker that was given up still counts if it returns.';
@@ -295,7 +295,19 @@ COMMENT ON COLUMN confirm_marker.returned_at IS 'When it had come back and every
 
 -- One marker at a time is awaited in each shard, whatever the number of replicas.
 CREATE UNIQUE INDEX confirm_marker_awaited ON confirm_marker (shard) WHERE awaited;
-CREATE INDEX confirm_marker_watermark ON confirm_marker (shard, sent_at) WHERE returned_at IS NOT NULL;
+-- The oldest that is missed in a shard. Those that have come back are deleted after a minute.
+CREATE INDEX confirm_marker_missed ON confirm_marker (shard, sent_at) WHERE returned_at IS NULL;
+
+CREATE TABLE shard_watermark (
+    shard integer NOT NULL,
+    sent_at timestamptz NOT NULL,
+    CONSTRAINT shard_watermark_pkey PRIMARY KEY (shard),
+    CONSTRAINT shard_watermark_shard_from_0 CHECK (shard >= 0)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+COMMENT ON TABLE shard_watermark IS 'How far each confirm shard is recorded. One row for each shard through which a marker ever came back; it is read many times a second, so it does not have to be looked for among the markers.';
+COMMENT ON COLUMN shard_watermark.shard IS 'The confirm shard, a number from 0.';
+COMMENT ON COLUMN shard_watermark.sent_at IS 'When the newest of its markers that have come back was about to be sent, on this database''s clock: everything that was in the shard before is recorded. It only grows.';
 
 CREATE TABLE consumer_progress (
     consumer text COLLATE "C" NOT NULL,

@@ -22,9 +22,13 @@ const BETWEEN_ROUNDS: Duration = Duration::from_secs(60);
 /// How many closed rows one statement deletes: few enough that it takes milliseconds.
 const PRUNED_AT_ONCE: u16 = 1_000;
 
-/// How long the ledger keeps markers that no watermark rests on: longer than any shard lags behind,
-/// since a marker that comes back and is not in the ledger proves nothing about its shard.
+/// How long the ledger keeps markers that have not come back: longer than any shard lags behind, since a
+/// marker that comes back and is not in the ledger proves nothing about its shard.
 const MARKERS_KEPT: Duration = Duration::from_secs(60 * 60);
+
+/// How long the ledger keeps a marker that has come back: the broker may deliver it once more when the
+/// replica dies before its ack, and a marker that the ledger does not know is taken for a forged one.
+const RETURNED_MARKERS_KEPT: Duration = Duration::from_secs(60);
 
 /// Makes the partitions, waiting for the database as long as it takes, and starts the workers that keep
 /// them from then on.
@@ -91,7 +95,7 @@ async fn rounds(ledger: Ledger, clock: watch::Sender<Reading>) {
 async fn round(ledger: &Ledger, clock: &watch::Sender<Reading>) -> Result<(), sqlx::Error> {
     let now = ledger.now().await?;
     clock.send_replace(Reading::taken(now));
-    ledger.prune_markers(now.before(MARKERS_KEPT)).await?;
+    ledger.prune_markers(now.before(RETURNED_MARKERS_KEPT), now.before(MARKERS_KEPT)).await?;
     ledger.prune_progress(now).await?;
     let mut pruned = 0;
     loop {

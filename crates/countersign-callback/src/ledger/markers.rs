@@ -31,18 +31,14 @@ impl Ledger {
         type Shard = (i32, Option<Time>, Option<Time>, Time);
         let rows: Vec<Shard> = sqlx::query_as(
             "-- markers
-             SELECT shard, watermark,
+             SELECT shard, shard_watermark.sent_at,
                     (SELECT min(sent_at) FROM confirm_marker
-                     WHERE confirm_marker.shard = returned.shard AND returned_at IS NULL
-                       AND sent_at > coalesce(watermark, '-infinity')) AS missed_since,
+                     WHERE confirm_marker.shard = configured.shard AND returned_at IS NULL
+                       AND sent_at > coalesce(shard_watermark.sent_at, '-infinity'))
+                        AS missed_since,
                     clock_timestamp() AS now
-             FROM (
-                 SELECT shard, (
-                     SELECT max(sent_at) FROM confirm_marker
-                     WHERE confirm_marker.shard = configured.shard AND returned_at IS NOT NULL
-                 ) AS watermark
-                 FROM UNNEST($1::integer[]) AS configured (shard)
-             ) AS returned",
+             FROM UNNEST($1::integer[]) AS configured (shard)
+             LEFT JOIN shard_watermark USING (shard)",
         )
         .bind(stored(shards))
         .fetch_all(self.pool())
@@ -67,9 +63,15 @@ impl Ledger {
         &self,
         shards: &[u16],
     ) -> Result<Option<UnixMillis>, sqlx::Error> {
-        let (markers, _) = self.markers(shards).await?;
-        let oldest = markers.iter().map(|shard| shard.watermark).min();
-        Ok(oldest.flatten())
+        let oldest: Option<Time> = sqlx::query_scalar(
+            "-- watermark
+             SELECT CASE WHEN count(*) = cardinality($1) THEN min(sent_at) END
+             FROM shard_watermark WHERE shard = ANY($1)",
+        )
+        .bind(stored(shards))
+        .fetch_one(self.pool())
+        .await?;
+        Ok(oldest.map(|Time(at)| at))
     }
 
     /// Makes a marker for each of these shards through which none is awaited, or for so long that
@@ -123,8 +125,9 @@ impl Ledger {
         Ok(())
     }
 
-    /// Notes that these markers have come back. To be called when everything that came before them
-    /// is committed. Says which of them are known here, be it from before.
+    /// Notes that these markers have come back, and moves the watermark of their shard. To be called
+    /// when everything that came before them is committed. Says which of them are known here, be it
+    /// from before.
     ///
     /// # Errors
     /// When nothing was noted.
@@ -139,14 +142,22 @@ impl Ledger {
         let shards: Vec<i32> = markers.iter().map(|marker| i32::from(marker.shard)).collect();
         let known: Vec<(i64, i32)> = sqlx::query_as(
             "-- markers_returned
-             UPDATE confirm_marker
-             SET returned_at = coalesce(returned_at, clock_timestamp()), awaited = false
-             FROM (
-                 SELECT DISTINCT number, shard
-                 FROM UNNEST($1::bigint[], $2::integer[]) AS entry (number, shard)
-             ) AS entry
-             WHERE confirm_marker.number = entry.number AND confirm_marker.shard = entry.shard
-             RETURNING confirm_marker.number, confirm_marker.shard",
+             WITH returned AS (
+                 UPDATE confirm_marker
+                 SET returned_at = coalesce(returned_at, clock_timestamp()), awaited = false
+                 FROM (
+                     SELECT DISTINCT number, shard
+                     FROM UNNEST($1::bigint[], $2::integer[]) AS entry (number, shard)
+                 ) AS entry
+                 WHERE confirm_marker.number = entry.number AND confirm_marker.shard = entry.shard
+                 RETURNING confirm_marker.number, confirm_marker.shard, confirm_marker.sent_at
+             ), moved AS (
+                 INSERT INTO shard_watermark AS known (shard, sent_at)
+                 SELECT shard, max(sent_at) FROM returned GROUP BY shard ORDER BY shard
+                 ON CONFLICT (shard) DO UPDATE SET sent_at = excluded.sent_at
+                 WHERE known.sent_at < excluded.sent_at
+             )
+             SELECT number, shard FROM returned",
         )
         .bind(numbers)
         .bind(shards)
@@ -158,23 +169,27 @@ impl Ledger {
         Ok(known.into_iter().filter_map(marker).collect())
     }
 
-    /// Deletes markers that no watermark rests on: of each shard those sent before the newest that
-    /// has come back, and before `older_than`, so that the late ones are still known.
+    /// Deletes the markers that came back before `returned_before`: their watermark stands in
+    /// `shard_watermark`. And those sent before `sent_before` that have not come back, unless they
+    /// are awaited or their shard's watermark is older: the alarm counts from the oldest of these.
     ///
     /// # Errors
     /// When none was deleted.
-    pub(crate) async fn prune_markers(&self, older_than: UnixMillis) -> Result<u64, sqlx::Error> {
+    pub(crate) async fn prune_markers(
+        &self,
+        returned_before: UnixMillis,
+        sent_before: UnixMillis,
+    ) -> Result<u64, sqlx::Error> {
         let deleted = sqlx::query(
             "-- prune_markers
              DELETE FROM confirm_marker AS old
-             WHERE old.sent_at < $1 AND NOT old.awaited
-               AND EXISTS (
-                   SELECT FROM confirm_marker AS newer
-                   WHERE newer.shard = old.shard AND newer.returned_at IS NOT NULL
-                     AND (newer.sent_at, newer.number) > (old.sent_at, old.number)
-               )",
+             WHERE returned_at < $1
+                OR (returned_at IS NULL AND NOT awaited AND sent_at < $2 AND sent_at < (
+                        SELECT sent_at FROM shard_watermark WHERE shard = old.shard
+                    ))",
         )
-        .bind(Time(older_than))
+        .bind(Time(returned_before))
+        .bind(Time(sent_before))
         .execute(self.pool())
         .await?;
         Ok(deleted.rows_affected())

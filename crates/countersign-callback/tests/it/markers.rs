@@ -158,3 +158,28 @@ async fn nothing_is_sent_while_nobody_needs_a_marker() {
     assert_eq!(stage.count(shards).await, 2, "one has come back through each");
     stage.all_is_acked_in_the_end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_marker_that_came_back_is_deleted_and_its_watermark_stays() {
+    const WATERMARK: &str =
+        "SELECT (extract(epoch FROM sent_at) * 1000000)::bigint FROM shard_watermark";
+    const OLD: &str =
+        "SELECT count(*) FROM confirm_marker WHERE returned_at < now() - interval '1 minute'";
+    let upstream = Upstream::always(say(Outcome::Republished)).await;
+    let mut stage = Stage::new(&upstream, &[]).await;
+    let id = MessageId::generate();
+    stage.check(&[id], &["logistics"]).await;
+    upstream.is_asked(id, 2).await;
+    let returned = "SELECT count(*) FROM confirm_marker WHERE returned_at IS NULL";
+    stage.counts("markers that are missed", returned, 0).await;
+    stage.stop_first().await;
+    sqlx::query("UPDATE confirm_marker SET returned_at = now() - interval '2 minutes'")
+        .execute(&stage.pool)
+        .await
+        .unwrap();
+    assert!(stage.count(OLD).await >= 1);
+    let before = stage.count(WATERMARK).await;
+    stage.start().await;
+    stage.counts("markers that came back long ago", OLD, 0).await;
+    assert!(stage.count(WATERMARK).await >= before);
+}
