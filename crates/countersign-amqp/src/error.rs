@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use lapin::ErrorKind;
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use thiserror::Error;
 
 #[derive(Clone, Debug, Error)]
@@ -41,6 +43,30 @@ pub(crate) enum Error {
 
     #[error("the broker answered a publish without a confirm")]
     ConfirmsOff,
+}
+
+impl Error {
+    /// Whether the broker gave this reason to close a channel, and not the connection.
+    pub(crate) fn is_of_channel(&self) -> bool {
+        matches!(self, Self::Client(error) if error.is_amqp_soft_error())
+    }
+
+    /// Why the broker does not take a message as it is, if it closed the channel for that: no such
+    /// exchange (404), no right to write to it (403), a body or a property that it does not allow
+    /// (406).
+    pub(crate) fn refusal(&self) -> Option<String> {
+        let Self::Client(error) = self else { return None };
+        let ErrorKind::ProtocolError(error) = error.kind() else { return None };
+        let AMQPErrorKind::Soft(
+            AMQPSoftError::NOTFOUND
+            | AMQPSoftError::ACCESSREFUSED
+            | AMQPSoftError::PRECONDITIONFAILED,
+        ) = error.kind()
+        else {
+            return None;
+        };
+        Some(format!("{} ({})", error.get_message(), error.get_id()))
+    }
 }
 
 /// Bounds an operation that may hang. `what` names the operation in the error.

@@ -12,7 +12,7 @@ use lapin::Event;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::connection::address::Address;
 use crate::connection::declare::declare;
@@ -137,6 +137,12 @@ impl Supervisor {
                             "the broker takes messages again"
                         );
                         self.state.send_replace(LinkState::Up);
+                    }
+                    // The client reports the end of a channel the same way (lapin 4.12,
+                    // `channel.rs`). It costs its user a channel, and nobody else anything. The
+                    // error of a connection comes after the connection has left this state.
+                    Some(Event::Error(error)) if epoch.link().status().connected() => {
+                        debug!(connection = self.name, %error, "a channel was closed");
                     }
                     Some(Event::Error(error)) => return error.to_string(),
                     Some(_) => {}

@@ -75,6 +75,17 @@ impl<'a> Flight<'a> {
         }
     }
 
+    /// Whether this is a single message.
+    pub(crate) fn is_of_one(&self) -> bool {
+        self.labels.len() == 1
+    }
+
+    /// Why confirms do not arrive. When the broker has closed the channel, its own reason, and not
+    /// that of messages that met a closed channel.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.failure.clone()
+    }
+
     /// How many confirms are missing, of how many.
     pub(crate) fn missing(&self) -> (usize, usize) {
         (self.confirms.iter().filter(|confirm| confirm.is_none()).count(), self.confirms.len())
@@ -93,7 +104,15 @@ impl<'a> Flight<'a> {
         self.coming[place] = None;
         match outcome {
             Ok(confirm) => self.confirms[place] = Some(confirm),
-            Err(error) => self.failure = Some(self.failure.take().unwrap_or(error)),
+            Err(error) => {
+                let is_told = self
+                    .failure
+                    .as_ref()
+                    .is_some_and(|first| first.is_of_channel() || !error.is_of_channel());
+                if !is_told {
+                    self.failure = Some(error);
+                }
+            }
         }
         Poll::Ready(())
     }

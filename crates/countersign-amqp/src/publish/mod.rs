@@ -6,6 +6,8 @@ pub(crate) mod outcome;
 
 pub(crate) mod waiting;
 
+pub(crate) mod lane;
+
 pub(crate) mod flight;
 
 pub(crate) mod returns;
@@ -16,20 +18,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_protocol::envelope::MAX_BODY_BYTES;
-use lapin::Channel;
-use lapin::options::ConfirmSelectOptions;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::Connection;
-use crate::connection::epoch::{self, Epoch};
 use crate::connection::link::LinkState;
-use crate::error::{Error, within};
-use crate::publish::flight::Flight;
+use crate::publish::lane::Lane;
 use crate::publish::message::{Outgoing, Prepared, prepare};
 use crate::publish::outcome::{NotTaken, Pending, PublishOutcome};
-use crate::publish::waiting::{Batch, Limits, Waiting};
+use crate::publish::waiting::{Limits, Waiting};
 
 /// How a [`Publisher`] publishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +72,9 @@ impl Default for PublisherSettings {
 /// Publishes messages. A clone is the same publisher.
 ///
 /// The exchange must exist (the connection's topology can declare it). RabbitMQ answers a message
-/// to a missing exchange by closing the channel: the supervisor then builds the connection anew,
-/// and all messages on their way are [`Unknown`](PublishOutcome::Unknown).
+/// to a missing exchange by closing the channel: the publisher opens another one, and of the
+/// messages that were on their way on that channel those are [`Unknown`](PublishOutcome::Unknown)
+/// that the broker had not confirmed.
 ///
 /// Dropping the last clone closes the publisher, which still publishes the messages it has taken.
 #[derive(Clone, Debug)]
@@ -165,8 +164,6 @@ impl Publisher {
 /// How many bytes of bodies one batch holds. The client copies them, so it holds this times the
 /// number of channels.
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// How long the broker may take to turn confirms on.
-const CONFIRM_SELECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Gives up the messages that wait while the broker is away: when the broker returns is unknown,
 /// and the caller can decide better what to do meanwhile.
@@ -180,113 +177,4 @@ async fn give_up_while_away(waiting: Arc<Waiting<Prepared>>, mut link: watch::Re
         let away = || link.borrow_and_update().away().map(|why| format!("not sent: {why}"));
         waiting.give_up(away);
     }
-}
-
-/// One channel, and the one task that publishes on it.
-struct Lane {
-    connection: Connection,
-    waiting: Arc<Waiting<Prepared>>,
-    most: Limits,
-    confirm_timeout: Duration,
-}
-
-impl Lane {
-    async fn run(self) {
-        let mut epochs = self.connection.epochs();
-        loop {
-            let epoch = tokio::select! {
-                () = self.waiting.finished() => return,
-                epoch = epoch::next(&mut epochs) => epoch,
-            };
-            let Some(epoch) = epoch else { return };
-            match self.publish_in(&epoch).await {
-                Ok(LaneStop::Drained) => return,
-                Ok(LaneStop::EpochEnded) => {}
-                Err(error) => epoch.fail(&error),
-            }
-        }
-    }
-
-    async fn publish_in(&self, epoch: &Epoch) -> Result<LaneStop, Error> {
-        let channel = epoch.channel().await?;
-        let confirming = channel.confirm_select(ConfirmSelectOptions::default());
-        within(CONFIRM_SELECT_TIMEOUT, "turning confirms on", confirming).await?;
-        loop {
-            let batch = tokio::select! {
-                biased;
-                () = epoch.ended() => return Ok(LaneStop::EpochEnded),
-                batch = self.waiting.take(self.most) => batch,
-            };
-            let Some(batch) = batch else { return Ok(LaneStop::Drained) };
-            self.publish_batch(epoch, &channel, batch).await?;
-        }
-    }
-
-    async fn publish_batch(
-        &self,
-        epoch: &Epoch,
-        channel: &Channel,
-        batch: Batch<Prepared>,
-    ) -> Result<(), Error> {
-        let Batch { items, owed } = batch;
-        let mut flight = Flight::start(channel, items);
-        let landed = self.land(epoch, &mut flight).await;
-        flight.collect();
-        match landed {
-            Some(Ok(())) => {
-                owed.settle(flight.outcomes("a message was returned that was not among them"));
-                Ok(())
-            }
-            Some(Err(error)) => {
-                owed.settle(flight.outcomes(&error.to_string()));
-                Err(error)
-            }
-            None => {
-                let (missing, of) = flight.missing();
-                let late = Error::Unconfirmed { missing, of, after: self.confirm_timeout };
-                owed.settle(flight.outcomes(&late.to_string()));
-                self.sit_out(epoch, &mut flight, late).await
-            }
-        }
-    }
-
-    /// Waits for the confirms; `None` when the confirm timeout is over.
-    async fn land(&self, epoch: &Epoch, flight: &mut Flight<'_>) -> Option<Result<(), Error>> {
-        tokio::select! {
-            biased;
-            landed = flight.land() => Some(landed),
-            () = epoch.ended() => Some(Err(Error::EpochEnded { why: epoch.why() })),
-            () = sleep(self.confirm_timeout) => None,
-        }
-    }
-
-    /// Waits with a batch whose outcomes are given, for as long as the broker blocks: a new
-    /// connection would be blocked just as well, as soon as it publishes.
-    async fn sit_out(
-        &self,
-        epoch: &Epoch,
-        flight: &mut Flight<'_>,
-        late: Error,
-    ) -> Result<(), Error> {
-        let mut link = self.connection.state();
-        while matches!(*link.borrow_and_update(), LinkState::Blocked { .. }) {
-            tokio::select! {
-                biased;
-                landed = flight.land() => return landed,
-                () = epoch.ended() => return Err(Error::EpochEnded { why: epoch.why() }),
-                changed = link.changed() => {
-                    if changed.is_ok() && matches!(*link.borrow(), LinkState::Up) {
-                        return self.land(epoch, flight).await.unwrap_or(Err(late));
-                    }
-                }
-            }
-        }
-        Err(late)
-    }
-}
-
-/// Why a lane stopped publishing in an epoch.
-enum LaneStop {
-    EpochEnded,
-    Drained,
 }

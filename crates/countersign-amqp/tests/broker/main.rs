@@ -13,6 +13,8 @@ mod outcomes;
 
 mod outages;
 
+mod destinations;
+
 mod alarms;
 
 mod topologies;

@@ -173,23 +173,6 @@ async fn a_confirm_that_never_comes_is_unknown_in_time_and_the_connection_is_bui
 }
 
 #[tokio::test]
-async fn a_wrong_exchange_costs_the_epoch_and_not_the_publisher() {
-    let vhost = vhost().await;
-    let connection = connect(vhost.url(), "wrong exchange", topology(&[("open", &[])])).await;
-    let publisher = Publisher::start(&connection, PublisherSettings::default());
-    let mut wrong = message("open", "a");
-    "missing".clone_into(&mut wrong.exchange);
-    let PublishOutcome::Unknown { why } = outcome(publisher.publish(wrong).unwrap()).await else {
-        panic!("there is no such exchange");
-    };
-    assert!(why.contains("no exchange 'missing'"), "{why}");
-    state(&connection, "built anew", |s| matches!(s, LinkState::Connecting { .. })).await;
-    soon("the connection to be up again", connection.ready()).await;
-    assert_eq!(outcome(publish_all(&publisher, 1).remove(0)).await, PublishOutcome::Routed);
-    connection.close().await;
-}
-
-#[tokio::test]
 async fn a_publisher_that_cannot_finish_is_closed_at_its_deadline() {
     let vhost = vhost().await;
     let (connection, proxy) = through_proxy(&vhost, "stuck").await;
