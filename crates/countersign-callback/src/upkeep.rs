@@ -4,8 +4,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use countersign_postgres::Partitions;
-use countersign_protocol::Window;
+use countersign_postgres::{Partitions, Places, agree};
 use countersign_retry::{Retry, Stopped};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -41,14 +40,14 @@ pub(crate) async fn start(
     shutdown: &CancellationToken,
     workers: &mut Workers,
 ) -> Result<Horizons, Stopped> {
-    let [confirmation, consumer_report] = ledger.partitioned();
+    let [confirmation, consumer_report, rolled_back] = ledger.partitioned();
     let clock = until_it_works("read the database's clock", || ledger.now(), shutdown).await?;
     let (clock, read) = watch::channel(Reading::taken(clock));
     let partitions = [
         keep(confirmation, ledger, shutdown, workers).await?,
         keep(consumer_report, ledger, shutdown, workers).await?,
     ];
-    keep(Ledger::rolled_back_partitions(), ledger, shutdown, workers).await?;
+    keep(rolled_back, ledger, shutdown, workers).await?;
     let ledger = ledger.clone();
     workers.spawn("upkeep of the ledger", |stop| async move {
         stop.run_until_cancelled(rounds(ledger, clock)).await;
@@ -58,7 +57,7 @@ pub(crate) async fn start(
 
 /// Makes missing partitions now. Returns whether all of them are there.
 pub(crate) async fn make_partitions(ledger: &Ledger) -> bool {
-    for partitions in ledger.partitioned().into_iter().chain([Ledger::rolled_back_partitions()]) {
+    for partitions in ledger.partitioned() {
         if let Err(error) = partitions.maintain(ledger.pool()).await {
             warn!(%error, "partitions could not be made");
             return false;
@@ -68,15 +67,15 @@ pub(crate) async fn make_partitions(ledger: &Ledger) -> bool {
 }
 
 async fn keep(
-    partitions: Partitions,
+    partitions: &Partitions,
     ledger: &Ledger,
     shutdown: &CancellationToken,
     workers: &mut Workers,
-) -> Result<watch::Receiver<Window>, Stopped> {
+) -> Result<watch::Receiver<Places>, Stopped> {
     let made = || partitions.maintain(ledger.pool());
-    let window = until_it_works("make partitions", made, shutdown).await?;
-    let (sender, receiver) = watch::channel(window);
-    let pool = ledger.pool().clone();
+    let places = until_it_works("make partitions", made, shutdown).await?;
+    let (sender, receiver) = watch::channel(places);
+    let (partitions, pool) = (partitions.clone(), ledger.pool().clone());
     workers.spawn("keeping partitions", |stop| async move {
         partitions.keep(pool, stop, sender).await;
     });
@@ -95,6 +94,11 @@ async fn rounds(ledger: Ledger, clock: watch::Sender<Reading>) {
 async fn round(ledger: &Ledger, clock: &watch::Sender<Reading>) -> Result<(), sqlx::Error> {
     let now = ledger.now().await?;
     clock.send_replace(Reading::taken(now));
+    if let Err(why) = agree(now) {
+        // By a clock that is years ahead every closed row would be past the retention.
+        warn!(%why, "upkeep prunes nothing");
+        return Ok(());
+    }
     ledger.prune_markers(now.before(RETURNED_MARKERS_KEPT), now.before(MARKERS_KEPT)).await?;
     ledger.prune_progress(now).await?;
     let mut pruned = 0;

@@ -151,9 +151,9 @@ impl Consumer<WithInbox> {
         self.starting(move |address, settings, shutdown| async move {
             settings.check()?;
             let abandon = CancellationToken::new().drop_guard();
-            let (inbox, window) = Inbox::prepare(pool, &settings, abandon.token()).await?;
+            let (inbox, places) = Inbox::prepare(pool, &settings, abandon.token()).await?;
             let effect = Once { handler, inbox, handler_timeout: settings.handler_timeout };
-            let work = Work { effect, window, batch };
+            let work = Work { effect, places, batch };
             Ok(launch(address, settings, work, abandon, shutdown).await)
         })
     }
@@ -166,9 +166,9 @@ impl Consumer<WithoutInbox> {
             settings.check()?;
             let effect = AtLeastOnce { handler, handler_timeout: settings.handler_timeout };
             // Ids of any time: this consumer remembers none, so it forgets none.
-            let (_, window) = watch::channel(Window::ALL);
+            let (_, places) = watch::channel(Ok(Window::ALL));
             let abandon = CancellationToken::new().drop_guard();
-            let work = Work { effect, window, batch: 1 };
+            let work = Work { effect, places, batch: 1 };
             Ok(launch(address, settings, work, abandon, shutdown).await)
         })
     }

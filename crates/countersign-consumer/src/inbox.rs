@@ -7,9 +7,9 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use countersign_postgres::{
-    CommitError, Partitions, Transaction, is_duplicate_key, migrate, sdk_migrator, sqlstate,
+    CommitError, Partitions, Places, Transaction, is_duplicate_key, migrate, sdk_migrator, sqlstate,
 };
-use countersign_protocol::{Name, Window};
+use countersign_protocol::Name;
 use countersign_retry::Retry;
 use sqlx::PgPool;
 use tokio::sync::watch;
@@ -76,7 +76,7 @@ impl Inbox {
         pool: PgPool,
         settings: &ConsumerSettings,
         abandon: &CancellationToken,
-    ) -> Result<(Self, watch::Receiver<Window>), Error> {
+    ) -> Result<(Self, watch::Receiver<Places>), Error> {
         let connections = pool.options().get_max_connections();
         if usize::try_from(connections).is_ok_and(|n| n < settings.concurrency) {
             warn!(
@@ -89,9 +89,9 @@ impl Inbox {
         let migrator = sdk_migrator(migrations, "countersign._consumer_migrations");
         migrate(&pool, migrator).await.map_err(|e| Error::Inbox(e.into()))?;
         let partitions = Partitions::new(TABLE, settings.retention);
-        let (sender, window) = watch::channel(first_window(&partitions, &pool).await);
+        let (sender, places) = watch::channel(first_places(&partitions, &pool).await);
         tokio::spawn(partitions.keep(pool.clone(), abandon.clone(), sender));
-        Ok((Self { pool, consumer: settings.name.clone() }, window))
+        Ok((Self { pool, consumer: settings.name.clone() }, places))
     }
 
     /// Opens a transaction and claims the group's messages in it. Those that are claimed come
@@ -216,13 +216,13 @@ WHERE inbox.message_id = counted.message_id AND inbox.consumer = $2
 }
 
 /// Makes the first partitions, however long the database is away.
-async fn first_window(partitions: &Partitions, pool: &PgPool) -> Window {
+async fn first_places(partitions: &Partitions, pool: &PgPool) -> Places {
     let mut retry = Retry::new("make the inbox's partitions");
     loop {
         match partitions.maintain(pool).await {
-            Ok(window) => {
+            Ok(places) => {
                 retry.worked();
-                return window;
+                return places;
             }
             Err(error) => tokio::time::sleep(retry.failed(&error)).await,
         }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use countersign_amqp::{Address, Connection, Consumer, Publisher, PublisherSettings, Subscription};
-use countersign_protocol::{Topology, Window};
+use countersign_postgres::Places;
+use countersign_protocol::Topology;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -25,7 +26,7 @@ use crate::worker::Worker;
 pub(crate) struct Work<E> {
     pub(crate) effect: E,
     /// Which ids can take effect.
-    pub(crate) window: watch::Receiver<Window>,
+    pub(crate) places: watch::Receiver<Places>,
     /// How many deliveries share a transaction at most.
     pub(crate) batch: usize,
 }
@@ -38,7 +39,7 @@ pub(crate) async fn launch<E: Effect>(
     abandon_on_drop: DropGuard,
     shutdown: CancellationToken,
 ) -> Running {
-    let Work { effect, window, batch } = work;
+    let Work { effect, places, batch } = work;
     let abandon = abandon_on_drop.token().clone();
     let consuming_name = format!("{} consumes {}", settings.name, settings.queue);
     let consuming = Connection::start(address.clone(), &consuming_name, settings.topology());
@@ -64,7 +65,7 @@ pub(crate) async fn launch<E: Effect>(
     let tasks = TaskTracker::new();
     let worker = Worker {
         effect,
-        window,
+        places,
         policy: settings.retry_policy(),
         queue: settings.queue.clone(),
         endings: endings.clone(),

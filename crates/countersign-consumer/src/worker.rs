@@ -1,5 +1,6 @@
 //! From a delivery to a committed effect, or to the reason why there is none.
 
+use countersign_postgres::Places;
 use countersign_protocol::{MessageId, Window};
 use countersign_retry::LogLimit;
 use tokio::sync::watch;
@@ -19,7 +20,7 @@ use crate::unfit::admit;
 pub(crate) struct Worker<E> {
     pub(crate) effect: E,
     /// Which ids can take effect.
-    pub(crate) window: watch::Receiver<Window>,
+    pub(crate) places: watch::Receiver<Places>,
     pub(crate) policy: RetryPolicy,
     pub(crate) queue: String,
     pub(crate) endings: Endings,
@@ -39,7 +40,7 @@ impl<E: Effect> Worker<E> {
     /// # Cancel safety
     /// What was not committed is rolled back; what has no ack is delivered again.
     pub(crate) async fn work(&self, taken: Vec<Raw>) {
-        let mut group: Vec<Delivery> = taken.into_iter().filter_map(|raw| self.fit(raw)).collect();
+        let mut group = self.fit_all(taken).await;
         if group.len() > 1 {
             group = self.together(group).await;
         }
@@ -63,7 +64,7 @@ impl<E: Effect> Worker<E> {
                     if !self.pause(&mut retry, &group[0], &why).await {
                         return Vec::new();
                     }
-                    group = group.into_iter().filter_map(|d| self.fit(d.into_raw())).collect();
+                    group = self.fit_all(group.into_iter().map(Delivery::into_raw)).await;
                     if group.len() < 2 {
                         return group;
                     }
@@ -90,8 +91,9 @@ impl<E: Effect> Worker<E> {
                         return;
                     }
                     // The id may have become too old during the pause.
-                    let Some(still_fit) = self.fit(delivery.into_raw()) else { return };
-                    delivery = still_fit;
+                    let mut still_fit = self.fit_all([delivery.into_raw()]).await;
+                    let Some(fit) = still_fit.pop() else { return };
+                    delivery = fit;
                 }
                 Next::Retry { delay, failures, reason } => {
                     warn!(message_id = %delivery.id(), failures, reason, delay_ms = clock::ms(delay), "failed: trying again later");
@@ -106,9 +108,34 @@ impl<E: Effect> Worker<E> {
         }
     }
 
-    /// The delivery, if it can take effect; otherwise it ends here.
-    fn fit(&self, raw: Raw) -> Option<Delivery> {
-        let window = *self.window.borrow();
+    /// The deliveries that can take effect; the others end here. None is left if the consumer stops while the
+    /// clocks disagree: each is delivered again.
+    async fn fit_all(&self, taken: impl IntoIterator<Item = Raw>) -> Vec<Delivery> {
+        let Some(window) = self.window().await else { return Vec::new() };
+        taken.into_iter().filter_map(|raw| self.fit(raw, window)).collect()
+    }
+
+    /// Which ids can take effect. While the clocks disagree the deliveries in hand are held, because by a wrong clock
+    /// each of them would be too old or of the future. `None` when the consumer stops meanwhile.
+    async fn window(&self) -> Option<Window> {
+        let mut places = self.places.clone();
+        let retry = TaskRetry::new(&self.log_limit);
+        loop {
+            let why = match *places.borrow_and_update() {
+                Ok(window) => return Some(window),
+                Err(why) => why,
+            };
+            if retry.is_news(&why) {
+                warn!(%why, "cannot work now: holding deliveries");
+            }
+            tokio::select! {
+                changed = places.changed() => changed.ok()?,
+                () = self.stopping.cancelled() => return None,
+            }
+        }
+    }
+
+    fn fit(&self, raw: Raw, window: Window) -> Option<Delivery> {
         match admit(raw.message_id(), window) {
             Ok(id) => Some(Delivery::new(id, raw)),
             Err(unfit) => {

@@ -91,6 +91,26 @@ pub(crate) fn plan(
     Plan { create, drop: past.take(may_drop).collect() }
 }
 
+impl Plan {
+    /// Makes what is missing from the day before each of these moments to 48 hours after it, and drops nothing.
+    ///
+    /// While the database's clock and the machine's disagree, partitions are made around both: whichever is right,
+    /// the ids of its time have a place. A table without any partition waits for the clocks, because only with the
+    /// first ones come those back to the retention.
+    pub(crate) fn around(existing: &BTreeSet<Day>, moments: [UnixMillis; 2]) -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        let mut create = BTreeSet::new();
+        for now in moments {
+            let newest_needed = Day::of(now.after(AHEAD));
+            let days =
+                std::iter::successors(Some(Day::of(now.before(DAY))), |day| Some(day.next()));
+            create.extend(days.take_while(|day| *day <= newest_needed));
+        }
+        create.retain(|day| !existing.is_empty() && !existing.contains(day));
+        Self { create: create.into_iter().collect(), drop: Vec::new() }
+    }
+}
+
 /// How many partitions a process may have dropped, so long after its start: as many as days have
 /// passed on the monotonic clock, and two more. A clock of the database that is wrong once, by days
 /// or by years, costs no more than that.
@@ -186,6 +206,19 @@ mod tests {
             assert!(right.is_subset(&jumped), "{wrong}: {jumped:?}");
             assert_eq!(current_run(&jumped, noon_of(100)), Some((Day(70), Day(102))), "{wrong}");
         }
+    }
+
+    #[test]
+    fn while_clocks_disagree_the_days_around_both_are_made_and_none_is_dropped() {
+        let around = |existing: &[i64]| {
+            let existing = days(existing.iter().copied());
+            let plan = Plan::around(&existing, [noon_of(100), noon_of(200)]);
+            assert_eq!(plan.drop, []);
+            numbers(&plan.create)
+        };
+        assert_eq!(around(&[10]), [99, 100, 101, 102, 199, 200, 201, 202]);
+        assert_eq!(around(&[98, 99, 101, 199, 200, 201]), [100, 102, 202]);
+        assert_eq!(around(&[]), [0; 0]);
     }
 
     #[test]

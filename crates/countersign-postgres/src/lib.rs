@@ -14,10 +14,13 @@ mod trouble;
 
 mod calendar;
 
+mod clocks;
+
 mod partitions;
 
+pub use clocks::{ClocksDisagree, agree};
 pub use migrate::{migrate, sdk_migrator};
-pub use partitions::Partitions;
+pub use partitions::{Partitions, Places};
 pub use pool::{PoolSettings, connect, connect_once};
 pub use transaction::{CommitError, Transaction};
 pub use trouble::{Trouble, is_duplicate_key, sqlstate, trouble};

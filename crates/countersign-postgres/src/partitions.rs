@@ -11,21 +11,28 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::calendar::{self, Day};
+use crate::calendar::{self, Day, Plan};
+use crate::clocks::{self, ClocksDisagree};
 use crate::transaction::{CommitError, Transaction};
 
 /// A table `PARTITION BY RANGE (message_id)`, one partition for each day in UTC.
 ///
 /// Partitions are made 48 hours ahead and dropped whole once all of their ids are older than the
-/// retention; no row is ever deleted. A process drops no more partitions than days have passed since
-/// its start, and two more: a clock that is wrong once must not cost the whole table. There is no default partition, because it would stand in the
-/// way of new ones. So Postgres refuses an id without a partition (23514).
+/// retention; no row is ever deleted. There is no default partition, because it would stand in the way
+/// of new ones. So Postgres refuses an id without a partition (23514).
+///
+/// A clock that is wrong must not cost the table. A process, whose clones of one value count together, drops no
+/// more partitions than days have passed since its start, and two more; while the database's clock and this
+/// machine's are more than an hour apart, it drops none and makes those around both times.
 #[derive(Clone, Debug)]
 pub struct Partitions {
     table: &'static str,
     retention: Duration,
     drops: Arc<Drops>,
 }
+
+/// Which ids have a partition; unknown while the clocks disagree.
+pub type Places = Result<Window, ClocksDisagree>;
 
 /// What a process has dropped of a table.
 #[derive(Debug)]
@@ -50,7 +57,8 @@ const TURN_TIMEOUT: &str = "10s";
 const DROP_TIMEOUT: &str = "200ms";
 /// The pause between two rounds: short beside the 48 hours that partitions are ahead.
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(5 * 60);
-/// The pause after a failed round: a lock or a restart is over by then.
+/// The pause after a failed round, and while clocks disagree: a lock or a restart is over by then, and what is held
+/// because of the clocks goes on soon after they agree.
 const AFTER_FAILURE: Duration = Duration::from_secs(10);
 
 impl Partitions {
@@ -63,7 +71,7 @@ impl Partitions {
     }
 
     /// Makes the missing partitions, drops those past retention, and returns the window of ids that
-    /// have a partition. The database's clock counts.
+    /// have a partition. The database's clock counts, as long as this machine's agrees with it.
     ///
     /// # Errors
     /// When partitions could not be made. A partition that could not be dropped, because another
@@ -71,8 +79,8 @@ impl Partitions {
     ///
     /// # Cancel safety
     /// The future can be dropped at any time.
-    pub async fn maintain(&self, pool: &PgPool) -> Result<Window, sqlx::Error> {
-        let (window, past) = self.create_missing(pool).await?;
+    pub async fn maintain(&self, pool: &PgPool) -> Result<Places, sqlx::Error> {
+        let (places, past) = self.create_missing(pool).await?;
         for day in past {
             match self.drop_day(pool, day).await {
                 Ok(()) => {
@@ -84,7 +92,7 @@ impl Partitions {
                 }
             }
         }
-        Ok(window)
+        Ok(places)
     }
 
     /// [`maintain`](Self::maintain)s the table until `shutdown`, and sends the window of ids
@@ -93,7 +101,7 @@ impl Partitions {
         self,
         pool: PgPool,
         shutdown: CancellationToken,
-        window: watch::Sender<Window>,
+        places: watch::Sender<Places>,
     ) {
         let mut pause = BETWEEN_ROUNDS;
         loop {
@@ -104,8 +112,11 @@ impl Partitions {
             match shutdown.run_until_cancelled(waited).await {
                 None => return,
                 Some(Ok(now)) => {
-                    window.send_if_modified(|before| std::mem::replace(before, now) != now);
-                    pause = BETWEEN_ROUNDS;
+                    if let Err(why) = now {
+                        warn!(table = self.table, %why, "no partition is dropped");
+                    }
+                    places.send_if_modified(|before| std::mem::replace(before, now) != now);
+                    pause = if now.is_ok() { BETWEEN_ROUNDS } else { AFTER_FAILURE };
                 }
                 Some(Err(error)) => {
                     warn!(table = self.table, %error, "partitions could not be made");
@@ -115,11 +126,15 @@ impl Partitions {
         }
     }
 
-    async fn create_missing(&self, pool: &PgPool) -> Result<(Window, Vec<Day>), sqlx::Error> {
+    async fn create_missing(&self, pool: &PgPool) -> Result<(Places, Vec<Day>), sqlx::Error> {
         let mut transaction = Transaction::open(pool, &self.take_turn()).await?;
         let mut days = self.existing(&mut transaction).await?;
         let now = database_now(&mut transaction).await?;
-        let plan = calendar::plan(&days, now, self.retention, self.drops.left());
+        let clocks = clocks::agree(now);
+        let plan = match clocks {
+            Ok(()) => calendar::plan(&days, now, self.retention, self.drops.left()),
+            Err(ClocksDisagree { database, machine }) => Plan::around(&days, [database, machine]),
+        };
         for &day in &plan.create {
             sqlx::raw_sql(AssertSqlSafe(self.create_sql(day))).execute(&mut *transaction).await?;
             days.insert(day);
@@ -130,6 +145,9 @@ impl Partitions {
         if !plan.create.is_empty() {
             info!(table = self.table, count = plan.create.len(), "made partitions");
         }
+        if let Err(disagree) = clocks {
+            return Ok((Err(disagree), Vec::new()));
+        }
         for day in &plan.drop {
             days.remove(day);
         }
@@ -137,7 +155,7 @@ impl Partitions {
         // The end of a day is the start of the next one, so the newest id is of the millisecond
         // before.
         let newest = newest.end().before(Duration::from_millis(1));
-        Ok((Window { oldest: oldest.start(), newest }, plan.drop))
+        Ok((Ok(Window { oldest: oldest.start(), newest }), plan.drop))
     }
 
     async fn drop_day(&self, pool: &PgPool, day: Day) -> Result<(), sqlx::Error> {

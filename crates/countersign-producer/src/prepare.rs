@@ -33,8 +33,8 @@ pub async fn prepare(
     migrate(pool, migrations).await?;
     let database = sql::identity(pool).await?;
     let partitions = Partitions::new(sql::ENLISTED, retention);
-    let span = partitions.maintain(pool).await?;
-    let (sender, _) = watch::channel(span);
+    let places = partitions.maintain(pool).await?;
+    let (sender, _) = watch::channel(places);
     tokio::spawn(partitions.keep(pool.clone(), shutdown, sender));
     Ok(database)
 }

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_postgres::agree;
 use countersign_protocol::Name;
 use countersign_retry::Retry;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::heal::answers::{Answers, WRITTEN_AT_ONCE};
@@ -61,6 +63,9 @@ const POLL: Duration = Duration::from_millis(500);
 /// The wait when rows are due and another replica has them all locked. It judges them in
 /// milliseconds.
 const OTHER_REPLICA_WORKS: Duration = Duration::from_millis(50);
+
+/// The wait while the clocks disagree; it is as long before the rows are judged after an operator has set one right.
+const CLOCKS_DISAGREE: Duration = Duration::from_secs(10);
 
 /// Due rows under their lock, and the facts beyond them.
 struct Due {
@@ -127,6 +132,11 @@ impl Rounds {
             Ok(due) => due,
             Err(pause) => return Ok(pause),
         };
+        if let Err(why) = agree(due.taken.now) {
+            // By a clock that is days ahead every open row would be past its time, and be parked.
+            warn!(%why, "no overdue row is judged");
+            return Ok(CLOCKS_DISAGREE);
+        }
         let judged = self.judge_all(&due, now);
         let asked = self.ask_some(due.taken, judged).await?;
         fail::fail_point!("callback.asking", |_| std::process::abort());

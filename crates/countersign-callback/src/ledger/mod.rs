@@ -87,19 +87,24 @@ pub(crate) fn migrations() -> sqlx::migrate::Migrator {
 pub(crate) struct Ledger {
     pool: PgPool,
     retention: Duration,
+    /// One value for each table: it counts what this process has dropped.
+    partitions: [Partitions; 3],
 }
 
 impl Ledger {
     /// The ledger in this database, whose migrations are applied.
     #[must_use]
     pub(crate) fn new(pool: PgPool, retention: Duration) -> Self {
-        Self { pool, retention }
+        let kept = |table| Partitions::new(table, retention);
+        let partitions =
+            [kept("confirmation"), kept("consumer_report"), Partitions::new("rolled_back", KEPT)];
+        Self { pool, retention, partitions }
     }
 
-    /// Its partitioned tables.
+    /// Its partitioned tables: what was confirmed, what consumers reported, what was rolled back.
     #[must_use]
-    pub(crate) fn partitioned(&self) -> [Partitions; 2] {
-        ["confirmation", "consumer_report"].map(|table| Partitions::new(table, self.retention))
+    pub(crate) fn partitioned(&self) -> &[Partitions; 3] {
+        &self.partitions
     }
 
     /// The database.

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use countersign_postgres::Partitions;
 use countersign_protocol::{ArmingId, Name};
 use uuid::Uuid;
 
@@ -25,12 +24,6 @@ pub(crate) struct RolledBackArming {
 pub(crate) const KEPT: Duration = Duration::from_secs(2 * 24 * 60 * 60);
 
 impl Ledger {
-    /// The partitions of what was rolled back.
-    #[must_use]
-    pub(crate) fn rolled_back_partitions() -> Partitions {
-        Partitions::new("rolled_back", KEPT)
-    }
-
     /// Records what was rolled back.
     ///
     /// # Errors
