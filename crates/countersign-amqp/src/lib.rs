@@ -47,7 +47,7 @@ pub use connection::link::LinkState;
 pub use consume::acks::Acks;
 pub use consume::browser::{BrowseError, Browsed, Browser, DeadLetter};
 pub use consume::delivery::{Delivery, DeliveryTag};
-pub use consume::depth::NotCounted;
+pub use consume::depth::{NotCounted, QueueCount};
 pub use consume::{Consumer, Subscription};
 pub use publish::batcher::{Batcher, BatcherSettings, OnFailure};
 pub use publish::message::{Outgoing, Properties, header_problem};

@@ -118,8 +118,8 @@ impl World {
 
 /// How many messages are ready in a queue, exactly.
 async fn ready(observer: &Connection, queue: &str) -> Result<u64, String> {
-    match observer.ready_messages(queue).await {
-        Ok(Some(ready)) => Ok(ready.into()),
+    match observer.count(queue).await {
+        Ok(Some(count)) => Ok(count.ready.into()),
         Ok(None) => Err(format!("there is no queue {queue}")),
         Err(error) => Err(error.to_string()),
     }

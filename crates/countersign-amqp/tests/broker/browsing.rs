@@ -27,7 +27,7 @@ async fn filled(url: &str, count: usize) {
 async fn holding(connection: &Connection, count: usize) -> Browser {
     let all = u32::try_from(count).unwrap();
     eventually(&format!("{count} are back"), LONG, async || {
-        let ready = connection.ready_messages("q").await.unwrap();
+        let ready = connection.count("q").await.unwrap().map(|count| count.ready);
         if ready == Some(all) { Ok(()) } else { Err(ready) }
     })
     .await;

@@ -23,6 +23,8 @@ mod batches;
 
 mod consuming;
 
+mod counting;
+
 mod browsing;
 
 mod encryption;

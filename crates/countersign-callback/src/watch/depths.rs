@@ -27,8 +27,7 @@ pub(crate) struct Depths {
     pub(crate) ledger: Ledger,
     /// The confirm shards, for what has come back through them.
     pub(crate) shards: Vec<u16>,
-    /// A connection for these questions alone: the client takes the broker's refusal of a queue that is
-    /// gone for the end of the connection.
+    /// A connection for these questions alone: a queue without a leader may hold a channel up.
     pub(crate) connection: Connection,
     /// The management API, which alone knows how many messages consumers hold, if it is configured.
     pub(crate) management: Option<Held>,
@@ -171,7 +170,7 @@ impl Depths {
         // When the connection is not there in time, counting fails and says so.
         let _ = tokio::time::timeout(CONNECTED_WITHIN, self.connection.ready()).await;
         // A queue that is gone holds nothing.
-        let ready = self.connection.ready_messages(queue).await?.map_or(0, u64::from);
+        let ready = self.connection.count(queue).await?.map_or(0, |count| u64::from(count.ready));
         let held = match &self.management {
             Some(held) => held.of(queue).await,
             None => Ok(None),
