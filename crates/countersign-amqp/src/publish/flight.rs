@@ -67,11 +67,19 @@ impl<'a> Flight<'a> {
         Ok(())
     }
 
-    /// Takes the confirms that have arrived, without waiting for the rest.
+    /// Takes the confirms that have arrived, all of one moment, without waiting for the rest.
+    ///
+    /// The first look finds what arrived before it and some of what arrives during it. A look that
+    /// finds nothing new says that the confirms found so far were all there were when it began.
     pub(crate) fn collect(&mut self) {
         let mut unheard = Context::from_waker(Waker::noop());
-        for place in 0..self.coming.len() {
-            let _ = self.poll_one(place, &mut unheard);
+        let mut is_news = true;
+        while is_news {
+            is_news = false;
+            for place in 0..self.coming.len() {
+                is_news |=
+                    self.coming[place].is_some() && self.poll_one(place, &mut unheard).is_ready();
+            }
         }
     }
 

@@ -3,8 +3,14 @@
 //! A returned message does not come with its own confirm: the client attaches it to whichever
 //! confirm is completed next on the channel (240 of 8,000 unroutable messages came back as a plain
 //! ack, measured with lapin 4.12). What *is* reliable: the broker returns a message before it
-//! confirms it, so when every confirm of a batch is in, and nothing else was published on the
-//! channel meanwhile, the set of returned messages is complete.
+//! confirms it, and the client hands out one returned message with each confirm as long as it has
+//! any. So an acked message that was not returned is surely routed as soon as every message whose
+//! return was seen has its own confirm in:
+//!
+//! Suppose that the return of an acked message still waits in the client. Since the client last had
+//! no return waiting, each confirm has handed one out. So fewer confirms than returns have come, and
+//! one of the confirms belongs to the acked message, whose own return was not handed out. Then
+//! one of the returns that were handed out belongs to a message without a confirm.
 
 use std::collections::HashMap;
 
@@ -34,8 +40,8 @@ pub(crate) struct Returned {
     pub(crate) why: String,
 }
 
-/// The outcome of each message of a finished batch. `None` stands for a confirm that did not
-/// arrive; `missing` says why.
+/// The outcome of each message of a batch. `None` stands for a confirm that has not arrived;
+/// `missing` says why. The confirms are those of one moment, all that the client had then.
 pub(crate) fn batch_outcomes(
     sent: &[Label],
     confirms: &[Option<PublisherConfirm>],
@@ -43,7 +49,10 @@ pub(crate) fn batch_outcomes(
 ) -> Vec<PublishOutcome> {
     let unknown = |why: &str| PublishOutcome::Unknown { why: why.to_owned() };
     let returns = Returns::among(sent, confirms);
-    let complete = confirms.iter().all(Option::is_some) && !returns.of_others;
+    let has_own_confirm = |(label, confirm): (&Label, &Option<PublisherConfirm>)| {
+        confirm.is_some() || !returns.of.contains_key(label)
+    };
+    let none_waits = !returns.of_others && sent.iter().zip(confirms).all(has_own_confirm);
     sent.iter()
         .zip(confirms)
         .map(|(label, confirm)| match (returns.of.get(label), confirm) {
@@ -52,7 +61,7 @@ pub(crate) fn batch_outcomes(
             }
             (Some(_), _) => unknown("of several with this id, exchange and key some were returned"),
             (None, Some(PublisherConfirm { acked: false, .. })) => PublishOutcome::Refused,
-            (None, Some(PublisherConfirm { acked: true, .. })) if complete => {
+            (None, Some(PublisherConfirm { acked: true, .. })) if none_waits => {
                 PublishOutcome::Routed
             }
             (None, _) => unknown(missing),
@@ -165,11 +174,16 @@ mod tests {
     }
 
     #[test]
-    fn without_every_confirm_an_ack_proves_nothing() {
-        // The return of b may have been on its way to the confirm that is missing.
+    fn an_ack_is_certain_unless_a_returned_message_lacks_its_own_confirm() {
+        assert_eq!(outcomes(&["a", "b"], &[None, ack()]), ["unknown", "routed"]);
         assert_eq!(
             outcomes(&["a", "b", "c", "d"], &[ack_with_return_of("c"), ack(), nack(), None]),
-            ["unknown", "unknown", "unroutable", "unknown"]
+            ["routed", "routed", "unroutable", "unknown"]
+        );
+        // The return of a or b may still wait in the client: c's return took its place.
+        assert_eq!(
+            outcomes(&["a", "b", "c", "d"], &[ack_with_return_of("c"), ack(), None, nack()]),
+            ["unknown", "unknown", "unroutable", "refused"]
         );
         assert_eq!(outcomes(&["a", "b"], &[None, nack()]), ["unknown", "refused"]);
     }
@@ -180,5 +194,83 @@ mod tests {
             outcomes(&["a", "b"], &[ack_with_return_of("z"), nack()]),
             ["unknown", "refused"]
         );
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Fate {
+        Queued,
+        Full,
+        NoQueue,
+    }
+
+    /// What the broker says of a message, by its place in the batch.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    enum Said {
+        Returned(usize),
+        Confirmed(usize),
+    }
+
+    /// What the client has given out after the broker has said this: the first returned message
+    /// that waits goes with whichever confirm comes next, as in lapin 4.12's `acknowledgement.rs`.
+    fn as_the_client_gives_it_out(fates: &[Fate], said: &[Said]) -> Vec<Option<PublisherConfirm>> {
+        let mut waiting = std::collections::VecDeque::new();
+        let mut confirms = vec![None; fates.len()];
+        for said in said {
+            match *said {
+                Said::Returned(place) => waiting.push_back(Returned {
+                    label: label(&place.to_string()),
+                    why: "NO_ROUTE".to_owned(),
+                }),
+                Said::Confirmed(place) => {
+                    let acked = fates[place] != Fate::Full;
+                    let returned = waiting.pop_front();
+                    confirms[place] = Some(PublisherConfirm { acked, returned });
+                }
+            }
+        }
+        confirms
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whenever_the_broker_falls_silent_no_outcome_is_wrong(
+            messages in proptest::collection::vec(
+                (
+                    proptest::sample::select(&[Fate::Queued, Fate::Full, Fate::NoQueue][..]),
+                    0..40_u8,
+                    0..40_u8,
+                ),
+                1..16,
+            ),
+            heard in 0..40_usize,
+        ) {
+            // The broker returns a message before it confirms it; apart from that, in any order.
+            let mut said = Vec::new();
+            for (place, &(fate, one, other)) in messages.iter().enumerate() {
+                if fate == Fate::NoQueue {
+                    said.push((one.min(other), Said::Returned(place)));
+                }
+                said.push((one.max(other), Said::Confirmed(place)));
+            }
+            said.sort_unstable();
+            let all = said.len();
+            let heard = all.min(heard);
+            let said: Vec<_> = said.into_iter().map(|(_, said)| said).take(heard).collect();
+
+            let fates: Vec<_> = messages.iter().map(|message| message.0).collect();
+            let sent: Vec<_> = (0..fates.len()).map(|place| label(&place.to_string())).collect();
+            let confirms = as_the_client_gives_it_out(&fates, &said);
+            let outcomes = batch_outcomes(&sent, &confirms, "lost");
+            let is_heard = |place| said.contains(&Said::Confirmed(place));
+            for (place, outcome) in outcomes.iter().enumerate() {
+                let right = match outcome {
+                    PublishOutcome::Routed => fates[place] == Fate::Queued && is_heard(place),
+                    PublishOutcome::Refused => fates[place] == Fate::Full && is_heard(place),
+                    PublishOutcome::Unroutable { .. } => fates[place] == Fate::NoQueue,
+                    PublishOutcome::Unknown { .. } => heard < all,
+                };
+                proptest::prop_assert!(right, "{place}: {outcome:?} of {fates:?} after {said:?}");
+            }
+        }
     }
 }
