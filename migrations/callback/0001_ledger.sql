@@ -122,10 +122,14 @@ COMMENT ON COLUMN overdue.closed_at IS 'When it was closed, on this database''s 
 
 -- The service looks for due rows upstream by upstream: those of a paused upstream are not read.
 CREATE INDEX overdue_due ON overdue (upstream, due_at) WHERE due_at IS NOT NULL;
--- Resends under way and lost, for the budget of an upstream.
-CREATE INDEX overdue_resent ON overdue (upstream, due_at) WHERE due_at IS NOT NULL AND resends >= 1;
--- An operator's grant moves the time of giving up.
-CREATE INDEX overdue_open ON overdue (greatest(since, granted_at)) WHERE due_at IS NOT NULL;
+-- Resends under way and lost, for the budget of an upstream. A deferral waits for a consumer that is
+-- behind or tries again: it is no canary, and there may be a million of them.
+CREATE INDEX overdue_resent ON overdue (upstream, due_at)
+    WHERE due_at IS NOT NULL AND resends >= 1
+      AND (state = 'asking' OR cause IN ('republished', 'unanswered'));
+-- Rows of a paused upstream that are to be given up. An operator's grant moves that time.
+CREATE INDEX overdue_open ON overdue (upstream, greatest(since, granted_at))
+    WHERE due_at IS NOT NULL;
 -- Groups, and the rows of each in order: lists and counts are answered from it alone.
 CREATE INDEX overdue_groups ON overdue (state, upstream, cause, consumers, since, message_id);
 CREATE INDEX overdue_closed ON overdue (closed_at) WHERE closed_at IS NOT NULL;

@@ -15,8 +15,17 @@ use super::columns::{read_text, stored_count, texts};
 use super::tallies::{Tallies, add};
 use super::{Ledger, Taken, committed};
 use crate::rules::budget::{Pace, Pacing, Scene, Storm, Tally};
-use crate::rules::cause::Cause;
 use crate::rules::states::StateName;
+
+/// Rows whose resend is under way, or was lost. Written out, and word for word as in the index
+/// `overdue_resent`: Postgres uses a partial index only where it can prove its predicate, which it cannot
+/// of a parameter. A deferral waits for a consumer that is behind or tries again: it is no canary.
+macro_rules! under_way {
+    () => {
+        "due_at IS NOT NULL AND resends >= 1
+               AND (state = 'asking' OR cause IN ('republished', 'unanswered'))"
+    };
+}
 
 /// What is stored about each upstream, and what is going on.
 pub(crate) type Paces = BTreeMap<Name, Paced>;
@@ -282,7 +291,7 @@ async fn paces(
     upstreams: &[Name],
     pacing: &Pacing,
 ) -> Result<Paces, sqlx::Error> {
-    let rows: Vec<PaceRow> = sqlx::query_as(
+    let rows: Vec<PaceRow> = sqlx::query_as(concat!(
         "-- paces
          SELECT upstream, tokens, canaries, canaries_only,
                 extract(epoch FROM statement_timestamp())::float8 AS at_s,
@@ -302,26 +311,26 @@ async fn paces(
              SELECT count(*) AS resent, count(*) FILTER (WHERE state = $3) AS asking
              FROM (
                  SELECT state FROM overdue
-                 WHERE overdue.upstream = upstream_pace.upstream AND resends >= 1
-                   AND due_at IS NOT NULL AND due_at > statement_timestamp()
-                   -- A deferral waits for a consumer that is behind or tries again: it is no canary.
-                   AND (state = $3 OR cause = ANY($5))
+                 WHERE overdue.upstream = upstream_pace.upstream
+                   AND ",
+        under_way!(),
+        " AND due_at > statement_timestamp()
                  LIMIT $2
              ) AS under_way
          ) AS resent CROSS JOIN LATERAL (
              SELECT count(*) AS lost FROM overdue
-             WHERE overdue.upstream = upstream_pace.upstream AND resends >= 1
-               AND due_at IS NOT NULL AND due_at > upstream_pace.refilled_at
-               AND due_at <= statement_timestamp()
-               AND state = $4 AND cause = ANY($5)
+             WHERE overdue.upstream = upstream_pace.upstream
+               AND ",
+        under_way!(),
+        " AND due_at > upstream_pace.refilled_at AND due_at <= statement_timestamp()
+               AND state = $4
          ) AS lost
-         WHERE upstream = ANY($1)",
-    )
+         WHERE upstream = ANY($1)"
+    ))
     .bind(texts(upstreams))
     .bind(i64::from(pacing.enough_canaries()) + 1)
     .bind::<&str>(StateName::Asking.into())
     .bind::<&str>(StateName::Waiting.into())
-    .bind([Cause::Republished, Cause::Unanswered].map(<&str>::from).as_slice())
     .fetch_all(&mut **transaction)
     .await?;
     rows.into_iter().map(PaceRow::read).collect()

@@ -50,3 +50,5 @@ mod constraints;
 mod process;
 
 mod memory;
+
+mod explained;
