@@ -43,7 +43,7 @@ impl<H: BatchHandler> Effect for Once<H> {
             Err(why) => return TryEnd::DatabaseAway(why),
         };
         let claimed = &group[..count];
-        let handling = async { self.handler.handle_batch(&mut transaction, claimed).await };
+        let handling = async { self.handler.handle_batch(transaction.for_user(), claimed).await };
         let ended = match guarded(self.handler_timeout, handling).await {
             Ok(()) => return committed(inbox::commit(transaction).await),
             Err(ended @ TryEnd::TimedOut(_)) => {

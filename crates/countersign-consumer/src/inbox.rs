@@ -1,13 +1,14 @@
 //! The inbox: what has taken effect in this database. All SQL of this crate is here.
 //!
-//! Every call is bounded in time, and cancel safe because [`Transaction`] is: one that is dropped
+//! Every call is bounded in time, because [`Database`] is, and cancel safe because [`Transaction`] is: one that is dropped
 //! is rolled back.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use countersign_postgres::{
-    CommitError, Partitions, Places, Transaction, is_duplicate_key, migrate, sdk_migrator, sqlstate,
+    CommitError, Database, Partitions, Places, Transaction, is_duplicate_key, migrate,
+    sdk_migrator, sqlstate,
 };
 use countersign_protocol::Name;
 use countersign_retry::Retry;
@@ -30,14 +31,10 @@ const TABLE: &str = "countersign.inbox";
 /// usual handler, so that the claim mostly sees the end of that transaction; then the worker tries again.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the database may take to answer a claim, a commit or a rollback. It bounds the wait for
-/// a server that is gone without a word.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
-
 /// The consumer's inbox in its database.
 #[derive(Clone, Debug)]
 pub(crate) struct Inbox {
-    pool: PgPool,
+    database: Database,
     consumer: Name,
 }
 
@@ -88,22 +85,21 @@ impl Inbox {
         let migrations = sqlx::migrate!("../../migrations/consumer");
         let migrator = sdk_migrator(migrations, "countersign._consumer_migrations");
         migrate(&pool, migrator).await.map_err(|e| Error::Inbox(e.into()))?;
+        let database = Database::from(pool);
         let partitions = Partitions::new(TABLE, settings.retention);
-        let (sender, places) = watch::channel(first_places(&partitions, &pool).await);
-        tokio::spawn(partitions.keep(pool.clone(), abandon.clone(), sender));
-        Ok((Self { pool, consumer: settings.name.clone() }, places))
+        let (sender, places) = watch::channel(first_places(&partitions, &database).await);
+        tokio::spawn(partitions.keep(database.clone(), abandon.clone(), sender));
+        Ok((Self { database, consumer: settings.name.clone() }, places))
     }
 
     /// Opens a transaction and claims the group's messages in it. Those that are claimed come
     /// first in `group` then, each message once; the others have taken effect before.
     pub(crate) async fn claim(&self, group: &mut [Delivery]) -> Result<Claim, String> {
-        let claim = async {
-            match group {
-                [alone] => self.claim_one(alone).await,
-                group => self.claim_many(group).await,
-            }
+        let claimed = match group {
+            [alone] => self.claim_one(alone).await,
+            group => self.claim_many(group).await,
         };
-        in_time("claim", claim).await?.map_err(|e| format!("cannot claim: {e}"))
+        claimed.map_err(|e| format!("cannot claim: {e}"))
     }
 
     /// One round trip; a message that is in the inbox already shows as a violated key. Both texts
@@ -118,7 +114,7 @@ SET LOCAL lock_timeout TO DEFAULT",
             id = delivery.id(),
             consumer = self.consumer,
         );
-        match Transaction::open(&self.pool, &statement).await {
+        match Transaction::open(&self.database, &statement).await {
             Ok(transaction) => Ok(Claim::Won { transaction, count: 1 }),
             Err(e) if is_duplicate_key(&e, TABLE) => {
                 self.count_duplicate(delivery).await?;
@@ -139,11 +135,11 @@ RETURNING message_id";
         let mut ids: Vec<Uuid> = group.iter().map(|delivery| delivery.id().uuid()).collect();
         ids.sort_unstable();
         let lock_timeout = format!("SET LOCAL lock_timeout = {}", LOCK_TIMEOUT.as_millis());
-        let mut transaction = Transaction::open(&self.pool, &lock_timeout).await?;
+        let mut transaction = Transaction::open(&self.database, &lock_timeout).await?;
         let rows: Vec<Uuid> = sqlx::query_scalar(CLAIM)
             .bind(ids)
             .bind(self.consumer.as_str())
-            .fetch_all(&mut *transaction)
+            .fetch_all(&mut transaction)
             .await?;
         let mut claimed: HashSet<Uuid> = rows.into_iter().collect();
         let mut count = 0;
@@ -158,7 +154,7 @@ RETURNING message_id";
             // If the commit's fate is unknown, the messages are claimed again, and perhaps counted twice.
             return transaction.commit().await.map(|()| Claim::AllDuplicates).map_err(cause);
         }
-        sqlx::query("SET LOCAL lock_timeout TO DEFAULT").execute(&mut *transaction).await?;
+        sqlx::query("SET LOCAL lock_timeout TO DEFAULT").execute(&mut transaction).await?;
         Ok(Claim::Won { transaction, count })
     }
 
@@ -170,7 +166,7 @@ RETURNING message_id";
 UPDATE countersign.inbox SET duplicates = duplicates + 1
 WHERE message_id = $1 AND consumer = $2";
         let count = sqlx::query(COUNT).bind(delivery.id().uuid()).bind(self.consumer.as_str());
-        count.execute(&self.pool).await.map(drop)
+        count.execute(&self.database).await.map(drop)
     }
 
     /// Counts duplicates in the transaction of the other messages' effects. The rows are locked in the order of
@@ -203,23 +199,22 @@ WHERE inbox.message_id = counted.message_id AND inbox.consumer = $2
             .bind(self.consumer.as_str())
             .bind(oldest)
             .bind(newest)
-            .execute(&mut **transaction)
+            .execute(&mut *transaction)
             .await
             .map(drop)
     }
 
     /// Whether the database answers at all.
     pub(crate) async fn answers(&self) -> Result<(), String> {
-        let ask = sqlx::query("SELECT 1").execute(&self.pool);
-        in_time("answer", ask).await?.map(drop).map_err(|e| format!("no answer: {e}"))
+        self.database.answers().await.map_err(|e| format!("no answer: {e}"))
     }
 }
 
 /// Makes the first partitions, however long the database is away.
-async fn first_places(partitions: &Partitions, pool: &PgPool) -> Places {
+async fn first_places(partitions: &Partitions, database: &Database) -> Places {
     let mut retry = Retry::new("make the inbox's partitions");
     loop {
-        match partitions.maintain(pool).await {
+        match partitions.maintain(database).await {
             Ok(places) => {
                 retry.worked();
                 return places;
@@ -231,7 +226,7 @@ async fn first_places(partitions: &Partitions, pool: &PgPool) -> Places {
 
 /// Commits effect and inbox rows together.
 pub(crate) async fn commit(transaction: Transaction) -> Result<(), Uncommitted> {
-    match in_time("commit", transaction.commit()).await.map_err(Uncommitted::Unknown)? {
+    match transaction.commit().await {
         Ok(()) => Ok(()),
         Err(CommitError::NotCommitted(e)) => Err(Uncommitted::Refused(e)),
         Err(CommitError::Unknown(e)) if sqlstate(&e).as_deref() == Some(NO_TRANSACTION) => {
@@ -245,9 +240,7 @@ pub(crate) async fn commit(transaction: Transaction) -> Result<(), Uncommitted> 
 
 /// Rolls everything back. An error says that the database is away, and then nothing was committed either.
 pub(crate) async fn roll_back(transaction: Transaction) -> Result<(), String> {
-    in_time("roll back", transaction.rollback())
-        .await?
-        .map_err(|e| format!("the connection was lost: {e}"))
+    transaction.rollback().await.map_err(|e| format!("the connection was lost: {e}"))
 }
 
 /// What a commit failed for, whether or not it is known to have failed.
@@ -255,10 +248,4 @@ fn cause(error: CommitError) -> sqlx::Error {
     match error {
         CommitError::NotCommitted(e) | CommitError::Unknown(e) => e,
     }
-}
-
-async fn in_time<T>(what: &str, answer: impl Future<Output = T>) -> Result<T, String> {
-    tokio::time::timeout(ANSWERS_WITHIN, answer)
-        .await
-        .map_err(|_| format!("the database did not {what} within {} s", ANSWERS_WITHIN.as_secs()))
 }

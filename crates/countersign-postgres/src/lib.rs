@@ -8,7 +8,13 @@ mod pool;
 
 mod migrate;
 
+mod lease;
+
+mod database;
+
 mod transaction;
+
+mod executor;
 
 mod trouble;
 
@@ -19,6 +25,7 @@ mod clocks;
 mod partitions;
 
 pub use clocks::{ClocksDisagree, agree};
+pub use database::Database;
 pub use migrate::{migrate, sdk_migrator};
 pub use partitions::{Partitions, Places};
 pub use pool::{PoolSettings, connect, connect_once};

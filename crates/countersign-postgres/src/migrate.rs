@@ -1,8 +1,11 @@
 //! Migrations that several processes may start at once, against a server that may go away.
 
+use std::time::Duration;
+
 use countersign_retry::Retry;
 use sqlx::PgPool;
 use sqlx::migrate::{MigrateError, Migrator};
+use tokio::time::timeout;
 use tracing::info;
 
 use crate::trouble::{Trouble, sqlstate, trouble};
@@ -18,8 +21,12 @@ pub fn sdk_migrator(mut migrations: Migrator, table: &'static str) -> Migrator {
 }
 
 /// How long a migration waits for a table's lock: every later statement on the table waits behind it.
-/// After that, the migration is tried again.
-const LOCK_TIMEOUT: &str = "SET lock_timeout = '2s'";
+/// After that, the migration is tried again. A statement of a migration may rewrite a table, so the
+/// pool's limit of seconds does not hold for it.
+const TIMEOUTS: &str = "SET lock_timeout = '2s'; SET statement_timeout = '5min'";
+/// How long one try may take. A migration is the one thing that may take minutes; a silent server
+/// holds it up no longer than this.
+const TRY: Duration = Duration::from_secs(10 * 60);
 
 /// Applies the migrations that are not applied yet. Of several processes that start at once, one
 /// applies them and the others wait. When the server goes away meanwhile, the function waits for
@@ -36,7 +43,8 @@ pub async fn migrate(pool: &PgPool, mut migrator: Migrator) -> Result<(), Migrat
     migrator.set_ignore_missing(true);
     let mut retry = Retry::new("apply migrations");
     loop {
-        match apply(pool, &migrator).await {
+        let applied = timeout(TRY, apply(pool, &migrator)).await;
+        match applied.unwrap_or_else(|_| Err(MigrateError::Execute(sqlx::Error::PoolTimedOut))) {
             Ok(()) => {
                 retry.worked();
                 info!(table = %migrator.table_name, "migrations are applied");
@@ -55,7 +63,7 @@ async fn apply(pool: &PgPool, migrator: &Migrator) -> Result<(), MigrateError> {
     // The migrator's lock belongs to the session and outlives an error, so the session must end,
     // too.
     connection.close_on_drop();
-    sqlx::raw_sql(LOCK_TIMEOUT).execute(&mut *connection).await.map_err(MigrateError::Execute)?;
+    sqlx::raw_sql(TIMEOUTS).execute(&mut *connection).await.map_err(MigrateError::Execute)?;
     migrator.run_direct(None, &mut *connection, false).await
 }
 

@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use countersign_protocol::{UnixMillis, Window};
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
+use sqlx::{AssertSqlSafe, PgExecutor, Row};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::calendar::{self, Day, Plan};
 use crate::clocks::{self, ClocksDisagree};
+use crate::database::Database;
 use crate::transaction::{CommitError, Transaction};
 
 /// A table `PARTITION BY RANGE (message_id)`, one partition for each day in UTC.
@@ -50,8 +51,8 @@ impl Drops {
 }
 
 /// How long a process waits for another that makes partitions of the same table. Making them takes
-/// milliseconds each.
-const TURN_TIMEOUT: &str = "10s";
+/// milliseconds each. The limit is below the one of a statement, so that the error names the lock.
+const TURN_TIMEOUT: &str = "5s";
 /// How long a `DROP` may wait for the table's lock: every later statement on the table waits behind
 /// it.
 const DROP_TIMEOUT: &str = "200ms";
@@ -79,10 +80,10 @@ impl Partitions {
     ///
     /// # Cancel safety
     /// The future can be dropped at any time.
-    pub async fn maintain(&self, pool: &PgPool) -> Result<Places, sqlx::Error> {
-        let (places, past) = self.create_missing(pool).await?;
+    pub async fn maintain(&self, database: &Database) -> Result<Places, sqlx::Error> {
+        let (places, past) = self.create_missing(database).await?;
         for day in past {
-            match self.drop_day(pool, day).await {
+            match self.drop_day(database, day).await {
                 Ok(()) => {
                     self.drops.count.fetch_add(1, Ordering::Relaxed);
                     info!(table = self.table, day = day.digits(), "dropped a partition");
@@ -99,7 +100,7 @@ impl Partitions {
     /// whenever it changes.
     pub async fn keep(
         self,
-        pool: PgPool,
+        database: Database,
         shutdown: CancellationToken,
         places: watch::Sender<Places>,
     ) {
@@ -107,7 +108,7 @@ impl Partitions {
         loop {
             let waited = async {
                 tokio::time::sleep(pause).await;
-                self.maintain(&pool).await
+                self.maintain(&database).await
             };
             match shutdown.run_until_cancelled(waited).await {
                 None => return,
@@ -126,8 +127,8 @@ impl Partitions {
         }
     }
 
-    async fn create_missing(&self, pool: &PgPool) -> Result<(Places, Vec<Day>), sqlx::Error> {
-        let mut transaction = Transaction::open(pool, &self.take_turn()).await?;
+    async fn create_missing(&self, database: &Database) -> Result<(Places, Vec<Day>), sqlx::Error> {
+        let mut transaction = Transaction::open(database, &self.take_turn()).await?;
         let mut days = self.existing(&mut transaction).await?;
         let now = database_now(&mut transaction).await?;
         let clocks = clocks::agree(now);
@@ -136,7 +137,7 @@ impl Partitions {
             Err(ClocksDisagree { database, machine }) => Plan::around(&days, [database, machine]),
         };
         for &day in &plan.create {
-            sqlx::raw_sql(AssertSqlSafe(self.create_sql(day))).execute(&mut *transaction).await?;
+            sqlx::raw_sql(AssertSqlSafe(self.create_sql(day))).execute(&mut transaction).await?;
             days.insert(day);
         }
         transaction.commit().await.map_err(|e| match e {
@@ -158,12 +159,12 @@ impl Partitions {
         Ok((Ok(Window { oldest: oldest.start(), newest }), plan.drop))
     }
 
-    async fn drop_day(&self, pool: &PgPool, day: Day) -> Result<(), sqlx::Error> {
+    async fn drop_day(&self, database: &Database, day: Day) -> Result<(), sqlx::Error> {
         let sql = format!(
             "SET LOCAL lock_timeout = '{DROP_TIMEOUT}'; DROP TABLE IF EXISTS {}",
             self.partition(day)
         );
-        let transaction = Transaction::open(pool, &sql).await?;
+        let transaction = Transaction::open(database, &sql).await?;
         transaction.commit().await.map_err(|e| match e {
             CommitError::NotCommitted(cause) | CommitError::Unknown(cause) => cause,
         })
@@ -178,7 +179,10 @@ impl Partitions {
         )
     }
 
-    async fn existing(&self, connection: &mut PgConnection) -> Result<BTreeSet<Day>, sqlx::Error> {
+    async fn existing(
+        &self,
+        connection: impl PgExecutor<'_>,
+    ) -> Result<BTreeSet<Day>, sqlx::Error> {
         let rows = sqlx::query(
             "-- partitions_existing
              SELECT relname::text FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
@@ -213,7 +217,7 @@ impl Partitions {
     }
 }
 
-async fn database_now(connection: &mut PgConnection) -> Result<UnixMillis, sqlx::Error> {
+async fn database_now(connection: impl PgExecutor<'_>) -> Result<UnixMillis, sqlx::Error> {
     let ms: i64 = sqlx::query_scalar(
         "-- database_now
          SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint",

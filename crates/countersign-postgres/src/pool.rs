@@ -5,6 +5,7 @@ use std::time::Duration;
 use countersign_retry::Retry;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection};
+use tokio::time::timeout;
 
 use crate::url::DatabaseUrl;
 
@@ -22,6 +23,10 @@ pub struct PoolSettings {
     /// After how long Postgres ends a transaction that sits idle. The limit bounds how long a stuck
     /// process can hold locks. Default: 60 s.
     pub idle_in_transaction_timeout: Duration,
+    /// After how long Postgres ends a statement, its wait for locks included. The client gives the
+    /// connection up after 15 s: with a longer limit here, a slow statement looks like a silent server.
+    /// Default: 10 s.
+    pub statement_timeout: Duration,
 }
 
 impl PoolSettings {
@@ -33,6 +38,7 @@ impl PoolSettings {
             max_connections: 10,
             acquire_timeout: Duration::from_secs(5),
             idle_in_transaction_timeout: Duration::from_secs(60),
+            statement_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -42,6 +48,11 @@ impl PoolSettings {
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 /// How long the server may take to accept and authenticate. One that is well takes milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection that was idle may take for a sign of life. One that is well takes
+/// milliseconds; a silent one is closed, and a new one opened in its place, within the same
+/// `acquire_timeout`.
+const PING: Duration = Duration::from_secs(2);
 
 /// Opens a pool and waits for the server for as long as it takes. Meanwhile the log names the
 /// server at growing intervals.
@@ -56,9 +67,10 @@ pub async fn connect(url: &DatabaseUrl, settings: PoolSettings) -> PgPool {
         .acquire_timeout(settings.acquire_timeout)
         .test_before_acquire(false)
         .before_acquire(|connection, idle| {
-            Box::pin(
-                async move { Ok(idle.idle_for < TRUSTED_IDLE || connection.ping().await.is_ok()) },
-            )
+            Box::pin(async move {
+                Ok(idle.idle_for < TRUSTED_IDLE
+                    || matches!(timeout(PING, connection.ping()).await, Ok(Ok(()))))
+            })
         })
         .connect_lazy_with(options)
 }
@@ -75,11 +87,11 @@ pub async fn connect_once(
     url: &DatabaseUrl,
     application_name: &str,
 ) -> Result<PgConnection, sqlx::Error> {
-    let timeout = CONNECT_TIMEOUT.as_millis().to_string();
+    let limit = CONNECT_TIMEOUT.as_millis().to_string();
     let options =
-        url.options().application_name(application_name).options([("statement_timeout", timeout)]);
+        url.options().application_name(application_name).options([("statement_timeout", limit)]);
     // Dropping a connection that is being opened leaves nothing behind.
-    match tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await {
+    match timeout(CONNECT_TIMEOUT, options.connect()).await {
         Ok(opened) => opened,
         Err(_) => Err(sqlx::Error::PoolTimedOut),
     }
@@ -87,8 +99,16 @@ pub async fn connect_once(
 
 fn options(url: &DatabaseUrl, settings: &PoolSettings) -> PgConnectOptions {
     let idle = settings.idle_in_transaction_timeout.as_millis().to_string();
+    let statement = settings.statement_timeout.as_millis().to_string();
     url.options().application_name(&settings.application_name).options([
         ("idle_in_transaction_session_timeout", idle.as_str()),
+        ("statement_timeout", statement.as_str()),
+        // The server's side of a link that is gone without a word: after half a minute it ends the
+        // session, with its locks. Postgres ignores the four on Unix sockets.
+        ("tcp_keepalives_idle", "15"),
+        ("tcp_keepalives_interval", "5"),
+        ("tcp_keepalives_count", "3"),
+        ("tcp_user_timeout", "30000"),
         // For statements that take a millisecond, Postgres's compiler costs 20 (measured on 500,000
         // overdue rows: 20 ms instead of 0.25).
         ("jit", "off"),
@@ -99,7 +119,7 @@ async fn wait_for_server(url: &DatabaseUrl, options: &PgConnectOptions) {
     let mut retry = Retry::new(format!("connect to the database {url}"));
     loop {
         // Dropping a connection that is being opened leaves nothing behind.
-        let problem = match tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await {
+        let problem = match timeout(CONNECT_TIMEOUT, options.connect()).await {
             Ok(Ok(connection)) => {
                 drop(connection.close().await);
                 return retry.worked();

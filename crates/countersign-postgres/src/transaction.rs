@@ -1,27 +1,31 @@
 //! A transaction that cannot leak.
 
-use std::ops::{Deref, DerefMut};
+use std::time::Duration;
 
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgDatabaseError, PgSeverity, PgTransactionManager};
-use sqlx::{AssertSqlSafe, PgPool, Postgres, SqlSafeStr};
+use sqlx::{AssertSqlSafe, SqlSafeStr};
 use sqlx_core::transaction::TransactionManager;
 use thiserror::Error;
+use tokio::time::timeout;
+
+use crate::database::Database;
+use crate::lease::Lease;
 
 /// A transaction on a connection of its own.
 ///
-/// Two things are different from sqlx's transaction. [`open`](Self::open) can be cancelled: in sqlx
+/// Three things are different from sqlx's transaction. [`open`](Self::open) can be cancelled: in sqlx
 /// 0.9.0 a cancelled `begin` leaves an open transaction in the pool, and later writes on that
-/// connection vanish. And [`commit`](Self::commit) does not mistake a rollback for a commit.
-///
-/// A nested `BEGIN` (`sqlx::Connection::begin`) is a savepoint, as usual.
+/// connection vanish. [`commit`](Self::commit) does not mistake a rollback for a commit. And each
+/// call ends within the [`Database`]'s limit: to sqlx's functions `&mut Transaction` is what
+/// `&mut PgConnection` is.
 ///
 /// # Cancel safety
 /// Every future of this type and of its connection can be dropped at any time: the transaction is
 /// then rolled back, except that a dropped `commit` may have committed.
 #[must_use = "dropped without `commit`, a transaction is rolled back"]
 pub struct Transaction {
-    connection: PoolConnection<Postgres>,
+    pub(crate) lease: Lease,
+    pub(crate) limit: Duration,
     /// Whether sqlx knows if the connection is in a transaction. If it does not, the connection
     /// must not return to the pool.
     is_known: bool,
@@ -59,19 +63,35 @@ impl Transaction {
     /// # Errors
     /// When the pool has no connection in time, or `statement` failed; there is no transaction
     /// then.
-    pub async fn open(pool: &PgPool, statement: &str) -> Result<Self, sqlx::Error> {
-        let mut transaction = Self { connection: pool.acquire().await?, is_known: false };
-        let sql = AssertSqlSafe(format!("BEGIN;{statement}")).into_sql_str();
-        let begun = PgTransactionManager::begin(&mut transaction.connection, Some(sql)).await;
+    pub async fn open(database: &Database, statement: &str) -> Result<Self, sqlx::Error> {
+        let (lease, limit) = (Lease::take(database.pool()).await?, database.limit());
+        let mut transaction = Self { lease, limit, is_known: false };
+        let sql = AssertSqlSafe(format!("{}{statement}", database.begin())).into_sql_str();
+        let beginning = PgTransactionManager::begin(transaction.lease.connection()?, Some(sql));
+        let begun = timeout(limit, beginning).await;
+        let begun = transaction.lease.answered(begun);
         transaction.is_known = match &begun {
             Ok(()) => true,
             // The server is well and waits for the end of a transaction that, to sqlx, never began.
             Err(error) if is_error_of_statement(error) => {
-                sqlx::raw_sql("ROLLBACK").execute(&mut *transaction.connection).await.is_ok()
+                sqlx::raw_sql("ROLLBACK").execute(&mut transaction).await.is_ok()
             }
             Err(_) => false,
         };
         begun.map(|()| transaction)
+    }
+
+    /// The connection itself, for code that is not ours. No limit bounds what that code does with it.
+    ///
+    /// A nested `BEGIN` (`sqlx::Connection::begin`) is a savepoint, as usual.
+    pub fn for_user(&mut self) -> &mut PgConnection {
+        self.lease.unbounded()
+    }
+
+    /// The connection itself, to look at.
+    #[must_use]
+    pub fn as_user(&self) -> &PgConnection {
+        self.lease.seen()
     }
 
     /// Commits the transaction.
@@ -92,7 +112,7 @@ impl Transaction {
         // `COMMIT` that was sent inside the transaction: without a transaction to chain, it is an
         // error.
         let sql = "SELECT 1;COMMIT AND CHAIN";
-        let Err(error) = sqlx::raw_sql(sql).execute(&mut *self).await else { return Ok(()) };
+        let Err(error) = sqlx::raw_sql(sql).execute(&mut self).await else { return Ok(()) };
         match crate::sqlstate(&error).as_deref() {
             Some(FAILED_TRANSACTION | IDLE_TOO_LONG) => Err(CommitError::NotCommitted(error)),
             Some(NO_TRANSACTION) => {
@@ -115,38 +135,25 @@ impl Transaction {
     /// # Cancel safety
     /// When the future is dropped, the transaction is rolled back all the same.
     pub async fn rollback(mut self) -> Result<(), sqlx::Error> {
-        PgTransactionManager::rollback(&mut self).await
+        let rolling_back = PgTransactionManager::rollback(self.lease.connection()?);
+        let rolled_back = timeout(self.limit, rolling_back).await;
+        self.lease.answered(rolled_back)
     }
 
     /// Begins a transaction for sqlx to roll back, when the server has none any more. A ROLLBACK
     /// without a transaction would be a warning, in the server's log and in ours.
     async fn give_sqlx_something_to_roll_back(&mut self) {
-        if let Err(error) = sqlx::raw_sql("BEGIN").execute(&mut **self).await {
+        if let Err(error) = sqlx::raw_sql("BEGIN").execute(&mut *self).await {
             tracing::debug!(%error, "the connection was lost after the end of a transaction");
         }
     }
 }
 
-impl Deref for Transaction {
-    type Target = PgConnection;
-
-    fn deref(&self) -> &PgConnection {
-        &self.connection
-    }
-}
-
-impl DerefMut for Transaction {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.connection
-    }
-}
-
 impl Drop for Transaction {
     fn drop(&mut self) {
-        if self.is_known {
-            queue_rollback(&mut self.connection);
-        } else {
-            self.connection.close_on_drop();
+        match self.lease.connection() {
+            Ok(connection) if self.is_known => queue_rollback(connection),
+            _ => self.lease.close(),
         }
     }
 }

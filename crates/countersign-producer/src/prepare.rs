@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use countersign_postgres::{Partitions, migrate, sdk_migrator};
+use countersign_postgres::{Database, Partitions, migrate, sdk_migrator};
 use countersign_protocol::DatabaseId;
 use sqlx::PgPool;
 use sqlx::migrate::MigrateError;
@@ -31,10 +31,11 @@ pub async fn prepare(
         "countersign._producer_migrations",
     );
     migrate(pool, migrations).await?;
-    let database = sql::identity(pool).await?;
+    let store = Database::from(pool);
+    let database = sql::identity(&store).await?;
     let partitions = Partitions::new(sql::ENLISTED, retention);
-    let places = partitions.maintain(pool).await?;
+    let places = partitions.maintain(&store).await?;
     let (sender, _) = watch::channel(places);
-    tokio::spawn(partitions.keep(pool.clone(), shutdown, sender));
+    tokio::spawn(partitions.keep(store, shutdown, sender));
     Ok(database)
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use countersign_protocol::{DatabaseId, MessageId, Name, UnixMillis};
-use sqlx::{PgConnection, PgPool, Row as _};
+use sqlx::{PgExecutor, Row as _};
 use uuid::Uuid;
 
-use countersign_postgres::sqlstate;
+use countersign_postgres::{Database, sqlstate};
 
 use crate::envelope::Envelope;
 use crate::isolation::Isolation;
@@ -31,12 +31,12 @@ pub(crate) fn set_isolation(isolation: Isolation) -> &'static str {
 }
 
 /// The identity of the database that the connection leads to.
-pub(crate) async fn identity(pool: &PgPool) -> Result<DatabaseId, sqlx::Error> {
+pub(crate) async fn identity(database: &Database) -> Result<DatabaseId, sqlx::Error> {
     let id: Uuid = sqlx::query_scalar(
         "-- identity
          SELECT database_id FROM countersign.identity",
     )
-    .fetch_one(pool)
+    .fetch_one(database)
     .await?;
     Ok(DatabaseId::from_uuid(id))
 }
@@ -74,7 +74,7 @@ pub(crate) fn enlist_ids(isolation: Isolation, owner: &Owner, messages: &[Messag
 }
 
 pub(crate) async fn enlist_messages(
-    connection: &mut PgConnection,
+    connection: impl PgExecutor<'_>,
     owner: &Owner,
     messages: &[Message],
 ) -> Result<(), sqlx::Error> {
@@ -105,7 +105,7 @@ pub(crate) async fn enlist_messages(
 
 /// The committed record of an id.
 pub(crate) async fn look_up(
-    connection: &mut PgConnection,
+    connection: impl PgExecutor<'_>,
     id: MessageId,
 ) -> Result<Record, sqlx::Error> {
     let state: Option<String> = sqlx::query_scalar(
@@ -129,7 +129,7 @@ pub(crate) struct Look {
 
 /// The committed record of an id, as far as it is this upstream's.
 pub(crate) async fn look_up_now(
-    connection: &mut PgConnection,
+    connection: impl PgExecutor<'_>,
     upstream: &Name,
     id: MessageId,
 ) -> Result<Look, sqlx::Error> {
@@ -155,7 +155,7 @@ pub(crate) async fn look_up_now(
 /// Which of these ids are in the table, enlisted or fenced. Both bounds are given, so that Postgres
 /// reads only their partitions.
 pub(crate) async fn taken(
-    pool: &PgPool,
+    database: &Database,
     ids: impl Iterator<Item = MessageId>,
 ) -> Result<BTreeSet<MessageId>, sqlx::Error> {
     let ids: BTreeSet<Uuid> = ids.map(MessageId::uuid).collect();
@@ -167,7 +167,7 @@ pub(crate) async fn taken(
     .bind(ids.first().copied())
     .bind(ids.last().copied())
     .bind(ids.into_iter().collect::<Vec<Uuid>>())
-    .fetch_all(pool)
+    .fetch_all(database)
     .await?;
     taken.into_iter().map(message_id).collect()
 }
@@ -188,7 +188,7 @@ pub(crate) fn fence(owner: &Owner, id: MessageId) -> String {
 
 /// A message stored by [`enlist_messages`].
 pub(crate) async fn stored_message(
-    connection: &mut PgConnection,
+    connection: impl PgExecutor<'_>,
     id: MessageId,
 ) -> Result<Option<(Envelope, Vec<u8>)>, sqlx::Error> {
     let stored = sqlx::query(
@@ -221,7 +221,7 @@ pub(crate) struct SweepLease {
 /// Postgres reads the `WHERE` under the row's lock: of two processes, one gets the row back and the
 /// other nothing.
 pub(crate) async fn take_sweep_lease(
-    pool: &PgPool,
+    database: &Database,
     upstream: &Name,
     holder: Uuid,
     term: Duration,
@@ -245,7 +245,7 @@ pub(crate) async fn take_sweep_lease(
     .bind(whole_ms(term))
     .bind(whole_ms(anew))
     .bind(upstream.as_str())
-    .fetch_optional(pool)
+    .fetch_optional(database)
     .await?;
     let Some(taken) = taken else { return Ok(None) };
     let position: Option<Uuid> = taken.try_get(0)?;
@@ -258,7 +258,7 @@ pub(crate) async fn take_sweep_lease(
 /// Moves the sweep's position from `from` to `to`, and keeps all other processes out for `term`.
 /// Returns `false` when another process has taken the lease, or an operator has set the position.
 pub(crate) async fn renew_sweep_lease(
-    pool: &PgPool,
+    database: &Database,
     upstream: &Name,
     holder: Uuid,
     from: Option<MessageId>,
@@ -276,7 +276,7 @@ pub(crate) async fn renew_sweep_lease(
     .bind(to.map(MessageId::uuid))
     .bind(whole_ms(term))
     .bind(upstream.as_str())
-    .execute(pool)
+    .execute(database)
     .await?;
     Ok(renewed.rows_affected() > 0)
 }
@@ -284,7 +284,7 @@ pub(crate) async fn renew_sweep_lease(
 /// Up to `limit` committed messages of this upstream after `position` whose ids were made before `newest`, oldest
 /// first. Both bounds are given, so that Postgres reads only their partitions.
 pub(crate) async fn enlisted_after(
-    pool: &PgPool,
+    database: &Database,
     upstream: &Name,
     position: Option<MessageId>,
     newest: UnixMillis,
@@ -300,7 +300,7 @@ pub(crate) async fn enlisted_after(
     .bind(MessageId::from_parts(newest, [0; 10]).uuid())
     .bind(i64::from(limit))
     .bind(upstream.as_str())
-    .fetch_all(pool)
+    .fetch_all(database)
     .await?;
     let read = |(id, consumers): (Uuid, Option<String>)| {
         let names = consumers.iter().flat_map(|names| names.split(','));

@@ -51,7 +51,7 @@ pub use ids::{id_at, id_of_age};
 pub use port::Port;
 pub use postgres::{Postgres, PostgresAddress, PostgresSettings};
 pub use process::{Launch, Process, Signal};
-pub use proxy::{Conduct, Proxy};
+pub use proxy::{Conduct, Proxy, Way};
 pub use queues::{Depth, Queue, Queues};
 pub use rest::Rest;
 pub use servers::Servers;

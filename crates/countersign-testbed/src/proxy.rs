@@ -18,8 +18,30 @@ const CHUNK: usize = 16 * 1024;
 pub struct Proxy {
     address: SocketAddr,
     conduct: watch::Sender<Conduct>,
-    carried: Arc<AtomicU64>,
+    counts: Arc<Counts>,
     task: AbortHandle,
+}
+
+/// Connections are numbered in the order in which the proxy accepts them.
+#[derive(Debug, Default)]
+struct Counts {
+    accepted: AtomicU64,
+    carried: AtomicU64,
+    /// What these connections send to the target is lost: all up to this number.
+    lost_to_target: AtomicU64,
+    /// What the target sends to these connections is lost.
+    lost_from_target: AtomicU64,
+}
+
+/// The direction in which a [`Proxy`] loses bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The target hears nothing more.
+    ToTarget,
+    /// The client hears nothing more.
+    FromTarget,
+    /// Neither hears anything more.
+    Both,
 }
 
 /// How a [`Proxy`] treats the bytes that pass through it.
@@ -46,9 +68,24 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("the proxy cannot listen")?;
         let address = listener.local_addr()?;
         let (conduct, seen) = watch::channel(Conduct::Forward { after: Duration::ZERO });
-        let carried = Arc::new(AtomicU64::new(0));
-        let task = tokio::spawn(serve(listener, target, seen, Arc::clone(&carried))).abort_handle();
-        Ok(Self { address, conduct, carried, task })
+        let counts = Arc::new(Counts::default());
+        let task = tokio::spawn(serve(listener, target, seen, Arc::clone(&counts))).abort_handle();
+        Ok(Self { address, conduct, counts, task })
+    }
+
+    /// Starts a proxy in front of the server that a URL names. Returns the URL by way of the proxy, too.
+    ///
+    /// # Errors
+    /// If the URL is not `scheme://user:password@address:port/path`, or the proxy cannot listen.
+    pub async fn before(url: &str) -> Result<(Self, String)> {
+        let parts = url.split_once('@').and_then(|(before, after)| {
+            let (address, path) = after.split_once('/')?;
+            Some((before, address, path))
+        });
+        let (before, address, path) = parts.with_context(|| format!("no address in {url}"))?;
+        let proxy = Self::start(address.parse()?).await?;
+        let url = format!("{before}@{}/{path}", proxy.address());
+        Ok((proxy, url))
     }
 
     /// The address on which the proxy listens.
@@ -60,12 +97,25 @@ impl Proxy {
     /// How many connections the proxy has carried through to its target, in all its life.
     #[must_use]
     pub fn carried(&self) -> u64 {
-        self.carried.load(Ordering::Relaxed)
+        self.counts.carried.load(Ordering::Relaxed)
     }
 
     /// Sets the treatment of all connections, old and new, from now on.
     pub fn conduct(&self, conduct: Conduct) {
         self.conduct.send_replace(conduct);
+    }
+
+    /// Loses the connections of this moment for ever: what goes this way over them is taken and thrown
+    /// away, and their end is not told either. So each side's TCP has its bytes acknowledged, as by a
+    /// machine in the middle that has forgotten the connection. New connections are treated as usual.
+    pub fn lose(&self, way: Way) {
+        let accepted = self.counts.accepted.load(Ordering::SeqCst);
+        if way != Way::FromTarget {
+            self.counts.lost_to_target.store(accepted, Ordering::SeqCst);
+        }
+        if way != Way::ToTarget {
+            self.counts.lost_from_target.store(accepted, Ordering::SeqCst);
+        }
     }
 }
 
@@ -79,14 +129,14 @@ async fn serve(
     listener: TcpListener,
     target: SocketAddr,
     conduct: watch::Receiver<Conduct>,
-    carried: Arc<AtomicU64>,
+    counts: Arc<Counts>,
 ) {
     // Dropping the set ends every connection.
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             Ok((client, _)) = listener.accept() => {
-                connections.spawn(connect(client, target, conduct.clone(), Arc::clone(&carried)));
+                connections.spawn(connect(client, target, conduct.clone(), Arc::clone(&counts)));
             }
             Some(_) = connections.join_next() => {}
         }
@@ -97,20 +147,25 @@ async fn connect(
     mut client: TcpStream,
     target: SocketAddr,
     mut conduct: watch::Receiver<Conduct>,
-    carried: Arc<AtomicU64>,
+    counts: Arc<Counts>,
 ) {
+    let number = counts.accepted.fetch_add(1, Ordering::SeqCst);
     let mut cut = conduct.clone();
     let both = async {
         if pass(&mut conduct).await.is_none() {
             return;
         }
         let Ok(mut server) = TcpStream::connect(target).await else { return };
-        carried.fetch_add(1, Ordering::Relaxed);
+        counts.carried.fetch_add(1, Ordering::Relaxed);
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
         tokio::join!(
-            pump(from_client, to_server, conduct.clone()),
-            pump(from_server, to_client, conduct)
+            pump(from_client, to_server, conduct.clone(), || {
+                number < counts.lost_to_target.load(Ordering::SeqCst)
+            }),
+            pump(from_server, to_client, conduct, || {
+                number < counts.lost_from_target.load(Ordering::SeqCst)
+            })
         );
     };
     tokio::select! {
@@ -123,17 +178,21 @@ async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut conduct: watch::Receiver<Conduct>,
+    is_lost: impl Fn() -> bool,
 ) {
     let mut chunk = vec![0; CHUNK];
     while let Ok(length @ 1..) = from.read(&mut chunk).await {
         let Some(after) = pass(&mut conduct).await else { return };
         tokio::time::sleep(after).await;
+        if is_lost() {
+            continue;
+        }
         if to.write_all(&chunk[..length]).await.is_err() {
             return;
         }
     }
     // The end of a stream is forwarded like its bytes.
-    if pass(&mut conduct).await.is_some() {
+    if pass(&mut conduct).await.is_some() && !is_lost() {
         let _ = to.shutdown().await;
     }
 }
@@ -186,6 +245,25 @@ mod tests {
         let mut client = TcpStream::connect(proxy.address()).await.unwrap();
         assert_eq!(say(&mut client, b"ten").await.unwrap(), *b"ten");
         assert_eq!(proxy.carried(), 2, "the one that was cut at once did not get through");
+    }
+
+    #[tokio::test]
+    async fn what_is_lost_stays_lost_and_only_for_the_connections_of_that_moment() {
+        for way in [Way::ToTarget, Way::FromTarget, Way::Both] {
+            let proxy = Proxy::start(echo().await).await.unwrap();
+            let mut lost = TcpStream::connect(proxy.address()).await.unwrap();
+            assert_eq!(say(&mut lost, b"one").await.unwrap(), *b"one");
+            proxy.lose(way);
+            let mut new = TcpStream::connect(proxy.address()).await.unwrap();
+            assert_eq!(say(&mut new, b"two").await.unwrap(), *b"two", "{way:?}");
+            lost.write_all(b"six").await.unwrap();
+            lost.shutdown().await.unwrap();
+            let mut answer = [0; 3];
+            let read = tokio::time::timeout(A_MOMENT, lost.read_exact(&mut answer)).await;
+            // The end that the target never hears of is not answered either.
+            assert!(way == Way::FromTarget || read.is_err(), "{way:?}: {read:?}");
+            assert_ne!(&answer, b"six", "{way:?}");
+        }
     }
 
     async fn say(client: &mut TcpStream, what: &[u8; 3]) -> std::io::Result<[u8; 3]> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use countersign_postgres::Transaction;
 use countersign_protocol::Name;
-use sqlx::{FromRow, PgConnection};
+use sqlx::{FromRow, PgExecutor};
 
 use super::columns::{read_text, stored_count, texts};
 use super::tallies::{Tallies, add};
@@ -115,7 +115,7 @@ impl Ledger {
         )
         .bind(texts(upstreams))
         .bind(i64::from(pacing.enough_canaries()))
-        .fetch_all(&mut *transaction)
+        .fetch_all(&mut transaction)
         .await?;
         for (upstream, due) in due {
             let upstream: Name = read_text(&upstream)?;
@@ -187,7 +187,7 @@ impl Taken {
         )
         .bind(upstreams)
         .bind(more)
-        .execute(&mut *self.transaction)
+        .execute(&mut self.transaction)
         .await?;
         Ok(())
     }
@@ -237,7 +237,7 @@ impl Taken {
         .bind(of(unused))
         .bind(of(confirmed))
         .bind(pacing.burst())
-        .execute(&mut *self.transaction)
+        .execute(&mut self.transaction)
         .await?;
         Ok(())
     }
@@ -278,7 +278,7 @@ async fn lock_paces(
     )
     .bind(upstreams.map(Name::as_str).collect::<Vec<_>>())
     .bind(pacing.burst())
-    .execute(&mut **transaction)
+    .execute(&mut *transaction)
     .await?;
     Ok(())
 }
@@ -331,12 +331,12 @@ async fn paces(
     .bind(i64::from(pacing.enough_canaries()) + 1)
     .bind::<&str>(StateName::Asking.into())
     .bind::<&str>(StateName::Waiting.into())
-    .fetch_all(&mut **transaction)
+    .fetch_all(&mut *transaction)
     .await?;
     rows.into_iter().map(PaceRow::read).collect()
 }
 
-async fn store(connection: &mut PgConnection, paces: &Paces) -> Result<(), sqlx::Error> {
+async fn store(connection: impl PgExecutor<'_>, paces: &Paces) -> Result<(), sqlx::Error> {
     let upstreams: Vec<&str> = paces.keys().map(Name::as_str).collect();
     let tokens: Vec<f64> = paces.values().map(|paced| paced.pace.tokens).collect();
     let canaries: Vec<Option<i32>> =

@@ -112,7 +112,7 @@ impl Taken {
         .bind(corrections.iter().map(|row| joined(&row.consumers)).collect::<Vec<_>>())
         .bind(corrections.iter().map(|row| stored_origin(row.origin)).collect::<Vec<_>>())
         .bind(corrections.iter().map(granted).collect::<Vec<Option<i32>>>())
-        .execute(&mut *self.transaction)
+        .execute(&mut self.transaction)
         .await?;
         committed(self.transaction).await
     }

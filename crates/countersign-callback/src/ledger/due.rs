@@ -98,7 +98,7 @@ impl Ledger {
         .bind(texts(paused))
         .bind(i64::from(limit))
         .bind(park_after.as_secs_f64())
-        .fetch_all(&mut *transaction)
+        .fetch_all(&mut transaction)
         .await?;
         Taken::read(transaction, rows).await
     }

@@ -61,7 +61,7 @@ mod rolled_back;
 
 use std::time::Duration;
 
-use countersign_postgres::{CommitError, Partitions, Transaction, sqlstate};
+use countersign_postgres::{CommitError, Database, Partitions, Transaction, sqlstate};
 use countersign_protocol::UnixMillis;
 use sqlx::PgPool;
 
@@ -85,7 +85,7 @@ pub(crate) fn migrations() -> sqlx::migrate::Migrator {
 /// The ledger's database.
 #[derive(Clone, Debug)]
 pub(crate) struct Ledger {
-    pool: PgPool,
+    pool: Database,
     retention: Duration,
     /// One value for each table: it counts what this process has dropped.
     partitions: [Partitions; 3],
@@ -98,7 +98,7 @@ impl Ledger {
         let kept = |table| Partitions::new(table, retention);
         let partitions =
             [kept("confirmation"), kept("consumer_report"), Partitions::new("rolled_back", KEPT)];
-        Self { pool, retention, partitions }
+        Self { pool: pool.into(), retention, partitions }
     }
 
     /// Its partitioned tables: what was confirmed, what consumers reported, what was rolled back.
@@ -107,9 +107,9 @@ impl Ledger {
         &self.partitions
     }
 
-    /// The database.
+    /// The database, each call to which ends within 15 s.
     #[must_use]
-    pub(crate) fn pool(&self) -> &PgPool {
+    pub(crate) fn pool(&self) -> &Database {
         &self.pool
     }
 

@@ -236,7 +236,7 @@ pub(super) async fn lock(
     ))
     .bind(ids)
     .bind(upstreams)
-    .fetch_all(&mut **transaction)
+    .fetch_all(&mut *transaction)
     .await
 }
 
@@ -261,7 +261,7 @@ pub(super) async fn recorded(
     .bind(ids.first)
     .bind(ids.last)
     .bind(ids.all)
-    .fetch_all(&mut **transaction)
+    .fetch_all(&mut *transaction)
     .await?;
     let mut recorded: BTreeMap<MessageId, Recorded> = BTreeMap::new();
     for (Id(id), Text(consumer), outcome, reason, until) in said {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use countersign_protocol::Name;
-use sqlx::PgConnection;
+use sqlx::PgExecutor;
 
 use super::Ledger;
 use super::columns::stored_total;
@@ -19,16 +19,15 @@ impl Ledger {
     /// # Errors
     /// When the database does not answer: the tallies may have been added or not.
     pub(crate) async fn tally(&self, tallies: &Tallies) -> Result<(), sqlx::Error> {
-        let mut connection = self.pool.acquire().await?;
         if !tallies.is_empty() {
-            add(&mut connection, tallies).await?;
+            add(&self.pool, tallies).await?;
         }
         sqlx::query(
             "-- forget_tallies
              DELETE FROM upstream_tally
              WHERE half_minute < floor(extract(epoch FROM now()) / 30)::bigint - 2",
         )
-        .execute(&mut *connection)
+        .execute(&self.pool)
         .await?;
         Ok(())
     }
@@ -43,7 +42,7 @@ pub(crate) fn merge(tallies: &mut Tallies, more: Tallies) {
 
 /// Adds these tallies to those of all replicas, in the order in which every transaction locks them.
 pub(super) async fn add(
-    connection: &mut PgConnection,
+    connection: impl PgExecutor<'_>,
     tallies: &Tallies,
 ) -> Result<(), sqlx::Error> {
     let upstreams: Vec<&str> = tallies.keys().map(Name::as_str).collect();

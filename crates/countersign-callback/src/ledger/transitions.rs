@@ -111,7 +111,7 @@ pub(super) async fn write(
         .bind(column(transitions, leaves_history))
         .bind(item_states)
         .bind(item_results)
-        .execute(&mut **transaction)
+        .execute(&mut *transaction)
         .await?;
     Ok(())
 }

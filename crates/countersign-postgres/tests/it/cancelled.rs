@@ -12,7 +12,7 @@ use crate::stage::{SOON, Stage};
 async fn write(stage: &Stage, id: i64) -> Result<(), sqlx::Error> {
     let insert = format!("INSERT INTO note VALUES ({id})");
     let mut tx = Transaction::open(&stage.pool, &insert).await?;
-    let mut savepoint = tx.begin().await?;
+    let mut savepoint = tx.for_user().begin().await?;
     sqlx::query("SELECT pg_sleep(0.0005)").execute(&mut *savepoint).await?;
     savepoint.commit().await?;
     tx.commit().await.map_err(|error| sqlx::Error::Protocol(error.to_string()))
@@ -78,7 +78,7 @@ async fn a_begin_that_waits_for_a_lock_can_be_cancelled() {
 async fn a_cancelled_query_is_waited_for_before_its_connection_is_used_again() {
     let stage = Stage::new(1).await;
     let mut tx = Transaction::open(&stage.pool, "INSERT INTO note VALUES (1)").await.unwrap();
-    let slow = sqlx::query("SELECT pg_sleep(0.3)").execute(&mut *tx);
+    let slow = sqlx::query("SELECT pg_sleep(0.3)").execute(&mut tx);
     assert!(tokio::time::timeout(Duration::from_millis(50), slow).await.is_err());
     drop(tx);
     stage.note(2).await;

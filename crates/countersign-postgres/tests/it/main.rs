@@ -16,3 +16,5 @@ mod migrations;
 mod partitions;
 
 mod outages;
+
+mod silence;

@@ -62,7 +62,7 @@ async fn a_service_that_is_upstream_and_downstream_starts_in_many_processes_at_o
 async fn a_migration_that_fails_is_an_error_and_holds_nobody_else_up() {
     let stage = Stage::new(1).await;
     let broken = Migrator::with_migrations(vec![migration(1, "CREATE TABLE oops (")]);
-    let error = migrate(&stage.pool, broken).await.unwrap_err();
+    let error = migrate(&pool(&stage.database, 1).await, broken).await.unwrap_err();
     assert!(matches!(error, MigrateError::ExecuteMigration(..)), "{error:?}");
     // The migrator's lock is free again.
     migrate(&pool(&stage.database, 1).await, of_service()).await.unwrap();

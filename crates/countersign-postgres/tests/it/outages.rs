@@ -1,6 +1,8 @@
 //! Servers that have not started yet, or are gone.
 
-use countersign_postgres::{PoolSettings, Transaction, Trouble, connect, migrate, trouble};
+use countersign_postgres::{
+    Database, PoolSettings, Transaction, Trouble, connect, migrate, trouble,
+};
 use countersign_testbed::{Postgres, PostgresSettings, eventually};
 use sqlx::migrate::Migrator;
 
@@ -15,7 +17,7 @@ async fn a_server_that_is_not_there_is_waited_for_and_one_that_comes_back_is_use
     let connecting = tokio::spawn(async move {
         let pool = connect(&url, PoolSettings::new("tested")).await;
         migrate(&pool, Migrator::with_migrations(Vec::new())).await.unwrap();
-        pool
+        Database::from(pool)
     });
     postgres.restart().await.unwrap();
     let pool = tokio::time::timeout(SOON, connecting).await.unwrap().unwrap();

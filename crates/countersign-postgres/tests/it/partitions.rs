@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use countersign_postgres::{Partitions, sqlstate};
+use countersign_postgres::{Database, Partitions, sqlstate};
 use countersign_protocol::{MessageId, UnixMillis};
-use sqlx::PgPool;
 
 use crate::stage::{Stage, pool};
 
@@ -31,7 +30,7 @@ fn now() -> UnixMillis {
     MessageId::generate().time()
 }
 
-async fn insert(pool: &PgPool, id: MessageId) -> Result<(), sqlx::Error> {
+async fn insert(pool: &Database, id: MessageId) -> Result<(), sqlx::Error> {
     sqlx::query("INSERT INTO countersign.seen VALUES ($1, 1)")
         .bind(id.uuid())
         .execute(pool)
@@ -71,7 +70,7 @@ async fn every_id_between_retention_and_two_days_ahead_has_a_place() {
 async fn many_processes_may_make_them_at_once() {
     let stage = stage().await;
     let starts = (0..6).map(|_| async {
-        let pool = pool(&stage.database, 1).await;
+        let pool = pool(&stage.database, 1).await.into();
         Partitions::new(TABLE, 3 * DAY).maintain(&pool).await.unwrap()
     });
     let windows = futures_util::future::join_all(starts).await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use countersign_postgres::{PoolSettings, connect};
+use countersign_postgres::{Database as Store, PoolSettings, connect};
 use countersign_testbed::{Database, database, eventually};
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -10,7 +10,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 pub(crate) struct Stage {
     /// The pool that the test works with.
-    pub(crate) pool: PgPool,
+    pub(crate) pool: Store,
     /// A connection of another session.
     pub(crate) outside: PgPool,
     pub(crate) database: Database,
@@ -27,7 +27,7 @@ impl Stage {
         .execute(&outside)
         .await
         .unwrap();
-        let pool = pool(&database, max_connections).await;
+        let pool = pool(&database, max_connections).await.into();
         Self { pool, outside, database }
     }
 

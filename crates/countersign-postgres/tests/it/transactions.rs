@@ -34,7 +34,7 @@ async fn the_statement_of_the_begin_is_part_of_the_transaction() {
 async fn a_swallowed_error_does_not_look_like_a_commit() {
     let stage = Stage::new(1).await;
     let mut tx = Transaction::open(&stage.pool, INSERT_1).await.unwrap();
-    let swallowed = sqlx::query(INSERT_1).execute(&mut *tx).await.unwrap_err();
+    let swallowed = sqlx::query(INSERT_1).execute(&mut tx).await.unwrap_err();
     assert_eq!(trouble(&swallowed), Trouble::Data);
     let error = tx.commit().await.unwrap_err();
     assert!(matches!(error, CommitError::NotCommitted(_)), "{error:?}");
@@ -61,7 +61,7 @@ async fn a_connection_that_breaks_at_the_commit_leaves_it_unknown() {
     let stage = Stage::new(1).await;
     let mut tx = Transaction::open(&stage.pool, INSERT_1).await.unwrap();
     let backend: i32 =
-        sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *tx).await.unwrap();
+        sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut tx).await.unwrap();
     stage.run(&format!("SELECT pg_terminate_backend({backend}, 10000)")).await;
     let error = tx.commit().await.unwrap_err();
     let CommitError::Unknown(cause) = error else { panic!("{error:?}") };
@@ -74,7 +74,7 @@ async fn a_connection_that_breaks_at_the_commit_leaves_it_unknown() {
 async fn a_commit_by_hand_inside_of_the_transaction_is_found_out() {
     let stage = Stage::new(1).await;
     let mut tx = Transaction::open(&stage.pool, INSERT_1).await.unwrap();
-    sqlx::raw_sql("ROLLBACK").execute(&mut *tx).await.unwrap();
+    sqlx::raw_sql("ROLLBACK").execute(&mut tx).await.unwrap();
     let error = tx.commit().await.unwrap_err();
     assert!(matches!(error, CommitError::Unknown(_)), "{error:?}");
     stage.note(2).await;
@@ -85,18 +85,18 @@ async fn a_commit_by_hand_inside_of_the_transaction_is_found_out() {
 async fn a_transaction_within_is_a_savepoint_and_commits_nothing() {
     let stage = Stage::new(1).await;
     let mut tx = Transaction::open(&stage.pool, INSERT_1).await.unwrap();
-    let mut kept = tx.begin().await.unwrap();
+    let mut kept = tx.for_user().begin().await.unwrap();
     sqlx::query("INSERT INTO note VALUES (2)").execute(&mut *kept).await.unwrap();
     kept.commit().await.unwrap();
     assert_eq!(stage.notes().await, NOTHING);
-    let mut undone = tx.begin().await.unwrap();
+    let mut undone = tx.for_user().begin().await.unwrap();
     sqlx::query("INSERT INTO note VALUES (3)").execute(&mut *undone).await.unwrap();
     undone.rollback().await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(stage.notes().await, [1, 2]);
 
     let mut tx = Transaction::open(&stage.pool, "").await.unwrap();
-    let mut kept = tx.begin().await.unwrap();
+    let mut kept = tx.for_user().begin().await.unwrap();
     sqlx::query("INSERT INTO note VALUES (4)").execute(&mut *kept).await.unwrap();
     kept.commit().await.unwrap();
     drop(tx);
@@ -139,7 +139,7 @@ async fn a_transaction_that_sits_idle_is_ended_by_the_server_and_not_committed()
     let (_, backend): (String, i32) = sqlx::query_as(
         "SELECT set_config('idle_in_transaction_session_timeout', '10ms', true), pg_backend_pid()",
     )
-    .fetch_one(&mut *tx)
+    .fetch_one(&mut tx)
     .await
     .unwrap();
     countersign_testbed::eventually("the server ends the session", SOON, async || {

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use countersign_postgres::{CommitError, Transaction, sqlstate};
+use countersign_postgres::{CommitError, Database, Transaction, sqlstate};
 use countersign_protocol::{DatabaseId, MessageId, Name};
-use sqlx::PgPool;
 use thiserror::Error;
+use tokio::time::timeout;
 
 use crate::answer::decision::{self, Answer, FirstLook, Meant, Policy};
 use crate::clock;
@@ -21,9 +21,15 @@ pub(crate) enum Unanswered {
     Database(#[from] sqlx::Error),
     #[error("the message source: {0}")]
     Source(SourceError),
+    #[error("the message source did not answer within {} s", FINDS_WITHIN.as_secs())]
+    SourceIsSilent,
     #[error("the message source was asked for {asked} and returned {returned}")]
     WrongMessage { asked: MessageId, returned: MessageId },
 }
+
+/// How long the user's source may look for a message. Its statements are not ours to bound one by one;
+/// the callback service has stopped waiting long before, and asks again.
+const FINDS_WITHIN: Duration = Duration::from_secs(30);
 
 /// When the caller should ask again while a transaction with this id is open. A business
 /// transaction is usually over by then.
@@ -53,13 +59,13 @@ pub(crate) struct Looked {
 
 /// Looks the id up in `countersign.enlisted`, on the database's clock.
 pub(crate) async fn by_enlistment(
-    pool: &PgPool,
+    store: &Database,
     source: &impl MessageSource,
     policy: Policy,
     asked: Asked<'_>,
 ) -> Result<Looked, Unanswered> {
     let Asked { id, upstream, database } = asked;
-    let mut reading = Transaction::open(pool, sql::READ_ONLY).await?;
+    let mut reading = Transaction::open(store, sql::READ_ONLY).await?;
     let Look { record, now, database: actual } =
         sql::look_up_now(&mut reading, upstream, id).await?;
     let looked = |answer| Looked { answer, database: Some(actual) };
@@ -73,7 +79,7 @@ pub(crate) async fn by_enlistment(
     };
     match decision::first_look(record, meant, now.since(id.time()), policy) {
         FirstLook::AskSource => {
-            let found = find(source, &mut *reading, id).await?;
+            let found = find(source, reading.for_user(), id).await?;
             reading.rollback().await?;
             Ok(looked(decision::by_record(record, meant, found)))
         }
@@ -84,7 +90,7 @@ pub(crate) async fn by_enlistment(
         FirstLook::Fence => {
             reading.rollback().await?;
             let owner = Owner { upstream: upstream.clone(), database: actual };
-            let record = match fence(pool, &owner, id).await? {
+            let record = match fence(store, &owner, id).await? {
                 Fence::Stands(record) => record,
                 Fence::Blocked => {
                     return Ok(looked(Answer::InProgress { retry_after: OPEN_RETRY_AFTER }));
@@ -94,8 +100,8 @@ pub(crate) async fn by_enlistment(
                     return Ok(looked(Answer::Unknown { reason: reason.to_owned() }));
                 }
             };
-            let mut reading = Transaction::open(pool, sql::READ_ONLY).await?;
-            let found = find(source, &mut *reading, id).await?;
+            let mut reading = Transaction::open(store, sql::READ_ONLY).await?;
+            let found = find(source, reading.for_user(), id).await?;
             reading.rollback().await?;
             Ok(looked(decision::by_record(record, meant, found)))
         }
@@ -131,7 +137,8 @@ async fn find<Store>(
     store: &mut Store,
     id: MessageId,
 ) -> Result<Found, Unanswered> {
-    let found = source.find(store, id).await.map_err(Unanswered::Source)?;
+    let found = timeout(FINDS_WITHIN, source.find(store, id)).await;
+    let found = found.map_err(|_| Unanswered::SourceIsSilent)?.map_err(Unanswered::Source)?;
     match &found {
         Found::Message(message) if message.id() != id => {
             Err(Unanswered::WrongMessage { asked: id, returned: message.id() })
@@ -150,8 +157,8 @@ enum Fence {
 }
 
 /// Makes sure that the id is in the table: as a transaction's committed id, or as a fence.
-async fn fence(pool: &PgPool, owner: &Owner, id: MessageId) -> Result<Fence, sqlx::Error> {
-    let mut fencing = match Transaction::open(pool, &sql::fence(owner, id)).await {
+async fn fence(store: &Database, owner: &Owner, id: MessageId) -> Result<Fence, sqlx::Error> {
+    let mut fencing = match Transaction::open(store, &sql::fence(owner, id)).await {
         Ok(fencing) => fencing,
         Err(error) => {
             return match sqlstate(&error).as_deref() {

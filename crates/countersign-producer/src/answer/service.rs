@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use countersign_postgres::Database;
 use countersign_protocol::envelope::clean_reason;
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use countersign_protocol::grpc::upstream_server::Upstream;
@@ -60,11 +61,12 @@ const REMEMBERED: usize = 10_000;
 pub fn upstream(publisher: Publisher, pool: PgPool, source: impl MessageSource) -> UpstreamServer {
     let (policy, source) = (publisher.policy(), Arc::new(source));
     let upstream = publisher.name().clone();
+    let store = Database::from(pool);
     let look_up = move |id, database| -> BoxFuture<'static, _> {
-        let (pool, source, upstream) = (pool.clone(), Arc::clone(&source), upstream.clone());
+        let (store, source, upstream) = (store.clone(), Arc::clone(&source), upstream.clone());
         Box::pin(async move {
             let asked = Asked { id, upstream: &upstream, database };
-            look_up::by_enlistment(&pool, &*source, policy, asked).await
+            look_up::by_enlistment(&store, &*source, policy, asked).await
         })
     };
     UpstreamServer::new(UpstreamService::new(publisher, Box::new(look_up)))

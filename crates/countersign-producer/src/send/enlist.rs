@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
-use countersign_postgres::{CommitError, Transaction, is_duplicate_key};
+use countersign_postgres::{CommitError, Database, Transaction, is_duplicate_key};
 use countersign_protocol::MessageId;
 use sqlx::{PgConnection, PgPool};
 
@@ -67,14 +67,15 @@ impl Armed {
             );
             return Err(Error::new(ErrorKind::TooOld, text));
         }
-        match enlist(pool, isolation, &owner, &batch).await {
+        let database = Database::from(pool);
+        match enlist(&database, isolation, &owner, &batch).await {
             Ok(transaction) => {
-                batch.publisher.notices.learn(pool);
+                batch.publisher.notices.learn(&database);
                 Ok(Enlisted { transaction, batch, checks })
             }
             Err(source) => {
                 if is_duplicate_key(&source, sql::ENLISTED) {
-                    return Err(taken(pool, &batch).await.unwrap_or_else(|| {
+                    return Err(taken(&database, &batch).await.unwrap_or_else(|| {
                         let text = "a message's id is taken, by an earlier commit or by a fence; which of the two is not known, because the database did not say";
                         Error::new(ErrorKind::CommitUnknown, text).with_source(source)
                     }));
@@ -169,13 +170,13 @@ async fn roll_back(transaction: Transaction) {
 }
 
 async fn enlist(
-    pool: &PgPool,
+    database: &Database,
     isolation: Isolation,
     owner: &Owner,
     batch: &Batch,
 ) -> Result<Transaction, sqlx::Error> {
     if batch.publisher.settings.store_messages {
-        let mut transaction = Transaction::open(pool, sql::set_isolation(isolation)).await?;
+        let mut transaction = Transaction::open(database, sql::set_isolation(isolation)).await?;
         match sql::enlist_messages(&mut transaction, owner, &batch.messages).await {
             Ok(()) => Ok(transaction),
             Err(error) => {
@@ -184,14 +185,14 @@ async fn enlist(
             }
         }
     } else {
-        Transaction::open(pool, &sql::enlist_ids(isolation, owner, &batch.messages)).await
+        Transaction::open(database, &sql::enlist_ids(isolation, owner, &batch.messages)).await
     }
 }
 
 /// Which of these ids is in the table already, and why. `None` when the database does not say.
-async fn taken(pool: &PgPool, batch: &Batch) -> Option<Error> {
+async fn taken(database: &Database, batch: &Batch) -> Option<Error> {
     for id in batch.message_ids() {
-        let (kind, text) = match sql::look_up(&mut *pool.acquire().await.ok()?, id).await.ok()? {
+        let (kind, text) = match sql::look_up(database, id).await.ok()? {
             Record::Absent | Record::OfAnother => continue,
             Record::Enlisted => (
                 ErrorKind::AlreadyCommitted,
@@ -213,13 +214,13 @@ impl Deref for Enlisted {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        &self.transaction
+        self.transaction.as_user()
     }
 }
 
 impl DerefMut for Enlisted {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.transaction
+        self.transaction.for_user()
     }
 }
 

@@ -11,11 +11,11 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use countersign_amqp::{LinkState, Outgoing, Properties, Publisher};
+use countersign_postgres::Database;
 use countersign_protocol::envelope::MAX_ENTRIES;
 use countersign_protocol::rolled_back::{RolledBackHeader, RolledBackMessage};
 use countersign_protocol::topology::ROLLED_BACK;
 use countersign_protocol::{ArmingId, Headers, MessageId, Name, RolledBack};
-use sqlx::PgPool;
 use tokio::sync::mpsc;
 use tracing::debug;
 use uuid::Uuid;
@@ -34,7 +34,7 @@ pub(crate) struct Notices {
     /// The database of the transactions, known once a transaction was begun. Until then no notice
     /// is sent: an upstream that keeps its data elsewhere can have committed a message whose arming
     /// was dropped here.
-    pool: Arc<OnceLock<PgPool>>,
+    database: Arc<OnceLock<Database>>,
 }
 
 impl Notices {
@@ -42,8 +42,8 @@ impl Notices {
     /// dropped.
     pub(crate) fn start(upstream: Name, publisher: Publisher) -> Self {
         let (waiting, mut received) = mpsc::channel(WAITING);
-        let pool = Arc::new(OnceLock::new());
-        let sender = Sender { upstream, publisher, pool: Arc::clone(&pool) };
+        let database = Arc::new(OnceLock::new());
+        let sender = Sender { upstream, publisher, database: Arc::clone(&database) };
         tokio::spawn(async move {
             let mut some = Vec::new();
             // Notices that arrive while a message is on its way leave in the next.
@@ -53,14 +53,14 @@ impl Notices {
                 }
             }
         });
-        Self { waiting, pool }
+        Self { waiting, database }
     }
 
     /// Learns the database that transactions are begun in.
-    pub(crate) fn learn(&self, pool: &PgPool) {
-        if self.pool.get().is_none() {
+    pub(crate) fn learn(&self, database: &Database) {
+        if self.database.get().is_none() {
             // Two callers at once say the same.
-            let _ = self.pool.set(pool.clone());
+            let _ = self.database.set(database.clone());
         }
     }
 
@@ -123,18 +123,18 @@ impl fmt::Debug for Notice {
 struct Sender {
     upstream: Name,
     publisher: Publisher,
-    pool: Arc<OnceLock<PgPool>>,
+    database: Arc<OnceLock<Database>>,
 }
 
 impl Sender {
     /// Sends notices. The error says why they are forgotten instead.
     async fn send(&self, rolled_back: Vec<RolledBackMessage>) -> Result<(), String> {
-        let Some(pool) = self.pool.get() else { return Ok(()) };
+        let Some(database) = self.database.get() else { return Ok(()) };
         if *self.publisher.link().borrow() != LinkState::Up {
             return Err("the broker is away".to_owned());
         }
         let ids = rolled_back.iter().map(|message| message.id);
-        let taken = sql::taken(pool, ids).await.map_err(|error| error.to_string())?;
+        let taken = sql::taken(database, ids).await.map_err(|error| error.to_string())?;
         let rolled_back = never_committed(rolled_back, &taken);
         if rolled_back.is_empty() {
             return Ok(());

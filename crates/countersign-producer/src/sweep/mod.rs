@@ -5,6 +5,7 @@ mod walk;
 
 use std::time::{Duration, Instant};
 
+use countersign_postgres::Database;
 use countersign_protocol::envelope::MAX_ENTRIES;
 use countersign_protocol::{MessageId, Name, UnixMillis};
 use countersign_retry::{Retry, Stopped};
@@ -74,7 +75,7 @@ impl SweepSettings {
 /// same database: one of them walks at a time.
 pub struct Sweeper {
     publisher: Publisher,
-    pool: PgPool,
+    pool: Database,
     callback: Callback,
     settings: SweepSettings,
     /// Names this process in the lease.
@@ -111,7 +112,7 @@ impl Sweeper {
     pub fn new(publisher: Publisher, pool: PgPool, settings: SweepSettings) -> Self {
         let callback = Callback::new(&settings.callback);
         let holder = Uuid::now_v7();
-        Self { publisher, pool, callback, settings, holder, walk: None }
+        Self { publisher, pool: pool.into(), callback, settings, holder, walk: None }
     }
 
     /// Sweeps until `shutdown`. When the callback service, the broker or the database is away, the

@@ -1,5 +1,7 @@
 //! A job is created with all its items.
 
+use std::time::Duration;
+
 use countersign_postgres::Transaction;
 use countersign_protocol::MessageId;
 
@@ -9,13 +11,16 @@ use crate::ledger::{Counted, Ledger, committed};
 use crate::rules::job::JobState;
 use crate::rules::new_job::{NewJob, Selection};
 
+/// How long one statement may take that makes a job's items: there may be a million.
+const CREATION: Duration = Duration::from_secs(45);
+
 impl Ledger {
     /// Creates a job and its items, however many.
     ///
     /// # Errors
     /// When the database does not answer: it is unknown then whether the job exists.
     pub(crate) async fn create_job(&self, new: &NewJob) -> Result<(), sqlx::Error> {
-        let mut transaction = Transaction::open(self.pool(), "").await?;
+        let mut transaction = Transaction::open(&self.pool().within(CREATION), "").await?;
         sqlx::query(
             "-- create_job
              INSERT INTO job (job_id, action, selection, who, why, rate, step, state, items)
@@ -29,7 +34,7 @@ impl Ledger {
         .bind(new.rate)
         .bind(stored(new.step))
         .bind::<&str>(JobState::Running.into())
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         let (items,): (i64,) = match &new.selection {
             Selection::Ids(ids) => {
@@ -48,7 +53,7 @@ impl Ledger {
                 )
                 .bind(uuids(ids))
                 .bind(new.id)
-                .fetch_one(&mut *transaction)
+                .fetch_one(&mut transaction)
                 .await?
             }
             Selection::Matching(filter) => {
@@ -75,7 +80,7 @@ impl Ledger {
                      )
                      SELECT count(*) FROM item"
                 );
-                bound(sqlx::query_as(sql), filter).bind(new.id).fetch_one(&mut *transaction).await?
+                bound(sqlx::query_as(sql), filter).bind(new.id).fetch_one(&mut transaction).await?
             }
         };
         sqlx::query(
@@ -88,7 +93,7 @@ impl Ledger {
         .bind(new.id)
         .bind(items)
         .bind::<&str>(JobState::Done.into())
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         committed(transaction).await
     }

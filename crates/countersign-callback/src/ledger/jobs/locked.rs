@@ -98,7 +98,7 @@ impl Ledger {
             "FROM job WHERE job_id = $1 AND ended_at IS NULL FOR UPDATE SKIP LOCKED"
         ))
         .bind(id)
-        .fetch_optional(&mut *transaction)
+        .fetch_optional(&mut transaction)
         .await?;
         let Some(row) = row else {
             transaction.rollback().await?;
@@ -127,7 +127,7 @@ impl LockedJob {
         )
         .bind(self.job.id)
         .bind(COUNTED_AT_ONCE)
-        .fetch_all(&mut *self.transaction)
+        .fetch_all(&mut self.transaction)
         .await?;
         for (Text(state), count) in counted {
             let count = number(count);
@@ -153,7 +153,7 @@ impl LockedJob {
         .bind(self.job.id)
         .bind(stored(first))
         .bind(stored(most))
-        .fetch_all(&mut *self.transaction)
+        .fetch_all(&mut self.transaction)
         .await?;
         let key = |(_, Id(message_id), upstream): &(i64, Id, Option<Text<Name>>)| {
             let Text(upstream) = upstream.clone()?;
@@ -209,7 +209,7 @@ impl LockedJob {
         .bind(states)
         .bind(results)
         .bind::<&str>(ItemState::Begun.into())
-        .execute(&mut *self.transaction)
+        .execute(&mut self.transaction)
         .await?;
         for item in began {
             match item.state {
@@ -245,7 +245,7 @@ impl LockedJob {
         .bind(up_to)
         .bind(ids.iter().min())
         .bind(ids.iter().max())
-        .execute(&mut *self.transaction)
+        .execute(&mut self.transaction)
         .await?;
         Ok(())
     }
@@ -267,7 +267,7 @@ impl LockedJob {
         .bind(stored(first.saturating_add(most)))
         .bind(result)
         .bind::<&str>(ItemState::Skipped.into())
-        .execute(&mut *self.transaction)
+        .execute(&mut self.transaction)
         .await?;
         self.job.ended.skipped += skipped.rows_affected();
         Ok(())
@@ -298,7 +298,7 @@ impl LockedJob {
         .bind(stored(job.ended.skipped))
         .bind(job.begins_at.map(Time))
         .bind(job.ended_at.map(Time))
-        .execute(&mut *self.transaction)
+        .execute(&mut self.transaction)
         .await?;
         committed(self.transaction).await
     }
