@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use countersign_postgres::{ClocksDisagree, Places, agree};
 use countersign_protocol::{UnixMillis, Window};
+use countersign_retry::Pulse;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -34,6 +35,10 @@ impl Reading {
     }
 }
 
+/// How often the clocks are compared for the readiness. They are compared whenever something is taken
+/// in, too.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
+
 impl Horizons {
     /// The window is cut to `retention` and to the oldest of these partitions.
     pub(crate) fn new(
@@ -42,6 +47,22 @@ impl Horizons {
         partitions: [watch::Receiver<Places>; 2],
     ) -> Self {
         Self { retention, clock, partitions }
+    }
+
+    /// Feeds the service's readiness, as long as the future runs: clocks that disagree keep the service
+    /// from its work also when nothing comes in.
+    pub(crate) async fn feed(self, pulse: Pulse) {
+        let mut disagree = None;
+        loop {
+            match self.now() {
+                Ok(_) => disagree = None,
+                Err(why) if disagree.is_none() => {
+                    disagree = Some(pulse.begin(format!("tell which messages are too old: {why}")));
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
     }
 
     /// The window at this moment, on the database's clock: the partitions are made by it too.

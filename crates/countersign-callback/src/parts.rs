@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use countersign_amqp::{Connection, Consumer, Publisher, Subscription};
+use countersign_amqp::{Connection, Publisher, Subscription};
 use countersign_protocol::grpc::callback_server::CallbackServer;
 use countersign_protocol::{UnixMillis, topology};
 use tokio::sync::{Notify, watch};
@@ -89,17 +89,16 @@ impl Parts {
         self.publisher.clone()
     }
 
-    /// Consumes a confirm shard.
-    pub(crate) fn confirm_consumer(&self, connection: &Connection, shard: u16) -> Consumer {
+    /// The subscription to a confirm shard.
+    pub(crate) fn shard(&self, shard: u16) -> Subscription {
         let priority = (self.config.confirm_shards > 1).then(|| fastrand::i32(0..=MOST_PRIORITY));
         let queue = topology::confirm_queue(shard);
-        Consumer::start(connection, Subscription { queue, prefetch: PREFETCH, priority })
+        Subscription { queue, prefetch: PREFETCH, priority }
     }
 
-    /// Consumes a queue.
-    pub(crate) fn consumer(&self, connection: &Connection, queue: &str) -> Consumer {
-        let queue = queue.to_owned();
-        Consumer::start(connection, Subscription { queue, prefetch: PREFETCH, priority: None })
+    /// The subscription to a queue.
+    pub(crate) fn queue(queue: &str) -> Subscription {
+        Subscription { queue: queue.to_owned(), prefetch: PREFETCH, priority: None }
     }
 
     /// Records the confirms of a shard.

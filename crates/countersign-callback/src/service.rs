@@ -6,7 +6,7 @@ use countersign_amqp::{Connection, Publisher, PublisherSettings};
 use countersign_postgres::{PoolSettings, connect, migrate};
 use countersign_protocol::grpc::callback_server::{Callback, CallbackServer};
 use countersign_protocol::{Topology, topology};
-use countersign_retry::Stopped;
+use countersign_retry::{Pulse, Stopped};
 use sqlx::migrate::MigrateError;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -96,15 +96,18 @@ impl Service {
         let (parts, markers_needed) = Parts::new(config, ledger, horizons, publisher);
         for shard in parts.shards() {
             let confirms = parts.confirms(shard);
-            let consumer = parts.confirm_consumer(&consuming, shard);
-            workers.spawn("recording confirms", |stop| confirms.run(consumer, stop));
+            let shard = parts.shard(shard);
+            workers
+                .spawn("recording confirms", |stop| confirms.run(consuming.clone(), shard, stop));
         }
         let checks = parts.checks();
-        let consumer = parts.consumer(&consuming, topology::CHECK_DUE);
-        workers.spawn("looking checks up", |stop| checks.run(consumer, stop));
+        let queue = Parts::queue(topology::CHECK_DUE);
+        workers.spawn("looking checks up", |stop| checks.run(consuming.clone(), queue, stop));
         let notices = parts.notices();
-        let consumer = parts.consumer(&consuming, topology::ROLLED_BACK);
-        workers.spawn("recording rolled-back notices", |stop| notices.run(consumer, stop));
+        let queue = Parts::queue(topology::ROLLED_BACK);
+        workers.spawn("recording rolled-back notices", |stop| {
+            notices.run(consuming.clone(), queue, stop)
+        });
         workers.spawn("counting recent checks", |stop| parts.recent_checks().run(stop));
         workers.spawn("sending markers", |stop| parts.markers(markers_needed).run(stop));
         workers.spawn("looking into queues", |stop| parts.depths(looking).run(stop));
@@ -135,6 +138,12 @@ impl Service {
             consuming.ready().await;
             publishing.ready().await;
         }
+    }
+
+    /// What the service has in hand, for its readiness.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.ledger.pulse().clone()
     }
 
     /// Returns when a worker of the service has ended although nothing told it to stop.

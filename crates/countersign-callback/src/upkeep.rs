@@ -48,11 +48,16 @@ pub(crate) async fn start(
         keep(consumer_report, ledger, shutdown, workers).await?,
     ];
     keep(rolled_back, ledger, shutdown, workers).await?;
-    let ledger = ledger.clone();
+    let (ledger, pulse) = (ledger.clone(), ledger.pulse().clone());
     workers.spawn("upkeep of the ledger", |stop| async move {
         stop.run_until_cancelled(rounds(ledger, clock)).await;
     });
-    Ok(Horizons::new(retention, read, partitions))
+    let horizons = Horizons::new(retention, read, partitions);
+    let feeding = horizons.clone().feed(pulse);
+    workers.spawn("comparing clocks", |stop| async move {
+        stop.run_until_cancelled(feeding).await;
+    });
+    Ok(horizons)
 }
 
 /// Makes missing partitions now. Returns whether all of them are there.

@@ -4,6 +4,7 @@
 //! - [`Backoff`]: the pauses alone, for a caller with log fields of its own.
 //! - [`LogLimit`]: the restraint alone, for trouble that comes back at every try or that many tasks
 //!   meet at the same time.
+//! - [`Pulse`]: what a party has in hand, and since when. A [`Retry`] can feed it.
 //!
 //! ```no_run
 //! use countersign_retry::{Retry, Stopped};
@@ -26,6 +27,9 @@ mod backoff;
 
 mod log_limit;
 
+mod pulse;
+
 pub use backoff::Backoff;
 pub use log_limit::LogLimit;
+pub use pulse::{InHand, Pulse};
 pub use retry::{Retry, Stopped};

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use crate::backoff::Backoff;
 use crate::log_limit::LogLimit;
+use crate::pulse::{InHand, Pulse};
 
 /// One operation that is tried until it works: the log hears of its first failure, of an outage that
 /// lasts (at growing intervals), and of its recovery.
@@ -20,6 +21,8 @@ pub struct Retry {
     limit: LogLimit,
     failures: u32,
     since: Option<Instant>,
+    pulse: Option<Pulse>,
+    in_hand: Option<InHand>,
 }
 
 /// The process stops, and the operation has not worked.
@@ -37,7 +40,16 @@ impl Retry {
             limit: LogLimit::new(),
             failures: 0,
             since: None,
+            pulse: None,
+            in_hand: None,
         }
+    }
+
+    /// From its first failure on, the operation counts as in hand, until it works or is dropped.
+    #[must_use]
+    pub fn felt_by(mut self, pulse: &Pulse) -> Self {
+        self.pulse = Some(pulse.clone());
+        self
     }
 
     /// After a failure: pauses before the next try, or until `shutdown`.
@@ -61,6 +73,9 @@ impl Retry {
     pub fn failed(&mut self, error: &dyn Display) -> Duration {
         self.failures = self.failures.saturating_add(1);
         self.since.get_or_insert_with(Instant::now);
+        if self.in_hand.is_none() {
+            self.in_hand = self.pulse.as_ref().map(|pulse| pulse.begin(self.what.clone()));
+        }
         let cause = error.to_string();
         if self.limit.admits(&cause) {
             warn!(error = cause, tries = self.failures, "cannot {}: trying again", self.what);
@@ -70,6 +85,7 @@ impl Retry {
 
     /// After a success: the next failure is a first one.
     pub fn worked(&mut self) {
+        self.in_hand = None;
         let Some(since) = self.since.take() else { return };
         let after_ms = since.elapsed().as_millis();
         info!(tries = self.failures, after_ms, "can {} again", self.what);
@@ -95,6 +111,23 @@ mod tests {
         let began = Instant::now();
         assert_eq!(retry.wait(&"away", &shutdown).await, Ok(()));
         assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_is_in_hand_until_it_works() {
+        let pulse = Pulse::new();
+        let mut retry = Retry::new("look").felt_by(&pulse);
+        let moment = Duration::ZERO;
+        assert_eq!(pulse.stuck(moment), None);
+        retry.failed(&"away");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        retry.failed(&"away");
+        assert_eq!(pulse.stuck(moment).as_deref(), Some("cannot look for 1 s"));
+        retry.worked();
+        assert_eq!(pulse.stuck(moment), None);
+        retry.failed(&"away");
+        drop(retry);
+        assert_eq!(pulse.stuck(moment), None);
     }
 
     #[tokio::test(start_paused = true)]

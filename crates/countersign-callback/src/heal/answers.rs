@@ -60,7 +60,8 @@ impl Answers {
         mut answers: mpsc::Receiver<Answered>,
         shutdown: CancellationToken,
     ) {
-        let mut retry = Retry::new("write down what upstreams answered");
+        let mut retry =
+            Retry::new("write down what upstreams answered").felt_by(self.ledger.pulse());
         let mut batch = Vec::with_capacity(WRITTEN_AT_ONCE);
         while answers.recv_many(&mut batch, WRITTEN_AT_ONCE).await > 0 {
             while let Err(error) = self.write(&batch).await {

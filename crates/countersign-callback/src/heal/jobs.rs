@@ -39,7 +39,7 @@ const POLL: Duration = Duration::from_millis(500);
 impl Jobs {
     /// Works until `shutdown`; then the batch in hand is finished.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
-        let mut retry = Retry::new("work on jobs");
+        let mut retry = Retry::new("work on jobs").felt_by(self.ledger.pulse());
         while !shutdown.is_cancelled() {
             match self.round(&shutdown).await {
                 Ok(true) => {}

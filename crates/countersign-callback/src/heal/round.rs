@@ -105,7 +105,7 @@ impl Rounds {
     }
 
     async fn go_round(&self, calls: &Calls, shutdown: &CancellationToken) {
-        let mut retry = Retry::new("look for overdue messages");
+        let mut retry = Retry::new("look for overdue messages").felt_by(self.ledger.pulse());
         while !shutdown.is_cancelled() {
             let pause = match self.round(calls).await {
                 Ok(pause) => pause,

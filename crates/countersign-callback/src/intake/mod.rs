@@ -9,13 +9,16 @@ pub(crate) mod rolled_back;
 
 pub(crate) mod quarantine;
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use countersign_amqp::{Acks, Consumer, Delivery, DeliveryTag};
+use countersign_amqp::{Acks, Connection, Consumer, Delivery, DeliveryTag, Subscription};
 use countersign_postgres::{Trouble, trouble};
 use countersign_protocol::{Refused, Unreadable, Window};
 use countersign_retry::{Retry, Stopped};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::horizon::Horizons;
 use crate::intake::quarantine::{Quarantine, Quarantined};
@@ -28,6 +31,11 @@ const MERGED_ENTRIES: usize = 5_000;
 /// How many deliveries this process holds of each queue. Enough that messages of a single entry are
 /// merged well, and few enough that full messages (150 kB each) fit into memory.
 pub(crate) const PREFETCH: u16 = 100;
+
+/// How long a replica that cannot reach the database holds its deliveries. A restart of Postgres takes
+/// less, and a call on a silent connection ends after 15 s; with what follows, another replica records
+/// within a minute.
+const LET_GO: Duration = Duration::from_secs(30);
 
 /// Reads one kind of envelope and records its entries.
 pub(crate) trait Recorder: Send + Sync + 'static {
@@ -90,21 +98,49 @@ impl<R: Recorder> Intake<R> {
     /// before the deliveries that this one still holds (reproduced on RabbitMQ 3.10.8). The channel is
     /// closed when the batch is done, and the broker gives the deliveries that are not acked to the next
     /// consumer in their old order.
-    pub(crate) async fn run(self, mut consumer: Consumer, shutdown: CancellationToken) {
+    pub(crate) async fn run(
+        self,
+        connection: Connection,
+        subscription: Subscription,
+        shutdown: CancellationToken,
+    ) {
+        loop {
+            let mut consumer = Consumer::start(&connection, subscription.clone());
+            let taken = self.take(&mut consumer, &shutdown).await;
+            consumer.close().await;
+            let Err(Halt::LetGo) = taken else { return };
+            warn!(
+                queue = self.queue,
+                "this replica cannot reach its database and gives the queue up: another replica may have it"
+            );
+            let mut retry = Retry::new("reach the database").felt_by(self.ledger.pulse());
+            while let Err(error) = self.ledger.pool().answers().await {
+                if retry.wait(&error, &shutdown).await.is_err() {
+                    return;
+                }
+            }
+            retry.worked();
+        }
+    }
+
+    /// Takes in what this consumer receives, until it ends.
+    async fn take(
+        &self,
+        consumer: &mut Consumer,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Halt> {
         let acks = consumer.acks();
         let most = usize::from(PREFETCH);
         loop {
             let batch = shutdown.run_until_cancelled(consumer.next_batch(most)).await;
-            let Some(batch) = batch.filter(|batch| !batch.is_empty()) else { break };
-            if self.take_in(batch, &acks, &shutdown).await == Err(Stopped) {
+            let Some(batch) = batch.filter(|batch| !batch.is_empty()) else { return Ok(()) };
+            self.take_in(batch, &acks, shutdown).await.inspect_err(|_| {
                 info!(
                     queue = self.queue,
                     "this replica stops with deliveries in hand: the broker gives them to the next consumer"
                 );
-                break;
-            }
+            })?;
         }
-        consumer.close().await;
     }
 
     async fn take_in(
@@ -112,9 +148,11 @@ impl<R: Recorder> Intake<R> {
         batch: Vec<Delivery>,
         acks: &Acks,
         shutdown: &CancellationToken,
-    ) -> Result<(), Stopped> {
+    ) -> Result<(), Halt> {
         let mut deliveries = batch.into_iter();
         loop {
+            let _in_hand =
+                self.ledger.pulse().begin(format!("record what came through {}", self.queue));
             let window = self.window(shutdown).await?;
             let merged = self.merge(&mut deliveries, window);
             if merged.tags.is_empty() {
@@ -178,13 +216,9 @@ impl<R: Recorder> Intake<R> {
 
     /// Records all entries, but for those that the database refuses: these go to quarantine.
     ///
-    /// While the database is away, the deliveries in hand are held. A requeued delivery would only come
+    /// While the database is away, the deliveries in hand are held for half a minute. A requeued delivery would only come
     /// back at once, and RabbitMQ 4.0 to 4.2 count that towards dropping the message.
-    async fn record(
-        &self,
-        entries: &[R::Entry],
-        shutdown: &CancellationToken,
-    ) -> Result<(), Stopped> {
+    async fn record(&self, entries: &[R::Entry], shutdown: &CancellationToken) -> Result<(), Halt> {
         let mut ranges = vec![entries];
         while let Some(entries) = ranges.pop() {
             let Err(refused) = self.record_or_be_refused(entries, shutdown).await? else {
@@ -208,16 +242,21 @@ impl<R: Recorder> Intake<R> {
     }
 
     /// Records the entries as soon as there is a database that does, or returns why it never will.
+    ///
+    /// When nothing answers this replica for [`LET_GO`], it lets the deliveries go, once for each such
+    /// outage: its way to the database may be gone for good while that of another replica is not, and as
+    /// long as this one holds the shard, the other gets none of it.
     async fn record_or_be_refused(
         &self,
         entries: &[R::Entry],
         shutdown: &CancellationToken,
-    ) -> Result<Result<(), sqlx::Error>, Stopped> {
+    ) -> Result<Result<(), sqlx::Error>, Halt> {
         if entries.is_empty() {
             return Ok(Ok(()));
         }
         let mut retry = Retry::new("record what came through a queue");
         let mut made_partitions = false;
+        let began = Instant::now();
         loop {
             let error = match self.recorder.record(entries).await {
                 Ok(()) => {
@@ -233,8 +272,26 @@ impl<R: Recorder> Intake<R> {
                 }
                 made_partitions = upkeep::make_partitions(&self.ledger).await;
             }
+            let is_away = trouble(&error) == Trouble::Again && began.elapsed() >= LET_GO;
+            if is_away && self.ledger.pool().answers().await.is_err() {
+                return Err(Halt::LetGo);
+            }
             retry.wait(&error, shutdown).await?;
         }
+    }
+}
+
+/// Why a consumer ends with deliveries in hand.
+enum Halt {
+    /// The process stops.
+    Stopped,
+    /// The database is away from this replica.
+    LetGo,
+}
+
+impl From<Stopped> for Halt {
+    fn from(Stopped: Stopped) -> Self {
+        Self::Stopped
     }
 }
 

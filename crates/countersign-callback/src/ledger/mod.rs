@@ -63,6 +63,7 @@ use std::time::Duration;
 
 use countersign_postgres::{CommitError, Database, Partitions, Transaction, sqlstate};
 use countersign_protocol::UnixMillis;
+use countersign_retry::Pulse;
 use sqlx::PgPool;
 
 pub(crate) use self::browse::{Counted, Listed, Place};
@@ -89,6 +90,7 @@ pub(crate) struct Ledger {
     retention: Duration,
     /// One value for each table: it counts what this process has dropped.
     partitions: [Partitions; 3],
+    pulse: Pulse,
 }
 
 impl Ledger {
@@ -98,7 +100,7 @@ impl Ledger {
         let kept = |table| Partitions::new(table, retention);
         let partitions =
             [kept("confirmation"), kept("consumer_report"), Partitions::new("rolled_back", KEPT)];
-        Self { pool: pool.into(), retention, partitions }
+        Self { pool: pool.into(), retention, partitions, pulse: Pulse::new() }
     }
 
     /// Its partitioned tables: what was confirmed, what consumers reported, what was rolled back.
@@ -111,6 +113,12 @@ impl Ledger {
     #[must_use]
     pub(crate) fn pool(&self) -> &Database {
         &self.pool
+    }
+
+    /// What waits for the ledger, for the service's readiness.
+    #[must_use]
+    pub(crate) fn pulse(&self) -> &Pulse {
+        &self.pulse
     }
 
     /// The database's clock.

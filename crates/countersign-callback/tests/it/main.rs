@@ -52,3 +52,5 @@ mod process;
 mod memory;
 
 mod explained;
+
+mod silence;
