@@ -8,7 +8,7 @@ use countersign_protocol::MessageId;
 use countersign_protocol::grpc::ListConsumersRequest;
 use countersign_protocol::grpc::callback_client::CallbackClient;
 use countersign_protocol::grpc::list_consumers_response::Consumer;
-use countersign_testbed::{HEALED, Order, SOON, Service, Signal, eventually};
+use countersign_testbed::{Clock, HEALED, Order, SOON, Service, Signal, eventually};
 
 use crate::world::{GRACE, ORDERS_QUEUE, World, channel, ends};
 
@@ -227,12 +227,12 @@ async fn clocks_differ(seconds: i64) {
     const WAITING: usize = 150;
     let mut world = World::new().await;
     world.orders.set("COUNTERSIGN_CHECK_DELAY", "2s");
+    let clock = Clock::right().unwrap();
+    clock.set(seconds).unwrap();
     let mut bookings = world.replica(&world.orders, "bookings");
     bookings
         .set("COUNTERSIGN_UPSTREAM_NAME", "bookings")
-        .set("LD_PRELOAD", libfaketime())
-        .set("FAKETIME", format!("{seconds:+}s"))
-        .set("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        .on(&clock);
     let upstreams = format!("orders={},bookings={}", world.orders.url(), bookings.url());
     world
         .callback
@@ -280,12 +280,4 @@ async fn clocks_differ(seconds: i64) {
     world.balances(HEALED).await;
     ends(&bookings).await;
     world.ends().await;
-}
-
-/// Shifts the clock of the process it is loaded into.
-fn libfaketime() -> String {
-    let folders = std::fs::read_dir("/usr/lib").unwrap().filter_map(Result::ok);
-    let mut libraries = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1"));
-    let library = libraries.find(|library| library.exists());
-    library.expect("libfaketime is installed: ./test install does that").display().to_string()
 }

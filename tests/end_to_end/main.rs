@@ -9,6 +9,7 @@ mod world;
 mod happy_path;
 
 mod by_hand;
+mod clocks;
 
 mod mistakes;
 

@@ -29,6 +29,7 @@ mod service;
 
 // Waits, counts, and ids of any age.
 mod audit;
+mod clock;
 mod deadlines;
 mod eventually;
 mod ids;
@@ -43,6 +44,7 @@ mod sweeper;
 pub use audit::{Audit, Books, Lost, Order, Overdue};
 pub use broker::{Broker, BrokerAddress, BrokerSettings};
 pub use countersign_management::{Management, Method};
+pub use clock::Clock;
 pub use database::Database;
 pub use deadlines::{HEALED, SOON, in_time, within};
 pub use eventually::{Look, counts, eventually};

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -10,7 +11,7 @@ use tokio::process::Command;
 use tokio::time::Instant;
 
 use crate::process::{Launch, Process, Signal};
-use crate::{Folder, Port};
+use crate::{Clock, Folder, Port};
 
 /// Debian's packages put the programs here, one folder per major version.
 const VERSIONS: &str = "/usr/lib/postgresql";
@@ -60,17 +61,19 @@ impl PostgresAddress {
 }
 
 /// How a private Postgres runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct PostgresSettings {
     /// How many sessions the server takes. Default: 400.
     pub max_connections: u32,
     /// More settings, as in `postgresql.conf`; they win over the testbed's. Default: none.
     pub more: Vec<(String, String)>,
+    /// The clock that the server runs on. Default: the machine's.
+    pub clock: Option<Arc<Clock>>,
 }
 
 impl Default for PostgresSettings {
     fn default() -> Self {
-        Self { max_connections: 400, more: Vec::new() }
+        Self { max_connections: 400, more: Vec::new(), clock: None }
     }
 }
 
@@ -148,6 +151,13 @@ impl Postgres {
         self.kill().await?;
         let data = self.folder.path().join("data");
         let mut command = self.command("postgres");
+        if let Some(clock) = &self.settings.clock {
+            // The clock is for Postgres alone: of the shell and `setpriv` before it, which run as root, files
+            // would be left that Postgres may not open.
+            let variables = clock.environment().map(|(name, value)| format!("{name}={value}"));
+            let program = command.len() - 1;
+            command.splice(program..program, std::iter::once("env".to_owned()).chain(variables));
+        }
         command.extend(["-D".to_owned(), data.display().to_string()]);
         let ours = [
             ("listen_addresses", "127.0.0.1".to_owned()),

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use tokio::time::Instant;
 
 use crate::process::{self, Launch, Process, Signal, last_lines};
-use crate::{Folder, Port};
+use crate::{Clock, Folder, Port};
 
 /// The address on which a service serves gRPC.
 const LISTEN: &str = "COUNTERSIGN_LISTEN";
@@ -76,6 +76,14 @@ impl Service {
     pub fn set(&mut self, variable: &str, value: impl Into<String>) -> &mut Self {
         self.unset(variable);
         self.environment.push((variable.to_owned(), value.into()));
+        self
+    }
+
+    /// Runs the service on this clock, from its next start on.
+    pub fn on(&mut self, clock: &Clock) -> &mut Self {
+        for (variable, value) in clock.environment() {
+            self.set(variable, value);
+        }
         self
     }
 
