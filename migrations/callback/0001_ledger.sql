@@ -81,6 +81,7 @@ CREATE TABLE overdue (
     calls_not_made integer NOT NULL DEFAULT 0,
     granted integer NOT NULL DEFAULT 0,
     granted_at timestamptz,
+    granted_by_person boolean NOT NULL DEFAULT false,
     sent_at timestamptz,
     missing_after timestamptz NOT NULL DEFAULT now(),
     closed_at timestamptz,
@@ -116,6 +117,7 @@ COMMENT ON COLUMN overdue.resends IS 'Resends asked for, a number from 0. The me
 COMMENT ON COLUMN overdue.calls_not_made IS 'How many calls in a row surely were not made and used up no resend, a number from 0.';
 COMMENT ON COLUMN overdue.granted IS 'Up to how many resends an operator, or the row''s being opened again, has granted, whatever COUNTERSIGN_MAX_RESENDS says. 0 if no operator has.';
 COMMENT ON COLUMN overdue.granted_at IS 'When an operator last asked for a resend, on this database''s clock. NULL if no operator has.';
+COMMENT ON COLUMN overdue.granted_by_person IS 'Whether an operator has granted the resends, and not the row''s being opened again: such a resend is made although the consumer may be behind.';
 COMMENT ON COLUMN overdue.sent_at IS 'When the awaited publish was sent, on its upstream''s clock: when its check was armed, then when it was published again. NULL if the upstream does not say.';
 COMMENT ON COLUMN overdue.missing_after IS 'The message counts as missing only when a confirm marker that was sent after this moment has come back, on this database''s clock. Its check''s coming due at first; when it is to be judged again, once its upstream has been asked. A deferral leaves it as it is.';
 COMMENT ON COLUMN overdue.closed_at IS 'When it was closed, on this database''s clock. NULL unless confirmed, never_committed, withdrawn, conflict or closed_by_hand.';
@@ -318,6 +320,7 @@ CREATE TABLE consumer_progress (
     upstream text COLLATE "C" NOT NULL,
     queue text COLLATE "C" NOT NULL,
     confirmed_up_to timestamptz,
+    confirms bigint NOT NULL DEFAULT 0,
     stalled_at timestamptz,
     progressed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT consumer_progress_pkey PRIMARY KEY (consumer, upstream, queue)
@@ -328,29 +331,46 @@ COMMENT ON COLUMN consumer_progress.consumer IS 'The consumer that confirms them
 COMMENT ON COLUMN consumer_progress.upstream IS 'The upstream that sent them.';
 COMMENT ON COLUMN consumer_progress.queue IS 'The queue that it says it got the messages through.';
 COMMENT ON COLUMN consumer_progress.confirmed_up_to IS 'The newest publish that the consumer has had in hand (processed, rejected, or to be retried), on the upstream''s clock. NULL if its confirms do not say.';
+COMMENT ON COLUMN consumer_progress.confirms IS 'How many messages the consumer has confirmed as processed, each counted once and a few perhaps not at all. It only grows, while the row lives.';
 COMMENT ON COLUMN consumer_progress.stalled_at IS 'Since when the log has said that it makes no progress while messages wait, on this database''s clock. NULL while it is well.';
 COMMENT ON COLUMN consumer_progress.progressed_at IS 'When confirmed_up_to last grew (or, without it, when the consumer last confirmed), on this database''s clock.';
 
 CREATE TABLE queue_depth (
     queue text COLLATE "C" NOT NULL,
     claimed_at timestamptz NOT NULL,
+    claimed_since timestamptz NOT NULL,
     read_at timestamptz,
     ready bigint,
     held bigint,
     empty_at timestamptz,
+    nobody_since timestamptz,
+    left_since timestamptz,
+    passing_from timestamptz,
+    passing_need bigint,
+    passing_base bigint,
+    passed_to timestamptz,
     CONSTRAINT queue_depth_pkey PRIMARY KEY (queue),
     CONSTRAINT queue_depth_ready_if_read CHECK ((ready IS NOT NULL) = (read_at IS NOT NULL)),
     CONSTRAINT queue_depth_held_if_read CHECK (held IS NULL OR read_at IS NOT NULL),
-    CONSTRAINT queue_depth_from_0 CHECK (ready >= 0 AND held >= 0)
+    CONSTRAINT queue_depth_passing_needs CHECK ((passing_from IS NOT NULL) = (passing_need IS NOT NULL)),
+    CONSTRAINT queue_depth_passing_base CHECK (passing_base IS NULL OR passing_from IS NOT NULL),
+    CONSTRAINT queue_depth_from_0 CHECK (ready >= 0 AND held >= 0 AND passing_need >= 0 AND passing_base >= 0)
 ) WITH (fillfactor = 50);
 
 COMMENT ON TABLE queue_depth IS 'The depths of the queues that overdue messages may wait in. The service reads a queue only while some do.';
 COMMENT ON COLUMN queue_depth.queue IS 'The queue''s name.';
 COMMENT ON COLUMN queue_depth.claimed_at IS 'When a replica last began to read it, on this database''s clock.';
+COMMENT ON COLUMN queue_depth.claimed_since IS 'Since when replicas have read it again and again, without a pause of two minutes, on this database''s clock.';
 COMMENT ON COLUMN queue_depth.read_at IS 'When the reading that ready and held are from was begun, on this database''s clock. NULL before the first.';
 COMMENT ON COLUMN queue_depth.ready IS 'Messages that no consumer holds, as the queue itself says.';
 COMMENT ON COLUMN queue_depth.held IS 'Messages ready or held by a consumer, as the management API says, which is late by up to COUNTERSIGN_MANAGEMENT_LAG. NULL if it is not asked or does not answer.';
 COMMENT ON COLUMN queue_depth.empty_at IS 'When a reading was begun that found the queue empty and after which a confirm marker has come back: whatever had left the queue by then and was confirmed is recorded. On this database''s clock; it only grows.';
+COMMENT ON COLUMN queue_depth.nobody_since IS 'Since when it has been told as one without messages and without consumers, on this database''s clock. RabbitMQ says so, too, while the queue''s leader does not answer. NULL otherwise.';
+COMMENT ON COLUMN queue_depth.left_since IS 'Since when it has had no consumer and always the same number of ready messages, on this database''s clock. NULL otherwise.';
+COMMENT ON COLUMN queue_depth.passing_from IS 'The reading that a count of confirms began with, on this database''s clock. NULL while none is under way.';
+COMMENT ON COLUMN queue_depth.passing_need IS 'When more than so many confirms have come, the consumers have passed what lay in it at passing_from.';
+COMMENT ON COLUMN queue_depth.passing_base IS 'How many confirms of its messages were recorded when a marker sent after passing_from had come back. NULL until then.';
+COMMENT ON COLUMN queue_depth.passed_to IS 'What lay in it before this moment has been passed by its consumers, on this database''s clock; it only grows.';
 
 -- How fast each upstream is asked for resends, agreed on by all replicas.
 CREATE TABLE upstream_pace (

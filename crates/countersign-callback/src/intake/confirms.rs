@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Place;
+use std::time::Duration;
 
 use countersign_protocol::confirm::{ConfirmHeader, ConfirmedMessage};
 use countersign_protocol::{
@@ -84,9 +85,9 @@ impl Recorder for Confirms {
     /// Markers come last: all that came before them is committed by then.
     async fn record(&self, entries: &[Entry]) -> Result<(), sqlx::Error> {
         let batch = Batch::of(entries);
-        self.ledger.confirm(&batch.confirmations).await?;
+        let new = self.ledger.confirm(&batch.confirmations).await?;
         self.ledger.report(&batch.reports).await?;
-        self.ledger.progressed(&batch.reached()).await?;
+        self.ledger.progressed(&batch.reached(new), CLOCKS_DIFFER).await?;
         self.resolve(&batch).await?;
         self.note_returned(&batch.markers).await
     }
@@ -141,9 +142,23 @@ struct Batch {
     /// The messages that a consumer has confirmed or rejected: an overdue row may change.
     decisive: Vec<MessageId>,
     markers: Vec<Marker>,
-    /// The newest publish by consumer, upstream and queue.
-    furthest: BTreeMap<(Name, Name, String), Option<UnixMillis>>,
+    /// What was reached, by consumer, upstream and queue.
+    furthest: BTreeMap<(Name, Name, String), Furthest>,
 }
+
+/// How far a consumer is with the messages of one upstream that it gets through one queue.
+#[derive(Debug, Default)]
+struct Furthest {
+    /// The newest publish that can be believed.
+    published_at: Option<UnixMillis>,
+    /// How many messages were processed.
+    processed: u64,
+}
+
+/// How much later than its confirm a message may say that it was published, and be believed: the clocks of
+/// upstreams and consumers that are set by NTP differ by less. A time that is believed hides the backlog
+/// behind the consumer for as long at most.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
 
 impl Batch {
     fn of(entries: &[Entry]) -> Self {
@@ -185,16 +200,24 @@ impl Batch {
         let (Some(upstream), Some(queue)) = (&message.upstream, &message.queue) else { return };
         let key = (consumer.clone(), upstream.clone(), queue.clone());
         let furthest = self.furthest.entry(key).or_default();
-        *furthest = (*furthest).max(message.published_at);
+        furthest.published_at = furthest.published_at.max(believed(message));
+        furthest.processed += u64::from(message.outcome == Outcome::Processed);
     }
 
-    fn reached(&self) -> Vec<Reached> {
-        let reached = |((consumer, upstream, queue), up_to): (&(Name, Name, String), &_)| Reached {
-            consumer: consumer.clone(),
-            queue: queue.clone(),
-            upstream: upstream.clone(),
-            up_to: *up_to,
-        };
+    /// How far consumers are, when `new` of the confirmations are recorded for the first time. Which of
+    /// them were recorded before is not known: each queue counts as many fewer.
+    fn reached(&self, new: u64) -> Vec<Reached> {
+        let known = u64::try_from(self.confirmations.len()).unwrap_or(u64::MAX).saturating_sub(new);
+        let entries: u64 = self.furthest.values().map(|furthest| furthest.processed).sum();
+        let twice = entries.saturating_sub(u64::try_from(self.confirmations.len()).unwrap_or(0));
+        let reached =
+            |((consumer, upstream, queue), furthest): (&(Name, Name, String), &Furthest)| Reached {
+                consumer: consumer.clone(),
+                queue: queue.clone(),
+                upstream: upstream.clone(),
+                up_to: furthest.published_at,
+                confirms: furthest.processed.saturating_sub(known.saturating_add(twice)),
+            };
         self.furthest.iter().map(reached).collect()
     }
 
@@ -211,4 +234,11 @@ impl Batch {
             Place::Occupied(_) => {}
         }
     }
+}
+
+/// When a message was published, if it can be so: no message is confirmed before. An upstream whose clock
+/// was ahead once would otherwise switch the protection of every backlog off, until its time comes.
+fn believed(message: &ConfirmedMessage) -> Option<UnixMillis> {
+    let latest = message.at.map(|confirmed_at| confirmed_at.after(CLOCKS_DIFFER));
+    message.published_at.filter(|at| latest.is_none_or(|latest| *at <= latest))
 }

@@ -21,22 +21,22 @@ pub(crate) struct Expected {
 impl Ledger {
     /// Records that these consumers have processed these messages, each with the publish of the message
     /// that the consumer had in hand, if the consumer said. A confirm that is recorded already stays as
-    /// it is.
+    /// it is. Returns how many are new.
     ///
     /// # Errors
     /// When nothing was recorded.
     pub(crate) async fn confirm(
         &self,
         confirmations: &BTreeMap<(MessageId, Name), Option<Attempt>>,
-    ) -> Result<(), sqlx::Error> {
+    ) -> Result<u64, sqlx::Error> {
         if confirmations.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let ids: Vec<Uuid> = confirmations.keys().map(|(id, _)| id.uuid()).collect();
         let consumers: Vec<&str> = confirmations.keys().map(|(_, name)| name.as_str()).collect();
         let attempts: Vec<Option<i32>> =
             confirmations.values().map(|attempt| stored_attempt(*attempt)).collect();
-        sqlx::query(
+        let recorded = sqlx::query(
             "-- confirm
              INSERT INTO confirmation (message_id, consumer, attempt)
              SELECT message_id, consumer, attempt
@@ -49,7 +49,7 @@ impl Ledger {
         .bind(attempts)
         .execute(&self.pool)
         .await?;
-        Ok(())
+        Ok(recorded.rows_affected())
     }
 
     /// Records what consumers said instead of a confirm: one report for each message and consumer.

@@ -101,7 +101,8 @@ impl Taken {
                  database = corrected.database,
                  granted = coalesce(corrected.granted, overdue.granted),
                  granted_at = CASE WHEN corrected.granted IS NULL THEN overdue.granted_at
-                                   ELSE now() END
+                                   ELSE now() END,
+                 granted_by_person = overdue.granted_by_person AND corrected.granted IS NULL
              FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::integer[])
                  AS corrected (message_id, upstream, consumers, database, granted)
              WHERE overdue.message_id = corrected.message_id

@@ -7,7 +7,7 @@
 //!   records change of it.
 //! - `browse`, `story`: overdue rows and one message, for an operator.
 //! - `jobs`: created, worked on under the lock of their row, told.
-//! - `budget`, `progress`, `markers`: what is known of upstreams, of consumers, of shards; `tallies`:
+//! - `budget`, `progress`, `depths`, `markers`: what is known of upstreams, consumers, queues, shards; `tallies`:
 //!   what became of each upstream's checks.
 //! - `rolled_back`: what upstreams say was rolled back.
 //!
@@ -55,6 +55,8 @@ mod tallies;
 
 mod progress;
 
+mod depths;
+
 mod markers;
 
 mod rolled_back;
@@ -70,10 +72,11 @@ pub(crate) use self::browse::{Counted, Listed, Place};
 pub(crate) use self::budget::UpstreamLoad;
 use self::columns::Time;
 pub(crate) use self::confirmations::Expected;
+pub(crate) use self::depths::Reading;
 pub(crate) use self::jobs::{Began, ListedItem, LockedJob};
 pub(crate) use self::markers::ShardMarkers;
 pub(crate) use self::overdue::{DueCheck, Taken};
-pub(crate) use self::progress::{Reached, Reading, Watched};
+pub(crate) use self::progress::{Reached, Watched};
 pub(crate) use self::rolled_back::{KEPT, RolledBackArming};
 pub(crate) use self::tallies::{Tallies, merge};
 

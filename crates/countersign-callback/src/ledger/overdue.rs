@@ -22,7 +22,7 @@ use crate::rules::states::StateName;
 macro_rules! overdue_columns {
     () => {
         "message_id, upstream, database, consumers, state, reason, resends, calls_not_made, lease, due_at,
-         granted, granted_at, since, missing_after, sent_at, clock_timestamp() AS now"
+         granted, granted_at, granted_by_person, since, missing_after, sent_at, clock_timestamp() AS now"
     };
 }
 
@@ -320,6 +320,7 @@ impl FromRow<'_, PgRow> for Overdue {
             calls_not_made: count("calls_not_made")?,
             granted: count("granted")?,
             granted_at: time("granted_at")?,
+            granted_by_person: row.try_get("granted_by_person")?,
             since,
             missing_after,
             sent_at: time("sent_at")?,

@@ -1,4 +1,4 @@
-//! How far consumers are, and what lies in their queues.
+//! How far consumers are.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use countersign_protocol::{Name, UnixMillis};
 use sqlx::FromRow;
 
 use super::Ledger;
-use super::columns::{Text, Time};
-use crate::rules::backlog::{Depth, Progress, Whereabouts};
+use super::columns::{Text, Time, stored_total};
+use crate::rules::backlog::{Progress, Whereabouts};
 use crate::rules::cause::Cause;
 use crate::rules::states::StateName;
 
@@ -22,19 +22,8 @@ pub(crate) struct Reached {
     pub(crate) upstream: Name,
     /// The newest publish among them, on the upstream's clock, if they say.
     pub(crate) up_to: Option<UnixMillis>,
-}
-
-/// What a queue was found to hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Reading {
-    /// Which queue.
-    pub(crate) queue: String,
-    /// When the reading was begun, in microseconds since 1970 on the database's clock.
-    pub(crate) claimed_at_us: i64,
-    /// What no consumer holds.
-    pub(crate) ready: u64,
-    /// That and what consumers hold, if anybody knows.
-    pub(crate) held: Option<u64>,
+    /// How many messages the consumer has confirmed as processed for the first time.
+    pub(crate) confirms: u64,
 }
 
 /// A consumer of a queue, for a person and for the alarm. Times are in milliseconds since 1970.
@@ -63,13 +52,18 @@ const WAITS_FOR_CONSUMER: [Cause; 3] =
     [Cause::ConsumerBehind, Cause::ConsumerNeverSeen, Cause::BacklogUnknown];
 
 impl Ledger {
-    /// Notes how far consumers are, sorted by key. No consumer goes back.
+    /// Notes how far consumers are, sorted by key. No consumer goes back. A publish that is later than
+    /// this database's clock by more than `ahead` is not believed.
     ///
     /// To be called after what they said is committed.
     ///
     /// # Errors
     /// When nothing was noted.
-    pub(crate) async fn progressed(&self, reached: &[Reached]) -> Result<(), sqlx::Error> {
+    pub(crate) async fn progressed(
+        &self,
+        reached: &[Reached],
+        ahead: Duration,
+    ) -> Result<(), sqlx::Error> {
         if reached.is_empty() {
             return Ok(());
         }
@@ -77,21 +71,35 @@ impl Ledger {
         let queues: Vec<&str> = reached.iter().map(|r| r.queue.as_str()).collect();
         let upstreams: Vec<&str> = reached.iter().map(|r| r.upstream.as_str()).collect();
         let up_to: Vec<Option<Time>> = reached.iter().map(|r| r.up_to.map(Time)).collect();
+        let confirms: Vec<i64> = reached.iter().map(|r| stored_total(r.confirms)).collect();
         sqlx::query(
             "-- progressed
-             INSERT INTO consumer_progress (consumer, queue, upstream, confirmed_up_to)
-             SELECT consumer, queue, upstream, up_to
-             FROM UNNEST($1::text[], $2::text[], $3::text[], $4::timestamptz[])
-                 AS entry (consumer, queue, upstream, up_to)
+             INSERT INTO consumer_progress AS known
+                 (consumer, queue, upstream, confirmed_up_to, confirms)
+             SELECT consumer, queue, upstream,
+                    CASE WHEN up_to <= clock_timestamp() + make_interval(secs => $6) THEN up_to END,
+                    confirms
+             FROM UNNEST($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::bigint[])
+                 AS entry (consumer, queue, upstream, up_to, confirms)
              ON CONFLICT (consumer, upstream, queue) DO UPDATE
-             SET confirmed_up_to = excluded.confirmed_up_to, progressed_at = clock_timestamp()
-             WHERE consumer_progress.confirmed_up_to IS NULL
-                OR consumer_progress.confirmed_up_to < excluded.confirmed_up_to",
+             SET confirmed_up_to = greatest(known.confirmed_up_to, excluded.confirmed_up_to),
+                 confirms = known.confirms + excluded.confirms,
+                 progressed_at = CASE
+                     WHEN known.confirmed_up_to IS NULL
+                       OR known.confirmed_up_to < excluded.confirmed_up_to
+                     THEN clock_timestamp()
+                     ELSE known.progressed_at
+                 END
+             WHERE known.confirmed_up_to IS NULL
+                OR known.confirmed_up_to < excluded.confirmed_up_to
+                OR excluded.confirms > 0",
         )
         .bind(consumers)
         .bind(queues)
         .bind(upstreams)
         .bind(up_to)
+        .bind(confirms)
+        .bind(ahead.as_secs_f64())
         .execute(self.pool())
         .await?;
         Ok(())
@@ -128,14 +136,7 @@ impl Ledger {
         )
         .fetch_all(self.pool())
         .await?;
-        type Found = (String, Time, Option<Time>, i64, Option<i64>);
-        let depths: Vec<Found> = sqlx::query_as(
-            "-- depths
-             SELECT queue, read_at, empty_at, ready, held
-             FROM queue_depth WHERE read_at IS NOT NULL",
-        )
-        .fetch_all(self.pool())
-        .await?;
+        let depths = self.depths().await?;
         let progress =
             progress.into_iter().map(|(Text(consumer), queue, Text(upstream), up_to)| Progress {
                 consumer,
@@ -143,73 +144,7 @@ impl Ledger {
                 upstream,
                 confirmed_up_to: up_to.map(|Time(at)| at),
             });
-        // A CHECK keeps each count from being negative.
-        let number = |count: i64| u64::try_from(count).unwrap_or(0);
-        let depths = depths.into_iter().map(|(queue, Time(read_at), empty_at, ready, held)| {
-            let empty_at = empty_at.map(|Time(at)| at);
-            (queue, Depth { read_at, empty_at, ready: number(ready), held: held.map(number) })
-        });
-        Ok(Whereabouts { watermark, progress: progress.collect(), depths: depths.collect() })
-    }
-
-    /// Of these queues, those that no replica has begun to read within `fresh`: to be read now, with the
-    /// moment, in microseconds since 1970. Of several replicas that ask at once, one gets the queue.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub(crate) async fn claim_depths(
-        &self,
-        queues: &[String],
-        fresh: Duration,
-    ) -> Result<Vec<(String, i64)>, sqlx::Error> {
-        sqlx::query_as(
-            "-- claim_depths
-             INSERT INTO queue_depth (queue, claimed_at)
-             SELECT queue, clock_timestamp() FROM UNNEST($1::text[]) AS wanted (queue)
-             ORDER BY queue
-             ON CONFLICT (queue) DO UPDATE SET claimed_at = excluded.claimed_at
-             WHERE queue_depth.claimed_at < excluded.claimed_at - make_interval(secs => $2)
-             RETURNING queue, (extract(epoch FROM claimed_at) * 1000000)::bigint",
-        )
-        .bind(queues)
-        .bind(fresh.as_secs_f64())
-        .fetch_all(self.pool())
-        .await
-    }
-
-    /// Notes what a queue was found to hold, unless another replica has found something newer; everything
-    /// that was with the broker before `watermark` is recorded.
-    ///
-    /// # Errors
-    /// When nothing was noted.
-    pub(crate) async fn note_depth(
-        &self,
-        reading: &Reading,
-        watermark: Option<UnixMillis>,
-    ) -> Result<(), sqlx::Error> {
-        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        sqlx::query(
-            "-- note_depth
-             UPDATE queue_depth
-             SET read_at = 'epoch'::timestamptz + $2::bigint * interval '1 us',
-                 ready = $3, held = $4,
-                 empty_at = CASE
-                     WHEN ready = 0 AND held = 0 AND read_at < $5
-                     THEN read_at
-                     ELSE empty_at
-                 END
-             WHERE queue = $1
-               AND (read_at IS NULL
-                    OR read_at < 'epoch'::timestamptz + $2::bigint * interval '1 us')",
-        )
-        .bind(&reading.queue)
-        .bind(reading.claimed_at_us)
-        .bind(number(reading.ready))
-        .bind(reading.held.map(number))
-        .bind(watermark.map(Time))
-        .execute(self.pool())
-        .await?;
-        Ok(())
+        Ok(Whereabouts { watermark, progress: progress.collect(), depths })
     }
 
     /// Every consumer that has been heard of or is waited for.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use countersign_protocol::{Name, UnixMillis};
 
 use crate::rules::overdue::{Overdue, Policy};
+use crate::rules::passing::Passing;
 
 /// How much further a consumer has to be than a message for it to be missing there: messages
 /// overtake each other. Several handlers run at once and finish as they like; an upstream's
@@ -14,6 +15,11 @@ use crate::rules::overdue::{Overdue, Policy};
 /// armed a transaction before it is published. Too long only makes what is lost in a backlog heal
 /// that much later.
 const SLACK: Duration = Duration::from_secs(5);
+
+/// A queue without a consumer whose number of messages has stayed the same for so long has been left: it
+/// was renamed, or its consumer is no more. Longer than a rollout or a restart of a consumer takes. A
+/// resend that the broker routes there changes the number, so that the time begins anew.
+pub(crate) const LEFT_AFTER: Duration = Duration::from_secs(10 * 60);
 
 /// What is known beyond a message itself, read before what is recorded about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,13 +46,32 @@ pub(crate) struct Progress {
     pub(crate) confirmed_up_to: Option<UnixMillis>,
 }
 
-/// What a queue was last found to hold. Times are on the database's clock.
+/// What is known of a queue. Times are on the database's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Depth {
-    /// When the reading was begun.
-    pub(crate) read_at: UnixMillis,
+    /// When a replica last began to look into it.
+    pub(crate) looked_at: UnixMillis,
+    /// Since when replicas have done so again and again.
+    pub(crate) looked_since: UnixMillis,
+    /// What it was last found to hold.
+    pub(crate) reading: Option<Reading>,
     /// When it was last known to be empty, with everything recorded that had left it confirmed.
     pub(crate) empty_at: Option<UnixMillis>,
+    /// Since when it is told as one without messages and without consumers, which may be no answer.
+    pub(crate) nobody_since: Option<UnixMillis>,
+    /// Since when it has had no consumer, and always the same number of messages.
+    pub(crate) left_since: Option<UnixMillis>,
+    /// The count of confirms that is to tell when its consumers have passed what lay in it.
+    pub(crate) passing: Option<Passing>,
+    /// What lay in it before this moment has been passed, as such a count has told.
+    pub(crate) passed_to: Option<UnixMillis>,
+}
+
+/// What a queue was found to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reading {
+    /// When the reading was begun.
+    pub(crate) at: UnixMillis,
     /// What no consumer holds.
     pub(crate) ready: u64,
     /// What no consumer holds and what consumers hold, a little ago. `None` if unknown.
@@ -81,38 +106,49 @@ pub(crate) struct Wanted {
 
 impl Whereabouts {
     /// Where `consumer` is in its backlog at `now`, once its confirm of the message cannot be under
-    /// way.
+    /// way. The consumer may have got the message until the moment `from`.
     #[must_use]
     pub(crate) fn position(
         &self,
         consumer: &Name,
         overdue: &Overdue,
+        from: UnixMillis,
         policy: &Policy,
         now: UnixMillis,
     ) -> BacklogPosition {
-        let judged_at = overdue.missing_after.after(policy.backlog_grace);
+        let waited = Waited { overdue, from, policy, now };
         let queues = self.queues(consumer, overdue);
-        let by_queue = queues.iter().map(|queue| self.in_queue(queue, overdue, policy));
-        // The message may have come through any of them.
-        let position = by_queue.max().unwrap_or(BacklogPosition::NeverSeen(judged_at));
-        match position {
-            BacklogPosition::NeverSeen(at) | BacklogPosition::Unclear(at) if at <= now => {
-                BacklogPosition::Missing
-            }
-            position => position,
-        }
+        let by_queue: Vec<(BacklogPosition, bool)> = queues
+            .iter()
+            .map(|queue| (self.in_queue(queue, &waited), self.is_left(queue, &waited)))
+            .collect();
+        let missing_elsewhere = by_queue.iter().any(|(at, left)| !left && waited.is_over(*at));
+        // The message may have come through any of them; through one that was left only if the consumer
+        // gets no messages through another.
+        let relevant = by_queue.iter().filter(|(_, left)| !(*left && missing_elsewhere));
+        let position = relevant.map(|(at, _)| *at).max();
+        let judged_at = from.after(policy.backlog_grace);
+        let position = position.unwrap_or(BacklogPosition::NeverSeen(judged_at));
+        if waited.is_over(position) { BacklogPosition::Missing } else { position }
     }
 
     /// The readings that would make `consumer`'s position clearer.
     #[must_use]
-    pub(crate) fn wanted(&self, consumer: &Name, overdue: &Overdue, policy: &Policy) -> Wanted {
+    pub(crate) fn wanted(
+        &self,
+        consumer: &Name,
+        overdue: &Overdue,
+        from: UnixMillis,
+        policy: &Policy,
+    ) -> Wanted {
         let mut queues = self.queues(consumer, overdue);
         queues.retain(|queue| !passed(queue, overdue));
         let marker_after = queues.iter().filter_map(|queue| {
             let depth = self.depths.get(queue.queue)?;
-            let found_empty = depth.ready == 0 && depth.held == Some(0);
-            (found_empty && as_of(depth.read_at, policy) > overdue.missing_after)
-                .then_some(depth.read_at)
+            let reading = depth.reading.filter(|reading| reading.is_empty());
+            let found_empty = reading.map(|reading| reading.at);
+            let found_empty = found_empty.filter(|at| as_of(*at, policy) > from);
+            found_empty.max(depth.passing.and_then(|passing| passing.awaits()))
         });
         Wanted {
             marker_after: marker_after.max(),
@@ -137,27 +173,72 @@ impl Whereabouts {
         queues
     }
 
-    fn in_queue(&self, queue: &Queue<'_>, overdue: &Overdue, policy: &Policy) -> BacklogPosition {
+    fn in_queue(&self, queue: &Queue<'_>, waited: &Waited<'_>) -> BacklogPosition {
+        let Waited { overdue, from, policy, now } = *waited;
         if passed(queue, overdue) {
             return BacklogPosition::Missing;
         }
-        let unclear = overdue.missing_after.after(policy.backlog_grace);
         let Some(depth) = self.depths.get(queue.queue) else {
-            return BacklogPosition::Unclear(unclear);
+            return BacklogPosition::Unclear(now.after(policy.backlog_grace));
         };
         let recorded = |at: &UnixMillis| self.watermark.is_some_and(|mark| mark > *at);
-        let found_empty = (depth.ready == 0 && depth.held == Some(0)).then_some(depth.read_at);
+        let reading = depth.reading;
+        let found_empty = reading.filter(Reading::is_empty).map(|reading| reading.at);
         let empty_at = depth.empty_at.max(found_empty.filter(recorded));
-        if empty_at.is_some_and(|at| as_of(at, policy) > overdue.missing_after) {
+        if empty_at.is_some_and(|at| as_of(at, policy) > from)
+            || depth.passed_to.is_some_and(|to| to > from)
+        {
             return BacklogPosition::Missing;
         }
-        // What was read before the message could be missing says nothing any more.
-        let current = depth.read_at > overdue.missing_after;
-        match (depth.ready.max(depth.held.unwrap_or(0)), depth.held) {
-            (0, Some(_)) => BacklogPosition::Unclear(unclear.after(policy.management_lag)),
-            (0, None) => BacklogPosition::Unclear(unclear),
-            (waiting, _) if current => BacklogPosition::Behind(waiting),
+        // The grace begins when a replica can look. A queue that nobody has looked into since the message
+        // may be missing has used up none of it.
+        let looked = if depth.looked_at > from { depth.looked_since.max(from) } else { now };
+        let begun = looked.max(depth.nobody_since.unwrap_or(looked));
+        let unclear = begun.after(policy.backlog_grace);
+        // What was read before the message could be missing says nothing any more; nor does a reading
+        // that was followed by one that may be no answer.
+        let current = reading.filter(|reading| reading.at > from && depth.nobody_since.is_none());
+        match reading.map(|reading| (reading.ready.max(reading.held.unwrap_or(0)), reading.held)) {
+            Some((0, Some(_))) => BacklogPosition::Unclear(unclear.after(policy.management_lag)),
+            Some((waiting, _)) if waiting > 0 && current.is_some() => {
+                BacklogPosition::Behind(waiting)
+            }
             _ => BacklogPosition::Unclear(unclear),
+        }
+    }
+
+    /// Whether a queue was found for long without a consumer, always with the same messages.
+    fn is_left(&self, queue: &Queue<'_>, waited: &Waited<'_>) -> bool {
+        self.depths.get(queue.queue).is_some_and(|depth| {
+            let current = depth.reading.is_some_and(|reading| reading.at > waited.from);
+            current && depth.left_since.is_some_and(|since| waited.now.since(since) >= LEFT_AFTER)
+        })
+    }
+}
+
+impl Reading {
+    /// Whether nothing lay in the queue, neither ready nor with a consumer.
+    fn is_empty(&self) -> bool {
+        self.ready == 0 && self.held == Some(0)
+    }
+}
+
+/// A message that a consumer is waited for with.
+#[derive(Clone, Copy, Debug)]
+struct Waited<'a> {
+    overdue: &'a Overdue,
+    from: UnixMillis,
+    policy: &'a Policy,
+    now: UnixMillis,
+}
+
+impl Waited<'_> {
+    /// Whether a message at this position counts as missing by now.
+    fn is_over(&self, position: BacklogPosition) -> bool {
+        match position {
+            BacklogPosition::Missing => true,
+            BacklogPosition::NeverSeen(at) | BacklogPosition::Unclear(at) => at <= self.now,
+            BacklogPosition::Behind(_) => false,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use countersign_protocol::{MessageId, Name, UnixMillis};
 use uuid::Uuid;
 
+use crate::rules::backlog::{Depth, Reading};
 use crate::rules::origin::Origin;
 use crate::rules::overdue::{Key, Overdue, Policy, Recorded, Report, Word};
 use crate::rules::states::{State, StateName};
@@ -57,9 +58,24 @@ pub(crate) fn overdue(in_state: StateName) -> Overdue {
         calls_not_made: 0,
         granted: 0,
         granted_at: None,
+        granted_by_person: false,
         since: now(),
         missing_after: now(),
         sent_at: None,
+    }
+}
+
+/// A queue that was looked into all the time, and last found to hold so much at this second.
+pub(crate) fn depth(read_at_s: i64, ready: u64, held: Option<u64>) -> Depth {
+    Depth {
+        looked_at: in_s(read_at_s),
+        looked_since: in_s(-1_000),
+        reading: Some(Reading { at: in_s(read_at_s), ready, held }),
+        empty_at: None,
+        nobody_since: None,
+        left_since: None,
+        passing: None,
+        passed_to: None,
     }
 }
 

@@ -11,6 +11,8 @@ pub(crate) mod verdict;
 
 pub(crate) mod backlog;
 
+pub(crate) mod passing;
+
 pub(crate) mod upstream_answer;
 
 pub(crate) mod budget;

@@ -48,6 +48,8 @@ pub(crate) struct Overdue {
     pub(crate) granted: u32,
     /// When an operator last asked for a resend, on the database's clock.
     pub(crate) granted_at: Option<UnixMillis>,
+    /// Whether a person has granted them, and not the row's being opened again.
+    pub(crate) granted_by_person: bool,
     /// When its check came due, on the database's clock.
     pub(crate) since: UnixMillis,
     /// It counts as missing only when a confirm marker sent after this moment has come back, on the
@@ -164,6 +166,13 @@ impl Overdue {
     #[must_use]
     pub(crate) fn max_resends(&self, policy: &Policy) -> u32 {
         policy.max_resends.max(self.granted)
+    }
+
+    /// Whether a person has asked for a resend that has not been made: it is made although the consumer
+    /// may be behind.
+    #[must_use]
+    pub(crate) fn is_insisted_on(&self) -> bool {
+        self.granted_by_person && self.granted > self.resends
     }
 
     /// Where the row goes, with its counts as they are.

@@ -143,10 +143,13 @@ fn confirm_under_way(case: &Case<'_>, policy: &Policy, now: UnixMillis) -> Optio
 }
 
 /// Every missing consumer may still come to the message by itself: a resend would only lengthen its
-/// queue.
+/// queue. A person who asks for a resend knows better.
 fn consumer_behind(case: &Case<'_>, policy: &Policy, now: UnixMillis) -> Option<Verdict> {
     let Overdue { key, missing_after, .. } = case.overdue;
-    let position = |name: &Name| case.whereabouts.position(name, case.overdue, policy, now);
+    if case.overdue.is_insisted_on() {
+        return None;
+    }
+    let position = |name: &Name| position(case, name, policy, now);
     let waited_for = not_trying(case, now);
     // One consumer that the message did not reach is enough for a resend. Otherwise the reason names
     // the consumer that is furthest behind.
@@ -236,22 +239,44 @@ pub(crate) fn after_confirm(overdue: &Overdue, recorded: &Recorded) -> Option<Tr
 /// The consumers that a resend is for: each lacks the message, and will not come to it without one.
 fn lacking(case: &Case<'_>, policy: &Policy, now: UnixMillis) -> Vec<Name> {
     let mut names = not_trying(case, now);
-    names.retain(|name| {
-        case.whereabouts.position(name, case.overdue, policy, now) == BacklogPosition::Missing
-    });
+    if !case.overdue.is_insisted_on() {
+        names.retain(|name| position(case, name, policy, now) == BacklogPosition::Missing);
+    }
     names
+}
+
+fn position(case: &Case<'_>, name: &Name, policy: &Policy, now: UnixMillis) -> BacklogPosition {
+    let from = may_arrive_until(case, name);
+    case.whereabouts.position(name, case.overdue, from, policy, now)
+}
+
+/// The moment up to which the message may have come to a consumer's queue: a consumer that tries again by
+/// itself gets it once more.
+fn may_arrive_until(case: &Case<'_>, name: &Name) -> UnixMillis {
+    let reports = case.recorded.reports.iter().filter(|report| report.consumer == *name);
+    let tried_again = reports.filter_map(|report| report.word.until()).max();
+    let tried_again = tried_again.map(|until| until.after(CONFIRM_TRAVELS));
+    case.overdue.missing_after.max(tried_again.unwrap_or(case.overdue.missing_after))
 }
 
 /// The readings without which a deferred message cannot be judged otherwise.
 #[must_use]
 pub(crate) fn wanted(case: &Case<'_>, cause: Cause, policy: &Policy, now: UnixMillis) -> Wanted {
+    let confirm_under_way = cause == Cause::ConfirmUnderWay;
+    let marker = confirm_under_way.then_some(case.overdue.missing_after);
     match cause {
-        Cause::ConfirmUnderWay => {
-            Wanted { marker_after: Some(case.overdue.missing_after), ..Wanted::default() }
-        }
-        Cause::ConsumerBehind | Cause::ConsumerNeverSeen | Cause::BacklogUnknown => {
-            let of = |name| case.whereabouts.wanted(&name, case.overdue, policy);
-            not_trying(case, now).into_iter().map(of).fold(Wanted::default(), |mut all, one| {
+        // The queues are looked into from the first judgement on, so that both waits go on at once and
+        // no grace runs out before anybody has looked.
+        Cause::ConfirmUnderWay
+        | Cause::ConsumerBehind
+        | Cause::ConsumerNeverSeen
+        | Cause::BacklogUnknown => {
+            let of = |name: Name| {
+                let from = may_arrive_until(case, &name);
+                case.whereabouts.wanted(&name, case.overdue, from, policy)
+            };
+            let all = not_trying(case, now).into_iter().map(of);
+            all.fold(Wanted { marker_after: marker, ..Wanted::default() }, |mut all, one| {
                 all.queues.extend(one.queues);
                 all.marker_after = all.marker_after.max(one.marker_after);
                 all

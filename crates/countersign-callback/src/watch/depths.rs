@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use countersign_amqp::{Connection, NotCounted};
+use countersign_amqp::Connection;
 use countersign_management::{Management, ManagementUrl};
 use countersign_retry::Retry;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -42,6 +43,10 @@ const FRESH: Duration = Duration::from_millis(900);
 /// The time between two readings of one replica. A row that waits for a depth can
 /// wait a second more, and a reading costs the broker a request for each queue.
 const BETWEEN_READINGS: Duration = Duration::from_secs(1);
+
+/// How many queues are read at a time. One that does not answer holds up none of the others, and a broker
+/// answers so many questions in milliseconds.
+const READ_AT_ONCE: usize = 16;
 
 /// How long the management API may take to answer. No message waits for it: a queue that gets no figure
 /// now gets one with the next reading.
@@ -126,55 +131,73 @@ impl Depths {
         failing: &mut bool,
         shutdown: &CancellationToken,
     ) -> Result<(), sqlx::Error> {
-        let claimed = self.ledger.claim_depths(queues, FRESH).await?;
-        if claimed.is_empty() {
-            return Ok(());
-        }
-        let watermark = self.ledger.watermark(&self.shards).await?;
-        let mut problem = None;
-        let mut claimed = claimed;
-        // In any order, so that a queue that is gone is not always read before the same others.
-        fastrand::shuffle(&mut claimed);
-        for (queue, claimed_at_us) in claimed {
-            let looking = shutdown.run_until_cancelled(self.look(&queue));
-            let (ready, held) = match looking.await {
-                None => return Ok(()),
-                Some(Ok((ready, Ok(held)))) => (ready, held),
-                Some(Ok((ready, Err(why)))) => {
-                    problem = Some(why);
-                    (ready, None)
-                }
-                Some(Err(why)) => {
-                    problem = Some(why.to_string());
-                    continue;
-                }
-            };
-            let reading = Reading { queue, claimed_at_us, ready, held };
-            self.ledger.note_depth(&reading, watermark).await?;
-        }
+        let mut queues = queues.to_vec();
+        // In any order, so that a queue that answers late is not always read before the same others.
+        fastrand::shuffle(&mut queues);
+        let reading = stream::iter(queues)
+            .map(|queue| self.read_one(queue))
+            .buffer_unordered(READ_AT_ONCE)
+            .try_fold(Cycle::default(), async |cycle, one| Ok(cycle.and(one)));
+        let Some(cycle) = shutdown.run_until_cancelled(reading).await else { return Ok(()) };
+        let Cycle { read, problem } = cycle?;
         match (&problem, *failing) {
             (Some(why), false) => warn!(
                 why,
                 "cannot find out what lies in a queue: messages that may lie there are asked for after COUNTERSIGN_BACKLOG_GRACE"
             ),
-            (None, true) => info!("can find out again what lies in queues"),
+            (None, true) if read => info!("can find out again what lies in queues"),
             _ => {}
         }
-        *failing = problem.is_some();
+        if read {
+            *failing = problem.is_some();
+        }
         Ok(())
     }
 
-    /// How many messages are ready in a queue; and how many are ready or with a consumer, if the
-    /// management API says.
-    async fn look(&self, queue: &str) -> Result<(u64, Result<Option<u64>, String>), NotCounted> {
+    /// Reads a queue, unless another replica does. The queue is claimed just before: the grace of the
+    /// messages that may lie in it begins when somebody looks.
+    async fn read_one(&self, queue: String) -> Result<Cycle, sqlx::Error> {
+        let claimed = self.ledger.claim_depths(std::slice::from_ref(&queue), FRESH).await?;
+        let Some((_, claimed_at_us)) = claimed.into_iter().next() else {
+            return Ok(Cycle::default());
+        };
+        let watermark = self.ledger.watermark(&self.shards).await?;
         // When the connection is not there in time, counting fails and says so.
         let _ = tokio::time::timeout(CONNECTED_WITHIN, self.connection.ready()).await;
-        // A queue that is gone holds nothing.
-        let ready = self.connection.count(queue).await?.map_or(0, |count| u64::from(count.ready));
-        let held = match &self.management {
-            Some(held) => held.of(queue).await,
-            None => Ok(None),
+        let count = match self.connection.count(&queue).await {
+            Ok(Some(count)) => count,
+            Ok(None) => {
+                info!(queue, "a queue that messages were waited for in is gone: it is forgotten");
+                self.ledger.forget_queue(&queue, claimed_at_us).await?;
+                return Ok(Cycle { read: true, problem: None });
+            }
+            Err(why) => return Ok(Cycle { read: true, problem: Some(why.to_string()) }),
         };
-        Ok((ready, held))
+        let (held, problem) = match &self.management {
+            None => (None, None),
+            Some(held) => match held.of(&queue).await {
+                Ok(held) => (held, None),
+                Err(why) => (None, Some(why)),
+            },
+        };
+        let (ready, consumers) = (count.ready.into(), count.consumers.into());
+        let reading = Reading { queue, claimed_at_us, ready, consumers, held };
+        self.ledger.note_depth(&reading, watermark).await?;
+        Ok(Cycle { read: true, problem })
+    }
+}
+
+/// What became of one look into each wanted queue.
+#[derive(Debug, Default)]
+struct Cycle {
+    /// Whether this replica has looked into a queue.
+    read: bool,
+    /// Why a queue could not be read.
+    problem: Option<String>,
+}
+
+impl Cycle {
+    fn and(self, other: Self) -> Self {
+        Self { read: self.read || other.read, problem: self.problem.or(other.problem) }
     }
 }

@@ -22,6 +22,8 @@ mod markers;
 
 mod progress;
 
+mod behind;
+
 mod healing;
 mod identity;
 

@@ -4,19 +4,19 @@
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use countersign_testbed::{SOON, Vhost, eventually};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::stage::Stage;
 use crate::upstream::{Upstream, say};
 
 /// The upstream's clock is of another year.
-const SENT_AT: i64 = 1_000_000_000_000;
+pub(crate) const SENT_AT: i64 = 1_000_000_000_000;
 
-const QUEUE: &str = "logistics.orders";
+pub(crate) const QUEUE: &str = "logistics.orders";
 
 /// A service that leaves alone for long what nobody can tell about, and asks the management API if
 /// it may.
-async fn patient(upstream: &Upstream, asks_management: bool) -> Stage {
+pub(crate) async fn patient(upstream: &Upstream, asks_management: bool) -> Stage {
     let mut stage = Stage::empty(&["backlog-grace=60s"]).await;
     stage.upstream(upstream);
     if asks_management {
@@ -35,22 +35,35 @@ async fn reaches(stage: &Stage, published_at_ms: i64) {
 }
 
 async fn reaches_of(stage: &Stage, upstream: &str, published_at_ms: i64) {
-    let id = MessageId::generate();
-    let entry = json!({
-        "id": id.to_string(), "outcome": "processed", "upstream": upstream, "queue": QUEUE,
-        "published_at_ms": published_at_ms,
-    });
-    stage.say("logistics", vec![entry]).await;
-    stage.recorded("logistics", id).await;
+    let reached = json!({ "upstream": upstream, "published_at_ms": published_at_ms });
+    confirms(stage, "logistics", QUEUE, reached).await;
 }
 
-async fn due(stage: &Stage) -> MessageId {
+/// A consumer confirms a message that came through a queue, and says this of it.
+pub(crate) async fn confirms(stage: &Stage, consumer: &str, queue: &str, said: Value) {
+    let id = MessageId::generate();
+    let mut entry = json!({ "id": id.to_string(), "outcome": "processed", "queue": queue });
+    entry.as_object_mut().unwrap().extend(said.as_object().unwrap().clone());
+    stage.say(consumer, vec![entry]).await;
+    stage.recorded(consumer, id).await;
+}
+
+pub(crate) async fn due(stage: &Stage) -> MessageId {
     due_of(stage, "orders", SENT_AT).await
 }
 
-async fn due_of(stage: &Stage, upstream: &str, armed_at_ms: i64) -> MessageId {
+pub(crate) async fn due_of(stage: &Stage, upstream: &str, armed_at_ms: i64) -> MessageId {
+    due_at(stage, upstream, "logistics", armed_at_ms).await
+}
+
+pub(crate) async fn due_at(
+    stage: &Stage,
+    upstream: &str,
+    consumer: &str,
+    armed_at_ms: i64,
+) -> MessageId {
     let id = MessageId::generate();
-    let message = json!({ "id": id.to_string(), "consumers": ["logistics"] });
+    let message = json!({ "id": id.to_string(), "consumers": [consumer] });
     let check = json!({
         "v": 1, "upstream": upstream, "armed_at_ms": armed_at_ms, "messages": [message],
     });
@@ -58,7 +71,7 @@ async fn due_of(stage: &Stage, upstream: &str, armed_at_ms: i64) -> MessageId {
     id
 }
 
-async fn is_deferred(stage: &Stage, id: MessageId, cause: &str) {
+pub(crate) async fn is_deferred(stage: &Stage, id: MessageId, cause: &str) {
     eventually(&format!("{id} waits: {cause}"), SOON, async || {
         let found: String = sqlx::query_scalar("SELECT cause FROM overdue WHERE message_id = $1")
             .bind(id.uuid())

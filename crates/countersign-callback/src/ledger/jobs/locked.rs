@@ -234,7 +234,7 @@ impl LockedJob {
                    AND outcome = 'rejected'
              )
              UPDATE overdue
-             SET granted = granted.up_to, granted_at = now()
+             SET granted = granted.up_to, granted_at = now(), granted_by_person = true
              FROM UNNEST($1::uuid[], $2::text[], $3::integer[])
                  AS granted (message_id, upstream, up_to)
              WHERE overdue.message_id = granted.message_id

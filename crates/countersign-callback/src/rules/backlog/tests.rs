@@ -1,5 +1,5 @@
 use super::*;
-use crate::rules::fixture::{self, POLICY, in_s};
+use crate::rules::fixture::{self, POLICY, depth, in_s};
 use crate::rules::states::StateName;
 
 /// The upstream's clock is ten minutes behind ours.
@@ -21,10 +21,6 @@ fn progress(upstream: &str, queue: &str, up_to: Option<UnixMillis>) -> Progress 
     }
 }
 
-fn depth(read_at_s: i64, ready: u64, held: Option<u64>) -> Depth {
-    Depth { read_at: in_s(read_at_s), empty_at: None, ready, held }
-}
-
 #[test]
 fn each_place_has_its_position() {
     use BacklogPosition::{Behind, Missing, NeverSeen, Unclear};
@@ -32,17 +28,23 @@ fn each_place_has_its_position() {
     let nowhere = || reached(0);
     let old_empty = Depth { empty_at: Some(in_s(13)), ..depth(14, 5, Some(5)) };
     let early_empty = Depth { empty_at: Some(in_s(12)), ..depth(14, 5, Some(5)) };
+    let late = Depth { looked_since: in_s(20), ..depth(25, 0, None) };
+    let left = Depth { left_since: Some(in_s(10)), ..depth(11, 3, None) };
+    let silent = Depth { nobody_since: Some(in_s(20)), ..depth(11, 3, None) };
     // What is known, at which second, with the watermark at which.
     #[rustfmt::skip]
     let cases = [
         ("has passed it", reached(6), vec![], 1, 1, Missing),
-        ("has hardly passed it", reached(5), vec![], 1, 1, Unclear(in_s(10))),
+        ("has hardly passed it", reached(5), vec![("a", depth(1, 0, None))], 1, 1, Unclear(in_s(10))),
         ("has passed it, whatever lies there", reached(6), vec![("a", depth(1, 9, Some(9)))], 1, 1, Missing),
         ("is behind, as the queue says", nowhere(), vec![("a", depth(1, 9, None))], 99, 1, Behind(9)),
         ("hangs with it in hand", nowhere(), vec![("a", depth(1, 0, Some(7)))], 99, 1, Behind(7)),
-        ("was behind before it was missing", nowhere(), vec![("a", depth(0, 9, None))], 1, 1, Unclear(in_s(10))),
-        ("nobody has looked", nowhere(), vec![], 9, 9, Unclear(in_s(10))),
-        ("nobody has looked for long", nowhere(), vec![], 10, 10, Missing),
+        ("was behind before it was missing", nowhere(), vec![("a", depth(0, 9, None))], 1, 1, Unclear(in_s(11))),
+        ("nobody has looked", nowhere(), vec![], 9, 9, Unclear(in_s(19))),
+        ("nobody has looked, however long", nowhere(), vec![], 10_000, 10_000, Unclear(in_s(10_010))),
+        ("was looked for before it was missing alone", nowhere(), vec![("a", depth(-1, 9, None))], 99, 99, Unclear(in_s(109))),
+        ("was looked for late", nowhere(), vec![("a", late)], 29, 29, Unclear(in_s(30))),
+        ("was looked for late, and long enough", nowhere(), vec![("a", late)], 30, 30, Missing),
         ("nothing is ready, and who knows what it holds", nowhere(), vec![("a", depth(1, 0, None))], 9, 9, Unclear(in_s(10))),
         ("nothing is ready, and nobody ever says what it holds", nowhere(), vec![("a", depth(10, 0, None))], 10, 10, Missing),
         ("seems empty, too early to say", nowhere(), vec![("a", depth(12, 0, Some(0)))], 13, 99, Unclear(in_s(22))),
@@ -54,7 +56,7 @@ fn each_place_has_its_position() {
         ("was never seen", vec![], vec![], 9, 9, NeverSeen(in_s(10))),
         ("was never seen for long", vec![], vec![], 10, 10, Missing),
         ("is known by another upstream, whose clock says nothing",
-            vec![progress("billing", "a", Some(in_s(9_999)))], vec![], 9, 9, Unclear(in_s(10))),
+            vec![progress("billing", "a", Some(in_s(9_999)))], vec![("a", depth(1, 0, None))], 9, 9, Unclear(in_s(10))),
         ("is known by another upstream, and behind",
             vec![progress("billing", "a", Some(in_s(9_999)))], vec![("a", depth(1, 3, None))], 99, 9, Behind(3)),
         ("does not say when what it confirms was sent",
@@ -62,13 +64,24 @@ fn each_place_has_its_position() {
         ("has passed it in one queue and is behind in another",
             vec![progress("orders", "a", Some(theirs(6))), progress("orders", "b", Some(theirs(0)))],
             vec![("b", depth(1, 3, None))], 99, 9, Behind(3)),
+        ("has passed it in one queue, and the other is left",
+            vec![progress("orders", "a", Some(theirs(6))), progress("orders", "b", Some(theirs(0)))],
+            vec![("b", left)], 610, 9, Missing),
+        ("has passed it in one queue, and the other may only be restarted",
+            vec![progress("orders", "a", Some(theirs(6))), progress("orders", "b", Some(theirs(0)))],
+            vec![("b", left)], 609, 9, Behind(3)),
+        ("has only a queue that is left", nowhere(), vec![("a", left)], 9_999, 9, Behind(3)),
+        ("was passed by count", nowhere(), vec![("a", Depth { passed_to: Some(in_s(1)), ..depth(9, 5, None) })], 10, 9, Missing),
+        ("entered after what was passed by count", nowhere(), vec![("a", Depth { passed_to: Some(in_s(0)), ..depth(9, 5, None) })], 10, 9, Behind(5)),
+        ("lay there, and now the queue may not answer", nowhere(), vec![("a", silent)], 29, 9, Unclear(in_s(30))),
+        ("lay there, and the queue has long been told as empty", nowhere(), vec![("a", silent)], 30, 9, Missing),
     ];
     for (what, progress, depths, now, watermark, expected) in cases {
         let depths = depths.into_iter().map(|(queue, depth)| (queue.to_owned(), depth));
         let known =
             Whereabouts { watermark: Some(in_s(watermark)), progress, depths: depths.collect() };
         let logistics = "logistics".parse().unwrap();
-        let position = known.position(&logistics, &overdue(), &POLICY, in_s(now));
+        let position = known.position(&logistics, &overdue(), in_s(0), &POLICY, in_s(now));
         assert_eq!(position, expected, "it {what}");
     }
 }
@@ -81,7 +94,7 @@ fn only_what_would_tell_more_is_wanted() {
         progress: vec![progress("orders", "a", Some(up_to))],
         depths: depth.map(|depth| ("a".to_owned(), depth)).into_iter().collect(),
     };
-    let wanted = |known: Whereabouts| known.wanted(&logistics, &overdue(), &POLICY);
+    let wanted = |known: Whereabouts| known.wanted(&logistics, &overdue(), in_s(0), &POLICY);
     assert_eq!(wanted(known(theirs(6), None)), Wanted::default());
     let queues = || vec!["a".to_owned()];
     for (depth, marker_after) in [

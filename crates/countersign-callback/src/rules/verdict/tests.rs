@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::rules::backlog::{Depth, Progress};
+use crate::rules::backlog::Progress;
 use crate::rules::fixture::{self, POLICY, in_ms, in_s, names, now, recorded, state};
 use crate::rules::states::is_step;
 
@@ -138,7 +138,6 @@ fn a_delay_is_no_reason_to_ask_or_to_park() {
     let one: &[&str] = &["logistics"];
     let two: &[&str] = &["billing", "logistics"];
     let nobody = recorded(&[], &[]);
-    let lying = |ready| Depth { read_at: in_s(0), empty_at: None, ready, held: None };
     let behind = |name: &str| {
         let mut known = caught_up();
         known.progress.retain(|p| p.consumer.as_str() != name);
@@ -148,7 +147,7 @@ fn a_delay_is_no_reason_to_ask_or_to_park() {
             upstream: "orders".parse().unwrap(),
             confirmed_up_to: Some(UnixMillis::EPOCH),
         });
-        known.depths.insert("deep".to_owned(), lying(5));
+        known.depths.insert("deep".to_owned(), fixture::depth(0, 5, None));
         known
     };
     let never_seen = || Whereabouts { progress: Vec::new(), ..caught_up() };
@@ -313,4 +312,40 @@ proptest! {
             prop_assert_eq!(change.to, State::Confirmed);
         }
     }
+}
+
+#[test]
+fn a_person_s_grant_beats_behind_and_is_used_up_by_one_resend() {
+    let nobody = recorded(&[], &[]);
+    let mut known = caught_up();
+    known.progress.iter_mut().for_each(|progress| progress.confirmed_up_to = None);
+    for name in NAMES {
+        known.depths.insert(format!("{name}.orders"), fixture::depth(0, 5, None));
+    }
+    let row = overdue(&["logistics"], 1, 10);
+    let judged = |granted, granted_by_person| {
+        let overdue =
+            Overdue { granted, granted_at: Some(now()), granted_by_person, ..row.clone() };
+        let whereabouts = &known;
+        let case = Case { overdue: &overdue, recorded: &nobody, address_known: true, whereabouts };
+        judge(&case, &POLICY, now())
+    };
+    assert_eq!(judged(2, true), ask(3, &["logistics"]));
+    for (granted, by_person) in [(1, true), (2, false), (0, false)] {
+        let verdict = judged(granted, by_person);
+        let behind = matches!(verdict, Verdict::Defer { cause: Cause::ConsumerBehind, .. });
+        assert!(behind, "{granted}, {by_person}: {verdict:?}");
+    }
+}
+
+#[test]
+fn queues_are_wanted_from_the_first_judgement_on() {
+    let (overdue, recorded) = (overdue(&["logistics"], 0, 0), recorded(&[], &[]));
+    let mut known = caught_up();
+    known.progress.iter_mut().for_each(|progress| progress.confirmed_up_to = None);
+    let case =
+        Case { overdue: &overdue, recorded: &recorded, address_known: true, whereabouts: &known };
+    let wanted = wanted(&case, Cause::ConfirmUnderWay, &POLICY, now());
+    assert_eq!(wanted.queues, ["logistics.orders"]);
+    assert_eq!(wanted.marker_after, Some(overdue.missing_after));
 }
