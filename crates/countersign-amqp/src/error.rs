@@ -45,27 +45,34 @@ pub(crate) enum Error {
     ConfirmsOff,
 }
 
+/// What the broker has closed a channel for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// There is no such exchange (404).
+    NoExchange,
+    /// The user may not write to the exchange, or not with this key (403).
+    NoRight,
+    /// The message itself: its size or a property (406).
+    Message,
+}
+
 impl Error {
     /// Whether the broker gave this reason to close a channel, and not the connection.
     pub(crate) fn is_of_channel(&self) -> bool {
         matches!(self, Self::Client(error) if error.is_amqp_soft_error())
     }
 
-    /// Why the broker does not take a message as it is, if it closed the channel for that: no such
-    /// exchange (404), no right to write to it (403), a body or a property that it does not allow
-    /// (406).
-    pub(crate) fn refusal(&self) -> Option<String> {
+    /// Why the broker does not take a message, if it closed the channel for that.
+    pub(crate) fn refusal(&self) -> Option<(Cause, String)> {
         let Self::Client(error) = self else { return None };
         let ErrorKind::ProtocolError(error) = error.kind() else { return None };
-        let AMQPErrorKind::Soft(
-            AMQPSoftError::NOTFOUND
-            | AMQPSoftError::ACCESSREFUSED
-            | AMQPSoftError::PRECONDITIONFAILED,
-        ) = error.kind()
-        else {
-            return None;
+        let cause = match error.kind() {
+            AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => Cause::NoExchange,
+            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => Cause::NoRight,
+            AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => Cause::Message,
+            _ => return None,
         };
-        Some(format!("{} ({})", error.get_message(), error.get_id()))
+        Some((cause, format!("{} ({})", error.get_message(), error.get_id())))
     }
 }
 

@@ -13,7 +13,7 @@ use crate::connection::link::LinkState;
 use crate::publish::Publisher;
 use crate::publish::message::Outgoing;
 use crate::publish::outcome::{NotTaken, Pending, PublishOutcome};
-use crate::publish::waiting::{Batch, Limits, Owed, Waiting};
+use crate::publish::waiting::{Batch, Limits, Owed, Waiting, Way};
 
 /// How a [`Batcher`] batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +110,7 @@ impl<E: Send + 'static> Batcher<E> {
     /// [`OnFailure::KeepTrying`] the broker's absence is no such reason.
     pub fn submit(&self, entry: E) -> Result<Pending, NotTaken> {
         let Handle { waiting, link, on_failure, .. } = &*self.0;
-        waiting.push(entry, 0, || match on_failure {
+        waiting.push(Way::Together, entry, 0, || match on_failure {
             OnFailure::Report => link.borrow().away(),
             OnFailure::KeepTrying => None,
         })
@@ -158,7 +158,7 @@ impl<P> Packer<P> {
     where
         P: Fn(&[E]) -> Outgoing,
     {
-        while let Some(Batch { items, owed }) = waiting.take(most).await {
+        while let Some(Batch { items, owed }) = waiting.take(Way::Together, most).await {
             self.publish(items, owed).await;
         }
     }

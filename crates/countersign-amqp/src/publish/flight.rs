@@ -83,9 +83,13 @@ impl<'a> Flight<'a> {
         }
     }
 
-    /// Whether this is a single message.
-    pub(crate) fn is_of_one(&self) -> bool {
-        self.labels.len() == 1
+    /// The message that is alone in this flight.
+    pub(crate) fn only(&self) -> Option<&Label> {
+        if let [label] = &self.labels[..] { Some(label) } else { None }
+    }
+
+    pub(crate) fn labels(&self) -> &[Label] {
+        &self.labels
     }
 
     /// Why confirms do not arrive. When the broker has closed the channel, its own reason, and not

@@ -6,6 +6,8 @@ pub(crate) mod outcome;
 
 pub(crate) mod waiting;
 
+pub(crate) mod standing;
+
 pub(crate) mod lane;
 
 pub(crate) mod flight;
@@ -14,12 +16,12 @@ pub(crate) mod returns;
 
 pub(crate) mod batcher;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use countersign_protocol::envelope::MAX_BODY_BYTES;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::Connection;
@@ -27,14 +29,16 @@ use crate::connection::link::LinkState;
 use crate::publish::lane::Lane;
 use crate::publish::message::{Outgoing, Prepared, prepare};
 use crate::publish::outcome::{NotTaken, Pending, PublishOutcome};
-use crate::publish::waiting::{Limits, Waiting};
+use crate::publish::standing::{Admission, Standings, lock};
+use crate::publish::waiting::{Limits, Waiting, Way};
 
 /// How a [`Publisher`] publishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublisherSettings {
     /// How many messages may be without an outcome, waiting and sent; further ones are
-    /// [`NotTaken::Overloaded`]. Too low: the publisher refuses peaks that the broker would take
-    /// within milliseconds. Too high: in trouble, callers learn late. Default: 10,000.
+    /// [`NotTaken::Overloaded`]. Half as many may be bound for exchanges that have not confirmed a
+    /// message yet. Too low: the publisher refuses peaks that the broker would take within
+    /// milliseconds. Too high: in trouble, callers learn late. Default: 10,000.
     pub max_waiting: usize,
     /// How many bytes the bodies of these messages may have together, at least one largest body.
     /// Default: 64 MiB.
@@ -43,8 +47,8 @@ pub struct PublisherSettings {
     /// answers a message over its own `max_message_size` (16 MiB in 4.x) by closing the channel.
     /// Default: 1 MiB, as in the wire contract.
     pub max_body_bytes: usize,
-    /// How many channels the publisher uses, at least 1. While one channel waits for the confirms
-    /// of its batch, the next fills another. Default: 4.
+    /// How many channels the publisher uses, at least 1, besides one for messages that leave alone.
+    /// While one channel waits for the confirms of its batch, the next fills another. Default: 4.
     pub channels: u16,
     /// How many messages one channel publishes before it waits for all their confirms, at least 1.
     /// Default: 1,000.
@@ -72,9 +76,12 @@ impl Default for PublisherSettings {
 /// Publishes messages. A clone is the same publisher.
 ///
 /// The exchange must exist (the connection's topology can declare it). RabbitMQ answers a message
-/// to a missing exchange by closing the channel: the publisher opens another one, and of the
-/// messages that were on their way on that channel those are [`Unknown`](PublishOutcome::Unknown)
-/// that the broker had not confirmed.
+/// to a missing exchange by closing the channel, and with it drops the confirms of other messages.
+/// So messages share a channel only when their exchanges have confirmed a message of about their
+/// size (steps of 64 KiB); others leave alone, one after the other, and not always in their order. A message that the broker refuses is
+/// [`Unroutable`](PublishOutcome::Unroutable). To a missing exchange, or one that the user may not
+/// write to, the publisher then sends nothing for 1 s, and for up to 30 s when that goes on; such
+/// messages are unroutable at once.
 ///
 /// Dropping the last clone closes the publisher, which still publishes the messages it has taken.
 #[derive(Clone, Debug)]
@@ -83,6 +90,7 @@ pub struct Publisher(Arc<Handle>);
 #[derive(Debug)]
 struct Handle {
     waiting: Arc<Waiting<Prepared>>,
+    standings: Arc<Mutex<Standings>>,
     max_body_bytes: usize,
     link: watch::Receiver<LinkState>,
     abandon: CancellationToken,
@@ -107,11 +115,17 @@ impl Publisher {
             bytes: settings.max_waiting_bytes.max(settings.max_body_bytes),
         });
         let abandon = CancellationToken::new();
-        for _ in 0..settings.channels.max(1) {
+        let standings = Arc::new(Mutex::new(Standings::default()));
+        let together = Limits { entries: settings.max_batch.max(1), bytes: MAX_BATCH_BYTES };
+        let alone = Limits { entries: 1, bytes: MAX_BATCH_BYTES };
+        let lanes = (0..settings.channels.max(1)).map(|_| (Way::Together, together));
+        for (way, most) in lanes.chain([(Way::Alone, alone)]) {
             let lane = Lane {
                 connection: connection.clone(),
                 waiting: Arc::clone(&waiting),
-                most: Limits { entries: settings.max_batch.max(1), bytes: MAX_BATCH_BYTES },
+                standings: Arc::clone(&standings),
+                way,
+                most,
                 confirm_timeout: settings.confirm_timeout,
             };
             tokio::spawn(abandon.clone().run_until_cancelled_owned(lane.run()));
@@ -120,7 +134,7 @@ impl Publisher {
         let giving_up = give_up_while_away(Arc::clone(&waiting), link.clone());
         tokio::spawn(abandon.clone().run_until_cancelled_owned(giving_up));
         let max_body_bytes = settings.max_body_bytes;
-        Self(Arc::new(Handle { waiting, max_body_bytes, link, abandon }))
+        Self(Arc::new(Handle { waiting, standings, max_body_bytes, link, abandon }))
     }
 
     /// Hands a message over. The call never waits. A message that the publisher has taken may still
@@ -133,10 +147,24 @@ impl Publisher {
         if bytes > self.0.max_body_bytes {
             return Err(NotTaken::TooLarge(bytes));
         }
-        match prepare(message) {
-            Ok(prepared) => self.0.waiting.push(prepared, bytes, || self.0.link.borrow().away()),
-            Err(why) => Ok(Pending::known(PublishOutcome::Unroutable { why })),
+        let prepared = match prepare(message) {
+            Ok(prepared) => prepared,
+            Err(why) => return Ok(Pending::known(PublishOutcome::Unroutable { why })),
+        };
+        let admission = lock(&self.0.standings).admit(&prepared, Instant::now());
+        match admission {
+            Admission::Admitted(way) => {
+                self.0.waiting.push(way, prepared, bytes, || self.0.link.borrow().away())
+            }
+            Admission::Refused { why } => Ok(Pending::known(PublishOutcome::Unroutable { why })),
         }
+    }
+
+    /// The broker's reason, if it refused a message to this exchange and key a moment ago, and the
+    /// publisher therefore sends nothing there for now.
+    #[must_use]
+    pub fn refusal(&self, exchange: &str, key: &str) -> Option<String> {
+        lock(&self.0.standings).refuses(exchange, key, Instant::now()).map(str::to_owned)
     }
 
     /// The state of the publisher's connection, now and from now on.

@@ -1,5 +1,5 @@
-//! Entries that were taken and have no outcome yet: a bounded queue, and the account of those that
-//! left it.
+//! Entries that were taken and have no outcome yet: bounded queues, and the account of those that
+//! left them.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,8 +8,17 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::publish::outcome::{NotTaken, Pending, PublishOutcome};
 
+/// How entries leave: several in one batch, or each alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Together,
+    /// At most half of the limits are for entries that leave alone, so that these, being slower,
+    /// leave room for the others.
+    Alone,
+}
+
 /// How many entries and bytes may be without an outcome, waiting or on their way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Limits {
     pub(crate) entries: usize,
     pub(crate) bytes: usize,
@@ -20,17 +29,24 @@ pub(crate) struct Limits {
 pub(crate) struct Waiting<T> {
     limits: Limits,
     state: Mutex<State<T>>,
-    /// Holds one permit when the queue has an entry, or is closed and stays empty.
-    more: Notify,
+    /// Of each way: holds one permit when its queue has an entry, or everything is finished.
+    more: ByWay<Notify>,
     /// Notified when the last outcome after `close` is given.
     finished: Notify,
 }
 
+/// One for each way.
+#[derive(Debug, Default)]
+struct ByWay<V> {
+    together: V,
+    alone: V,
+}
+
 #[derive(Debug)]
 struct State<T> {
-    queue: VecDeque<Entry<T>>,
+    queues: ByWay<VecDeque<Entry<T>>>,
     /// Entries waiting and on their way: the limits hold for these.
-    unsettled: Limits,
+    unsettled: ByWay<Limits>,
     /// How many callers have not been told their outcome.
     untold: usize,
     closed: bool,
@@ -39,11 +55,10 @@ struct State<T> {
 #[derive(Debug)]
 struct Entry<T> {
     item: T,
-    bytes: usize,
-    outcome: oneshot::Sender<PublishOutcome>,
+    debt: Debt,
 }
 
-/// Entries that were taken together, apart from the callers that wait for them.
+/// Entries of one way that were taken together, apart from the callers that wait for them.
 #[derive(Debug)]
 pub(crate) struct Batch<T> {
     pub(crate) items: Vec<T>,
@@ -54,30 +69,37 @@ pub(crate) struct Batch<T> {
 /// none when this is dropped see [`PublishOutcome::Unknown`].
 #[derive(Debug)]
 pub(crate) struct Owed<T> {
-    outcomes: Vec<oneshot::Sender<PublishOutcome>>,
-    bytes: usize,
+    debts: Vec<Debt>,
+    way: Way,
     waiting: Arc<Waiting<T>>,
+}
+
+#[derive(Debug)]
+struct Debt {
+    bytes: usize,
+    outcome: oneshot::Sender<PublishOutcome>,
 }
 
 impl<T> Waiting<T> {
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
         let state = State {
-            queue: VecDeque::new(),
-            unsettled: Limits { entries: 0, bytes: 0 },
+            queues: ByWay { together: VecDeque::new(), alone: VecDeque::new() },
+            unsettled: ByWay::default(),
             untold: 0,
             closed: false,
         };
         Arc::new(Self {
             limits,
             state: Mutex::new(state),
-            more: Notify::new(),
+            more: ByWay::default(),
             finished: Notify::new(),
         })
     }
 
-    /// Puts an entry at the end, unless `away` says why it could not leave.
+    /// Puts an entry at the end of its way's queue, unless `away` says why it could not leave.
     pub(crate) fn push(
         &self,
+        way: Way,
         item: T,
         bytes: usize,
         away: impl FnOnce() -> Option<String>,
@@ -93,64 +115,88 @@ impl<T> Waiting<T> {
             if let Some(why) = away() {
                 return Err(NotTaken::Away { why });
             }
-            let Limits { entries, bytes: held } = state.unsettled;
-            if entries >= self.limits.entries || held.saturating_add(bytes) > self.limits.bytes {
+            if !state.has_room(self.limits, way, bytes) {
                 return Err(NotTaken::Overloaded);
             }
-            state.unsettled = Limits { entries: entries + 1, bytes: held + bytes };
             state.untold += 1;
-            state.queue.push_back(Entry { item, bytes, outcome });
-            state.queue.len() == 1
+            state.enqueue(way, Entry { item, debt: Debt { bytes, outcome } })
         };
         if was_empty {
-            self.more.notify_one();
+            self.more.of(way).notify_one();
         }
         Ok(pending)
     }
 
-    /// Waits for one entry and adds the entries that are already there, up to `most`. Returns
-    /// `None` when the queue is closed and empty.
+    /// Puts entries that were taken at the end of the other way's queue. They have their room
+    /// already. If `away` says why they could not leave, they are settled as unknown.
+    pub(crate) fn change_way(
+        self: &Arc<Self>,
+        batch: Batch<T>,
+        away: impl FnOnce() -> Option<String>,
+    ) {
+        let Batch { items, mut owed } = batch;
+        let way = owed.way.other();
+        let away = {
+            let mut state = self.lock();
+            let away = away();
+            if away.is_none() {
+                for (item, debt) in items.into_iter().zip(std::mem::take(&mut owed.debts)) {
+                    state.release(owed.way, 1, debt.bytes);
+                    state.enqueue(way, Entry { item, debt });
+                }
+            }
+            away
+        };
+        match away {
+            Some(why) => owed.settle_all(PublishOutcome::Unknown { why }),
+            None => self.more.of(way).notify_one(),
+        }
+    }
+
+    /// Waits for one entry of this way and adds those that are already there, up to `most`. Returns
+    /// `None` when the queues are closed and every entry has its outcome.
     ///
     /// # Cancel safety
     /// No entry is taken unless it is returned.
-    pub(crate) async fn take(self: &Arc<Self>, most: Limits) -> Option<Batch<T>> {
+    pub(crate) async fn take(self: &Arc<Self>, way: Way, most: Limits) -> Option<Batch<T>> {
         loop {
-            let more = self.more.notified();
-            if let Some(batch) = self.take_now(most) {
+            let more = self.more.of(way).notified();
+            if let Some(batch) = self.take_now(way, most) {
                 return Some(batch);
             }
-            if self.lock().closed {
+            if self.lock().is_finished() {
                 // The permit goes on to the next task that waits here.
-                self.more.notify_one();
+                self.more.of(way).notify_one();
                 return None;
             }
             more.await;
         }
     }
 
-    fn take_now(self: &Arc<Self>, most: Limits) -> Option<Batch<T>> {
+    fn take_now(self: &Arc<Self>, way: Way, most: Limits) -> Option<Batch<T>> {
         let mut state = self.lock();
-        let expected = state.queue.len().min(most.entries.max(1));
+        let queue = state.queues.of_mut(way);
+        let expected = queue.len().min(most.entries.max(1));
         let mut items = Vec::with_capacity(expected);
-        let mut outcomes = Vec::with_capacity(expected);
+        let mut debts = Vec::with_capacity(expected);
         let mut bytes = 0;
-        while let Some(next) = state.queue.front() {
-            let fits = items.len() < most.entries && bytes + next.bytes <= most.bytes;
+        while let Some(next) = queue.front() {
+            let fits = items.len() < most.entries && bytes + next.debt.bytes <= most.bytes;
             if !fits && !items.is_empty() {
                 break;
             }
-            bytes += next.bytes;
-            if let Some(entry) = state.queue.pop_front() {
+            bytes += next.debt.bytes;
+            if let Some(entry) = queue.pop_front() {
                 items.push(entry.item);
-                outcomes.push(entry.outcome);
+                debts.push(entry.debt);
             }
         }
-        let rest = !state.queue.is_empty();
+        let rest = !queue.is_empty();
         drop(state);
         if rest {
-            self.more.notify_one();
+            self.more.of(way).notify_one();
         }
-        let owed = || Owed { outcomes, bytes, waiting: Arc::clone(self) };
+        let owed = || Owed { debts, way, waiting: Arc::clone(self) };
         (!items.is_empty()).then(|| Batch { owed: owed(), items })
     }
 
@@ -159,18 +205,22 @@ impl<T> Waiting<T> {
         let (given_up, why) = {
             let mut state = self.lock();
             let Some(why) = why() else { return };
-            (std::mem::take(&mut state.queue), why)
+            (std::mem::take(&mut state.queues), why)
         };
-        let bytes = given_up.iter().map(|entry| entry.bytes).sum();
-        let outcomes = given_up.into_iter().map(|entry| entry.outcome).collect();
-        let owed = Owed { outcomes, bytes, waiting: Arc::clone(self) };
-        owed.settle_all(PublishOutcome::Unknown { why });
+        let given_up = [(Way::Together, given_up.together), (Way::Alone, given_up.alone)].map(
+            |(way, queue)| {
+                let debts = queue.into_iter().map(|entry| entry.debt).collect();
+                Owed { debts, way, waiting: Arc::clone(self) }
+            },
+        );
+        for owed in given_up {
+            owed.settle_all(PublishOutcome::Unknown { why: why.clone() });
+        }
     }
 
     /// Takes no further entries.
     pub(crate) fn close(&self) {
         self.lock().closed = true;
-        self.more.notify_one();
         self.told(0);
     }
 
@@ -189,10 +239,9 @@ impl<T> Waiting<T> {
 
     /// Makes room before the callers are told, so that a caller that hears an outcome finds room
     /// for its next entry.
-    fn make_room(&self, entries: usize, bytes: usize) {
-        let mut state = self.lock();
-        state.unsettled.entries -= entries;
-        state.unsettled.bytes -= bytes;
+    fn make_room(&self, way: Way, debts: &[Debt]) {
+        let bytes = debts.iter().map(|debt| debt.bytes).sum();
+        self.lock().release(way, debts.len(), bytes);
     }
 
     fn told(&self, entries: usize) {
@@ -203,6 +252,8 @@ impl<T> Waiting<T> {
         };
         if finished {
             self.finished.notify_waiters();
+            self.more.together.notify_one();
+            self.more.alone.notify_one();
         }
     }
 
@@ -215,17 +266,99 @@ impl<T> State<T> {
     fn is_finished(&self) -> bool {
         self.closed && self.untold == 0
     }
+
+    fn has_room(&self, limits: Limits, way: Way, bytes: usize) -> bool {
+        let ByWay { together, alone } = &self.unsettled;
+        let entries = together.entries + alone.entries;
+        let all_bytes = together.bytes.saturating_add(alone.bytes).saturating_add(bytes);
+        let fits = entries < limits.entries && all_bytes <= limits.bytes;
+        match way {
+            Way::Together => fits,
+            Way::Alone => {
+                let is_first = alone.entries == 0;
+                let bytes = alone.bytes.saturating_add(bytes);
+                let fits_half =
+                    alone.entries < limits.entries.div_ceil(2) && bytes <= limits.bytes / 2;
+                fits && (is_first || fits_half)
+            }
+        }
+    }
+
+    /// Puts an entry at the end of a queue, and says whether it was empty.
+    fn enqueue(&mut self, way: Way, entry: Entry<T>) -> bool {
+        let unsettled = self.unsettled.of_mut(way);
+        unsettled.entries += 1;
+        unsettled.bytes += entry.debt.bytes;
+        let queue = self.queues.of_mut(way);
+        queue.push_back(entry);
+        queue.len() == 1
+    }
+
+    fn release(&mut self, way: Way, entries: usize, bytes: usize) {
+        let unsettled = self.unsettled.of_mut(way);
+        unsettled.entries -= entries;
+        unsettled.bytes -= bytes;
+    }
+}
+
+impl Way {
+    fn other(self) -> Self {
+        match self {
+            Self::Together => Self::Alone,
+            Self::Alone => Self::Together,
+        }
+    }
+}
+
+impl<V> ByWay<V> {
+    fn of(&self, way: Way) -> &V {
+        match way {
+            Way::Together => &self.together,
+            Way::Alone => &self.alone,
+        }
+    }
+
+    fn of_mut(&mut self, way: Way) -> &mut V {
+        match way {
+            Way::Together => &mut self.together,
+            Way::Alone => &mut self.alone,
+        }
+    }
+}
+
+impl<T> Batch<T> {
+    /// Splits off the entries that are not to stay, if there are any.
+    pub(crate) fn split_off(&mut self, stays: impl Fn(&T) -> bool) -> Option<Self> {
+        if self.items.iter().all(&stays) {
+            return None;
+        }
+        let items = std::mem::take(&mut self.items);
+        let debts = std::mem::take(&mut self.owed.debts);
+        let mut others = Vec::new();
+        let mut owed =
+            Owed { debts: Vec::new(), way: self.owed.way, waiting: Arc::clone(&self.owed.waiting) };
+        for (item, debt) in items.into_iter().zip(debts) {
+            if stays(&item) {
+                self.items.push(item);
+                self.owed.debts.push(debt);
+            } else {
+                others.push(item);
+                owed.debts.push(debt);
+            }
+        }
+        Some(Self { items: others, owed })
+    }
 }
 
 impl<T> Owed<T> {
     /// Gives each caller its outcome, in the order of the batch's items.
     pub(crate) fn settle(mut self, outcomes: impl IntoIterator<Item = PublishOutcome>) {
-        let owed = std::mem::take(&mut self.outcomes);
-        let entries = owed.len();
-        self.waiting.make_room(entries, std::mem::take(&mut self.bytes));
-        for (owed, outcome) in owed.into_iter().zip(outcomes) {
+        let debts = std::mem::take(&mut self.debts);
+        let entries = debts.len();
+        self.waiting.make_room(self.way, &debts);
+        for (debt, outcome) in debts.into_iter().zip(outcomes) {
             // The send fails if the caller no longer waits, which it is free to do.
-            let _ = owed.send(outcome);
+            let _ = debt.outcome.send(outcome);
         }
         self.waiting.told(entries);
     }
@@ -237,133 +370,20 @@ impl<T> Owed<T> {
 
     /// Splits off the callers from `at` on.
     pub(crate) fn split_off(&mut self, at: usize) -> Self {
-        let outcomes = self.outcomes.split_off(at);
-        // The bytes stay with the first part whole: both parts give back what they hold in the end.
-        Self { outcomes, bytes: 0, waiting: Arc::clone(&self.waiting) }
+        let debts = self.debts.split_off(at);
+        Self { debts, way: self.way, waiting: Arc::clone(&self.waiting) }
     }
 }
 
 impl<T> Drop for Owed<T> {
     fn drop(&mut self) {
-        let outcomes = std::mem::take(&mut self.outcomes);
-        let entries = outcomes.len();
-        self.waiting.make_room(entries, self.bytes);
-        drop(outcomes);
+        let debts = std::mem::take(&mut self.debts);
+        let entries = debts.len();
+        self.waiting.make_room(self.way, &debts);
+        drop(debts);
         self.waiting.told(entries);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::FutureExt;
-
-    use super::*;
-
-    const PLENTY: Limits = Limits { entries: 1_000, bytes: 1_000_000 };
-
-    fn push(waiting: &Waiting<u32>, item: u32, bytes: usize) -> Result<Pending, NotTaken> {
-        waiting.push(item, bytes, || None)
-    }
-
-    fn taken(waiting: &Arc<Waiting<u32>>, most: Limits) -> Option<Batch<u32>> {
-        waiting.take(most).now_or_never().flatten()
-    }
-
-    #[test]
-    fn what_waits_leaves_together_up_to_the_limits() {
-        let waiting = Waiting::new(PLENTY);
-        let _pending: Vec<_> = (0..10).map(|i| push(&waiting, i, 10).unwrap()).collect();
-        let first = taken(&waiting, Limits { entries: 4, bytes: 1_000 }).unwrap();
-        assert_eq!(first.items, [0, 1, 2, 3]);
-        let second = taken(&waiting, Limits { entries: 100, bytes: 25 }).unwrap();
-        assert_eq!(second.items, [4, 5]);
-        let oversized = taken(&waiting, Limits { entries: 100, bytes: 5 }).unwrap();
-        assert_eq!(oversized.items, [6], "one entry leaves whatever its size");
-        assert_eq!(taken(&waiting, PLENTY).unwrap().items, [7, 8, 9]);
-        assert!(waiting.take(PLENTY).now_or_never().is_none());
-    }
-
-    #[test]
-    fn the_limits_count_what_is_on_its_way_too() {
-        let waiting = Waiting::new(Limits { entries: 2, bytes: 100 });
-        let _first = push(&waiting, 1, 60).unwrap();
-        assert_eq!(push(&waiting, 2, 41).unwrap_err(), NotTaken::Overloaded, "bytes");
-        let batch = taken(&waiting, PLENTY).unwrap();
-        let _second = push(&waiting, 3, 40).unwrap();
-        assert_eq!(push(&waiting, 4, 0).unwrap_err(), NotTaken::Overloaded, "entries");
-        batch.owed.settle_all(PublishOutcome::Routed);
-        let _third = push(&waiting, 5, 60).unwrap();
-    }
-
-    #[test]
-    fn everyone_gets_the_verdict_of_his_place() {
-        let waiting = Waiting::new(PLENTY);
-        let pending: Vec<_> = (0..3).map(|i| push(&waiting, i, 1).unwrap()).collect();
-        let mut first = taken(&waiting, PLENTY).unwrap().owed;
-        let last = first.split_off(2);
-        first.settle([PublishOutcome::Routed, PublishOutcome::Refused]);
-        drop(last);
-        let outcomes: Vec<_> = pending.into_iter().map(|p| p.now_or_never().unwrap()).collect();
-        assert_eq!(outcomes[..2], [PublishOutcome::Routed, PublishOutcome::Refused]);
-        assert!(matches!(outcomes[2], PublishOutcome::Unknown { .. }));
-        let state = waiting.lock();
-        assert_eq!((state.unsettled.entries, state.unsettled.bytes, state.untold), (0, 0, 0));
-    }
-
-    #[test]
-    fn what_waits_has_its_outcome_when_it_is_given_up_and_nothing_else() {
-        let waiting = Waiting::new(PLENTY);
-        let on_its_way = push(&waiting, 1, 1).unwrap();
-        let batch = taken(&waiting, PLENTY).unwrap();
-        let left = push(&waiting, 2, 1).unwrap();
-        waiting.give_up(|| None);
-        waiting.give_up(|| Some("gone".to_owned()));
-        assert_eq!(left.now_or_never(), Some(PublishOutcome::Unknown { why: "gone".to_owned() }));
-        batch.owed.settle_all(PublishOutcome::Routed);
-        assert_eq!(on_its_way.now_or_never(), Some(PublishOutcome::Routed));
-    }
-
-    #[test]
-    fn nothing_is_taken_while_away_or_after_close() {
-        let waiting = Waiting::<u32>::new(PLENTY);
-        let away = waiting.push(1, 1, || Some("blocked".to_owned())).unwrap_err();
-        assert_eq!(away, NotTaken::Away { why: "blocked".to_owned() });
-        waiting.close();
-        assert_eq!(push(&waiting, 1, 1).unwrap_err(), NotTaken::Closed);
-    }
-
-    #[test]
-    fn it_is_finished_when_it_is_closed_and_all_have_their_outcome() {
-        let waiting = Waiting::new(PLENTY);
-        let _pending = push(&waiting, 1, 1).unwrap();
-        waiting.close();
-        assert!(waiting.finished().now_or_never().is_none());
-        let batch = taken(&waiting, PLENTY).unwrap();
-        for _ in 0..2 {
-            assert!(waiting.take(PLENTY).now_or_never().unwrap().is_none(), "each taker is told");
-        }
-        assert!(waiting.finished().now_or_never().is_none());
-        batch.owed.settle_all(PublishOutcome::Routed);
-        assert!(waiting.finished().now_or_never().is_some());
-    }
-
-    #[tokio::test]
-    async fn one_entry_wakes_one_taker_and_a_rest_the_next() {
-        let waiting = Waiting::new(PLENTY);
-        let one = Limits { entries: 1, bytes: 1_000 };
-        let takers: Vec<_> = (0..3)
-            .map(|_| {
-                let waiting = Arc::clone(&waiting);
-                tokio::spawn(async move { waiting.take(one).await.map(|batch| batch.items) })
-            })
-            .collect();
-        tokio::task::yield_now().await;
-        let _pending: Vec<_> = (0..3).map(|i| push(&waiting, i, 1).unwrap()).collect();
-        let mut taken = Vec::new();
-        for taker in takers {
-            taken.extend(taker.await.unwrap().unwrap());
-        }
-        taken.sort_unstable();
-        assert_eq!(taken, [0, 1, 2]);
-    }
-}
+mod tests;

@@ -66,8 +66,9 @@ async fn lost_after_the_broker_had_it_is_unknown_too() {
     let publisher = Publisher::start(&connection, PublisherSettings::default());
     assert_eq!(outcome(publish_all(&publisher, 1).remove(0)).await, PublishOutcome::Routed);
 
-    // The confirms stay on their way long enough for the proxy to cut them off.
-    proxy.conduct(Conduct::Forward { after: Duration::from_secs(3) });
+    // The confirms stay on their way long enough for the proxy to cut them off: the broker's figures
+    // lag behind by seconds.
+    proxy.conduct(Conduct::Forward { after: Duration::from_secs(10) });
     let pending = publish_all(&publisher, 100);
     eventually("the broker has the messages", LONG, async || {
         let depth = vhost.depth("open").await.unwrap().total();
