@@ -87,3 +87,49 @@ async fn recorded(world: &World) -> i64 {
     }
     rows
 }
+
+#[tokio::test]
+async fn each_party_s_clock_may_jump_and_nothing_is_lost() {
+    let mut world = World::new().await;
+    let clocks = ["orders", "logistics", "callback"].map(|name| {
+        let clock = Clock::right().unwrap();
+        world.service(name).on(&clock);
+        (name, clock)
+    });
+    world.start().await;
+    for (name, clock) in &clocks {
+        for jump in [10 * MINUTE, -10 * MINUTE, 36 * 60 * MINUTE, -3 * DAY, 20 * YEAR] {
+            let before = world.place("before").await;
+            world.is_in_state(&before, "confirmed").await;
+            assert!(world.logistics.terminate(GRACE).await.unwrap().success());
+            let destroyed = world.place("destroyed").await;
+            // Or more than one: by what a wrong clock said before, messages may be asked for too early.
+            eventually("the order waits for logistics", HEALED, async || {
+                world.vhost.depth(ORDERS_QUEUE).await.is_some_and(|depth| depth.ready > 0)
+            })
+            .await;
+            world.destroy(ORDERS_QUEUE).await;
+
+            clock.set(jump).unwrap();
+            // An upstream whose clock is more than an hour off takes no order; others go on.
+            let placed = world.try_place("meanwhile").await;
+            let is_far_off = *name == "orders" && jump.abs() > 60 * MINUTE;
+            assert_eq!(placed.is_err(), is_far_off, "{name} {jump}: {placed:?}");
+            world.logistics.start().unwrap();
+
+            clock.set(0).unwrap();
+            world.places_again().await;
+            world.is_in_state(&destroyed, "confirmed").await;
+            world.balances(HEALED).await;
+            let dead = world.vhost.depth(&format!("{ORDERS_QUEUE}.dead")).await;
+            assert_eq!(dead.map(|depth| depth.ready), Some(0), "{name} {jump} s");
+            // The check of a message that was not committed goes before its transaction.
+            if !is_far_off {
+                let quarantined = world.vhost.take(QUARANTINE, 10).await;
+                assert!(quarantined.is_empty(), "{name} {jump} s: {quarantined:?}");
+            }
+            world.vhost.purge(QUARANTINE).await;
+        }
+    }
+    world.audit().await;
+}

@@ -230,9 +230,7 @@ async fn clocks_differ(seconds: i64) {
     let clock = Clock::right().unwrap();
     clock.set(seconds).unwrap();
     let mut bookings = world.replica(&world.orders, "bookings");
-    bookings
-        .set("COUNTERSIGN_UPSTREAM_NAME", "bookings")
-        .on(&clock);
+    bookings.set("COUNTERSIGN_UPSTREAM_NAME", "bookings").on(&clock);
     let upstreams = format!("orders={},bookings={}", world.orders.url(), bookings.url());
     world
         .callback

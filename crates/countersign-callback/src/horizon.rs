@@ -30,7 +30,9 @@ impl Reading {
         Self { said, at: Instant::now() }
     }
 
-    fn now(self) -> UnixMillis {
+    /// What the clock says now, if it goes on as it went then.
+    #[must_use]
+    pub(crate) fn now(self) -> UnixMillis {
         self.said.after(self.at.elapsed())
     }
 }

@@ -180,8 +180,9 @@ async fn prepare(
     let pool = connect(&config.database, settings).await;
     migrate(&pool, migrations()).await?;
     let ledger = Ledger::new(pool, config.retention);
-    let horizons = upkeep::start(&ledger, config.retention, shutdown, workers)
-        .await
-        .map_err(|Stopped| Error::Stopped)?;
+    let horizons =
+        upkeep::start(&ledger, config.retention, config.policy.resend_delay, shutdown, workers)
+            .await
+            .map_err(|Stopped| Error::Stopped)?;
     Ok((ledger, horizons))
 }

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use countersign_postgres::{Partitions, Places, agree};
+use countersign_protocol::UnixMillis;
 use countersign_retry::{Retry, Stopped};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -14,9 +15,15 @@ use crate::horizon::{Horizons, Reading};
 use crate::ledger::Ledger;
 use crate::workers::Workers;
 
-/// How often a replica prunes rows and reads the database's clock. Rows that are pruned a minute late do
-/// no harm, and a clock drifts by a few milliseconds in that time.
+/// How often a replica prunes rows. Rows that are pruned a minute late do no harm.
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(60);
+
+/// How often a replica reads the database's clock: for so long it may act by a clock that has just become wrong.
+const BETWEEN_READINGS: Duration = Duration::from_secs(5);
+
+/// How far back the database's clock has to go to count as set back: more than two readings differ by because of a
+/// slow answer.
+const SET_BACK: Duration = Duration::from_secs(2);
 
 /// How many closed rows one statement deletes: few enough that it takes milliseconds.
 const PRUNED_AT_ONCE: u16 = 1_000;
@@ -37,20 +44,28 @@ const RETURNED_MARKERS_KEPT: Duration = Duration::from_secs(60);
 pub(crate) async fn start(
     ledger: &Ledger,
     retention: Duration,
+    longest_pause: Duration,
     shutdown: &CancellationToken,
     workers: &mut Workers,
 ) -> Result<Horizons, Stopped> {
     let [confirmation, consumer_report, rolled_back] = ledger.partitioned();
-    let clock = until_it_works("read the database's clock", || ledger.now(), shutdown).await?;
-    let (clock, read) = watch::channel(Reading::taken(clock));
+    let first = until_it_works("read the database's clock", || ledger.now(), shutdown).await?;
+    let (clock, read) = watch::channel(Reading::taken(first));
+    // The clock may have been set back while no replica ran.
+    let take_back = || take_back_times(ledger, first, longest_pause);
+    until_it_works("mend times of the future", take_back, shutdown).await?;
     let partitions = [
         keep(confirmation, ledger, shutdown, workers).await?,
         keep(consumer_report, ledger, shutdown, workers).await?,
     ];
     keep(rolled_back, ledger, shutdown, workers).await?;
-    let (ledger, pulse) = (ledger.clone(), ledger.pulse().clone());
+    let pulse = ledger.pulse().clone();
+    let (reading, pruning) = (ledger.clone(), ledger.clone());
+    workers.spawn("reading the database's clock", move |stop| async move {
+        stop.run_until_cancelled(readings(reading, clock, longest_pause)).await;
+    });
     workers.spawn("upkeep of the ledger", |stop| async move {
-        stop.run_until_cancelled(rounds(ledger, clock)).await;
+        stop.run_until_cancelled(rounds(pruning)).await;
     });
     let horizons = Horizons::new(retention, read, partitions);
     let feeding = horizons.clone().feed(pulse);
@@ -87,18 +102,62 @@ async fn keep(
     Ok(receiver)
 }
 
-async fn rounds(ledger: Ledger, clock: watch::Sender<Reading>) {
+/// Reads the database's clock again and again, and mends the ledger after the clock was set back.
+async fn readings(ledger: Ledger, clock: watch::Sender<Reading>, longest_pause: Duration) {
+    let mut to_mend = false;
     loop {
-        if let Err(error) = round(&ledger, &clock).await {
+        tokio::time::sleep(BETWEEN_READINGS).await;
+        let expected = clock.borrow().now();
+        let now = match ledger.now().await {
+            Ok(now) => now,
+            Err(error) => {
+                warn!(%error, "the database's clock cannot be read: this replica tries again in 5 s");
+                continue;
+            }
+        };
+        clock.send_replace(Reading::taken(now));
+        to_mend |= now.after(SET_BACK) < expected;
+        if to_mend {
+            match take_back_times(&ledger, now, longest_pause).await {
+                Ok(mended) => to_mend = !mended,
+                Err(error) => {
+                    warn!(%error, "times of the future are not mended yet: this replica tries again in 5 s");
+                }
+            }
+        }
+    }
+}
+
+/// Takes back times of the future, unless it is the present that is wrong. Returns whether it has.
+async fn take_back_times(
+    ledger: &Ledger,
+    now: UnixMillis,
+    longest_pause: Duration,
+) -> Result<bool, sqlx::Error> {
+    if agree(now).is_err() {
+        return Ok(false);
+    }
+    let rows = ledger.take_back_times(longest_pause).await?;
+    if rows > 0 {
+        warn!(
+            rows,
+            "the database's clock was set back: this replica took back times of the future"
+        );
+    }
+    Ok(true)
+}
+
+async fn rounds(ledger: Ledger) {
+    loop {
+        if let Err(error) = round(&ledger).await {
             warn!(%error, "upkeep of the ledger failed: this replica tries again in a minute");
         }
         tokio::time::sleep(BETWEEN_ROUNDS).await;
     }
 }
 
-async fn round(ledger: &Ledger, clock: &watch::Sender<Reading>) -> Result<(), sqlx::Error> {
+async fn round(ledger: &Ledger) -> Result<(), sqlx::Error> {
     let now = ledger.now().await?;
-    clock.send_replace(Reading::taken(now));
     if let Err(why) = agree(now) {
         // By a clock that is years ahead every closed row would be past the retention.
         warn!(%why, "upkeep prunes nothing");

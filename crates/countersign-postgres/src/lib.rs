@@ -30,5 +30,5 @@ pub use migrate::{migrate, sdk_migrator};
 pub use partitions::{Partitions, Places};
 pub use pool::{PoolSettings, connect, connect_once};
 pub use transaction::{CommitError, Transaction};
-pub use trouble::{Trouble, is_duplicate_key, sqlstate, trouble};
+pub use trouble::{Trouble, is_duplicate_key, is_without_partition, sqlstate, trouble};
 pub use url::{DatabaseUrl, InvalidDatabaseUrl};

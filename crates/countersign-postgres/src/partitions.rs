@@ -104,7 +104,8 @@ impl Partitions {
         shutdown: CancellationToken,
         places: watch::Sender<Places>,
     ) {
-        let mut pause = BETWEEN_ROUNDS;
+        let after = |now: &Places| if now.is_ok() { BETWEEN_ROUNDS } else { AFTER_FAILURE };
+        let mut pause = after(&places.borrow());
         loop {
             let waited = async {
                 tokio::time::sleep(pause).await;
@@ -117,7 +118,7 @@ impl Partitions {
                         warn!(table = self.table, %why, "no partition is dropped");
                     }
                     places.send_if_modified(|before| std::mem::replace(before, now) != now);
-                    pause = if now.is_ok() { BETWEEN_ROUNDS } else { AFTER_FAILURE };
+                    pause = after(&now);
                 }
                 Some(Err(error)) => {
                     warn!(table = self.table, %error, "partitions could not be made");

@@ -1,5 +1,7 @@
 //! The meaning of a database error for its caller.
 
+use sqlx::postgres::PgDatabaseError;
+
 /// How a caller should treat a database error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
@@ -64,15 +66,32 @@ pub fn sqlstate(error: &sqlx::Error) -> Option<String> {
 /// `BEGIN` (see [`Transaction::open`](crate::Transaction::open)).
 #[must_use]
 pub fn is_duplicate_key(error: &sqlx::Error, table: &str) -> bool {
-    let Some(error) = error.as_database_error() else { return false };
-    let Some(error) = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() else {
-        return false;
-    };
-    let (schema, name) = table.split_once('.').unwrap_or(("public", table));
+    let Some(error) = postgres_error(error) else { return false };
+    let (schema, name) = schema_and_name(table);
     let is_this_or_a_partition = error.table().is_some_and(|found| {
         found == name || found.strip_prefix(name).is_some_and(|rest| rest.starts_with("_p"))
     });
     error.code() == "23505" && error.schema() == Some(schema) && is_this_or_a_partition
+}
+
+/// Whether a row was refused because this table (`schema.table`) has no partition for it.
+#[must_use]
+pub fn is_without_partition(error: &sqlx::Error, table: &str) -> bool {
+    let Some(error) = postgres_error(error) else { return false };
+    let (schema, name) = schema_and_name(table);
+    // `check_violation` without a constraint's name: Postgres has no code of its own for it.
+    error.code() == "23514"
+        && error.constraint().is_none()
+        && error.schema() == Some(schema)
+        && error.table() == Some(name)
+}
+
+fn postgres_error(error: &sqlx::Error) -> Option<&PgDatabaseError> {
+    error.as_database_error()?.try_downcast_ref()
+}
+
+fn schema_and_name(table: &str) -> (&str, &str) {
+    table.split_once('.').unwrap_or(("public", table))
 }
 
 #[cfg(test)]

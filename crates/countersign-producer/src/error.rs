@@ -86,6 +86,9 @@ pub enum ErrorKind {
     /// not told which one it has: see
     /// [`ProducerSettings::database`](crate::ProducerSettings::database).
     WrongDatabase,
+    /// The database's clock and this machine's are more than an hour apart, or the database has no
+    /// partition for the message's id. Nothing was committed; try again once the wrong clock is right.
+    ClocksDisagree,
     /// The database refuses the data: a violated constraint, a value out of range. The same data is
     /// refused again.
     Data,
@@ -115,7 +118,8 @@ impl Error {
             | ErrorKind::BrokerAway
             | ErrorKind::NoWaitQueue
             | ErrorKind::WaitQueueFull
-            | ErrorKind::NoAnswer => true,
+            | ErrorKind::NoAnswer
+            | ErrorKind::ClocksDisagree => true,
             ErrorKind::Database => self.database().is_some_and(|e| trouble(e) == Trouble::Again),
             ErrorKind::Closed
             | ErrorKind::Invalid

@@ -1,13 +1,15 @@
 //! All SQL of this crate.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use countersign_protocol::{DatabaseId, MessageId, Name, UnixMillis};
+use sqlx::postgres::PgDatabaseError;
 use sqlx::{PgExecutor, Row as _};
 use uuid::Uuid;
 
-use countersign_postgres::{Database, sqlstate};
+use countersign_postgres::{Database, is_without_partition};
 
 use crate::envelope::Envelope;
 use crate::isolation::Isolation;
@@ -48,11 +50,31 @@ fn upstream_here(owner: &Owner) -> String {
     format!("(SELECT '{upstream}' FROM countersign.identity WHERE database_id = '{database}')")
 }
 
+/// The times, in milliseconds since 1970, that the database's clock may say while these messages are enlisted: within an
+/// hour of the ids' times, which this machine's clock has made. By clocks further apart, the callback service and the
+/// consumers would hold the messages, or take them for too old. An id is made at most minutes before it is enlisted.
+fn present(messages: &[&Message]) -> RangeInclusive<i64> {
+    const MOST_APART_MS: i64 = 60 * 60 * 1_000;
+    let times = || messages.iter().map(|message| message.id.time().ms());
+    let (oldest, newest) = (times().min().unwrap_or(0), times().max().unwrap_or(0));
+    newest.saturating_sub(MOST_APART_MS)..=oldest.saturating_add(MOST_APART_MS)
+}
+
 /// Whether a statement failed because it ran in another database than the owner's.
 pub(crate) fn is_wrong_database(error: &sqlx::Error) -> bool {
-    // `not_null_violation`: no other column of the table can be NULL by a statement of ours.
+    is_null(error, "upstream")
+}
+
+/// Whether a statement failed because of the clocks: they are apart, or the ids are of days that have no partition.
+pub(crate) fn are_clocks_apart(error: &sqlx::Error) -> bool {
+    is_null(error, "state") || is_without_partition(error, ENLISTED)
+}
+
+fn is_null(error: &sqlx::Error, column: &str) -> bool {
+    // `not_null_violation`
     const NOT_NULL: &str = "23502";
-    sqlstate(error).as_deref() == Some(NOT_NULL)
+    let error = error.as_database_error().and_then(|e| e.try_downcast_ref::<PgDatabaseError>());
+    error.is_some_and(|e| e.code() == NOT_NULL && e.column() == Some(column))
 }
 
 /// Enlists ids. The statement is text without parameters, so that it travels with the `BEGIN`; an
@@ -64,11 +86,19 @@ pub(crate) fn enlist_ids(isolation: Isolation, owner: &Owner, messages: &[Messag
     let row =
         |message: &&Message| format!("('{}'::uuid, '{}')", message.id, joined(&message.consumers));
     let rows: Vec<String> = messages.iter().map(row).collect();
+    // NULL while the clocks are apart, as the upstream's name is in another database.
+    let present = present(&messages);
     format!(
-        "{} INSERT INTO countersign.enlisted (message_id, upstream, consumers)
-         SELECT message_id, {}, consumers FROM (VALUES {}) AS message (message_id, consumers)",
+        "{} INSERT INTO countersign.enlisted (message_id, upstream, state, consumers)
+         SELECT message_id, {},
+                CASE WHEN extract(epoch FROM clock_timestamp()) * 1000 BETWEEN {} AND {}
+                     THEN 'enlisted' END,
+                consumers
+         FROM (VALUES {}) AS message (message_id, consumers)",
         set_isolation(isolation),
         upstream_here(owner),
+        present.start(),
+        present.end(),
         rows.join(", ")
     )
 }
@@ -86,10 +116,14 @@ pub(crate) async fn enlist_messages(
     let bodies: Vec<&[u8]> = messages.iter().map(|message| message.body.as_ref()).collect();
     let consumers: Vec<String> =
         messages.iter().map(|message| joined(&message.consumers)).collect();
+    let present = present(&messages);
     sqlx::query(
         "-- enlist_messages
-         INSERT INTO countersign.enlisted (upstream, message_id, envelope, body, consumers)
-         SELECT (SELECT $5 FROM countersign.identity WHERE database_id = $6), message.*
+         INSERT INTO countersign.enlisted (upstream, state, message_id, envelope, body, consumers)
+         SELECT (SELECT $5 FROM countersign.identity WHERE database_id = $6),
+                CASE WHEN extract(epoch FROM clock_timestamp()) * 1000 BETWEEN $7 AND $8
+                     THEN 'enlisted' END,
+                message.*
          FROM UNNEST($1::uuid[], $2::jsonb[], $3::bytea[], $4::text[]) AS message",
     )
     .bind(ids)
@@ -98,6 +132,8 @@ pub(crate) async fn enlist_messages(
     .bind(consumers)
     .bind(owner.upstream.as_str())
     .bind(owner.database.uuid())
+    .bind(present.start())
+    .bind(present.end())
     .execute(connection)
     .await?;
     Ok(())

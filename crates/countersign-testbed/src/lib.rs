@@ -43,8 +43,8 @@ mod sweeper;
 
 pub use audit::{Audit, Books, Lost, Order, Overdue};
 pub use broker::{Broker, BrokerAddress, BrokerSettings};
-pub use countersign_management::{Management, Method};
 pub use clock::Clock;
+pub use countersign_management::{Management, Method};
 pub use database::Database;
 pub use deadlines::{HEALED, SOON, in_time, within};
 pub use eventually::{Look, counts, eventually};

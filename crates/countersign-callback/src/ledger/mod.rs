@@ -61,6 +61,8 @@ mod markers;
 
 mod rolled_back;
 
+mod set_back;
+
 use std::time::Duration;
 
 use countersign_postgres::{CommitError, Database, Partitions, Transaction, sqlstate};

@@ -89,6 +89,12 @@ impl Armed {
                         .with_source(source)
                         .giving_back(batch.messages));
                 }
+                if sql::are_clocks_apart(&source) {
+                    let text = "the database's clock and this machine's are more than an hour apart, or the database has no partition for the message's id: set the wrong clock right; nothing was committed";
+                    return Err(Error::new(ErrorKind::ClocksDisagree, text)
+                        .with_source(source)
+                        .giving_back_armed(Self { batch, checks }));
+                }
                 let error = Error::of_database("the transaction could not be begun", source);
                 Err(error.giving_back_armed(Self { batch, checks }))
             }

@@ -7,7 +7,7 @@ use countersign_producer::{ErrorKind, MessageId, Publisher, prepare, upstream};
 use countersign_protocol::grpc::RequestResendRequest;
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use countersign_protocol::grpc::upstream_client::UpstreamClient;
-use countersign_testbed::{database, id_of_age};
+use countersign_testbed::{database, id_at, id_of_age};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
@@ -118,4 +118,26 @@ async fn an_id_of_another_upstream_on_the_same_database_is_not_this_ones() {
     let answer = stage.ask(id, 2).await;
     assert_eq!(outcome(&answer), Outcome::Unknown, "{answer:?}");
     assert!(answer.reason.contains("another upstream of this database"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_transaction_by_a_clock_that_is_hours_off_is_not_begun() {
+    let stage = Stage::new(settings()).await;
+    let now = MessageId::generate().time();
+    for store_messages in [false, true] {
+        let mut settings = settings();
+        settings.store_messages = store_messages;
+        settings.armed_max_age = 3 * HOUR;
+        settings.database = Some(stage.identity);
+        let publisher = Publisher::start(stage.vhost.url().parse().unwrap(), settings);
+        publisher.ready().await;
+        // This machine's clock has made the id, and the database's says two hours more.
+        let message = thing("a chair").with_id(id_at(now.before(2 * HOUR)));
+        let armed = publisher.arm(message).unwrap();
+        let error = armed.begin(&stage.pool).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ClocksDisagree, "{error:?}");
+        assert!(!error.may_be_committed() && error.is_retryable());
+        assert!(error.into_armed().is_some());
+    }
+    assert_eq!(enlisted(&stage.pool).await, 0);
 }
