@@ -3,7 +3,7 @@
 //! A [`Connection`] is supervised: it is built anew whenever anything about it fails, with its
 //! topology declared again, and each such life of it is an *epoch*. On connections stand a
 //! [`Publisher`], whose every message gets its own [`PublishOutcome`]; a [`Batcher`], which lets entries
-//! share messages; and a [`Consumer`] with its [`Acks`].
+//! share messages; and a [`Consumer`] with its [`Acks`] and its [`Gauge`].
 //!
 //! Publish and consume on separate connections: a broker alarm stops *all* writes of a connection
 //! that publishes, its acks too (<https://www.rabbitmq.com/docs/alarms>).
@@ -48,6 +48,7 @@ pub use consume::acks::Acks;
 pub use consume::browser::{BrowseError, Browsed, Browser, DeadLetter};
 pub use consume::delivery::{Delivery, DeliveryTag};
 pub use consume::depth::{NotCounted, QueueCount};
+pub use consume::gauge::{Gauge, GaugeReading, NotRead, Session};
 pub use consume::{Consumer, Subscription};
 pub use publish::batcher::{Batcher, BatcherSettings, OnFailure};
 pub use publish::message::{Outgoing, Properties, header_problem};

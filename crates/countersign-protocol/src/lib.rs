@@ -15,11 +15,12 @@ pub mod tier;
 pub mod time;
 pub mod window;
 
-// Envelopes: what checks, confirms and rolled-back notices share, and what each has of its own. A marker
-// travels among confirms.
+// Envelopes: what checks, confirms and rolled-back notices share, and what each has of its own. Markers
+// and holdings travel among confirms.
 pub mod check;
 pub mod confirm;
 pub mod envelope;
+pub mod holdings;
 mod layout;
 mod limits;
 pub mod marker;
@@ -39,6 +40,7 @@ pub use confirm::{Confirm, Outcome};
 pub use database_id::DatabaseId;
 pub use envelope::{Refused, Unreadable};
 pub use header::{HeaderValue, Headers};
+pub use holdings::Holdings;
 pub use id::MessageId;
 pub use marker::Marker;
 pub use name::Name;

@@ -1,11 +1,15 @@
 //! Acking deliveries, many in one frame where possible.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use countersign_protocol::MessageId;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::consume::ack_window::{Ack, AckWindow};
 use crate::consume::delivery::{DeliveryTag, SubscriptionId};
+use crate::consume::hand::{Hand, Told};
 
 /// Acks deliveries of one [`Consumer`](crate::Consumer). A clone acks for the same consumer.
 #[derive(Clone, Debug, Default)]
@@ -13,30 +17,71 @@ pub struct Acks(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    open: Mutex<Option<(SubscriptionId, AckWindow)>>,
+    open: Mutex<Option<Open>>,
     given: Notify,
 }
 
+/// One subscription's deliveries.
+#[derive(Debug)]
+struct Open {
+    subscribed: SubscriptionId,
+    window: AckWindow,
+    hand: Hand,
+}
+
 impl Acks {
-    /// Acks a delivery: the broker may forget the message. The call never waits. Acks that are
-    /// given while earlier ones are being written leave together.
+    /// Acks a delivery, which has ended: the broker may forget the message. The call never waits. Acks
+    /// that are given while earlier ones are being written leave together.
     ///
     /// A tag of an old epoch is ignored, because the broker has taken the message back. So is a tag
     /// of another consumer, and a tag that was acked before.
     pub fn ack(&self, tag: DeliveryTag) {
-        let first = match &mut *self.open() {
-            Some((subscribed, window)) if *subscribed == tag.subscribed => window.give(tag.number),
-            _ => false,
-        };
+        self.done(tag);
+        self.ack_early(tag);
+    }
+
+    /// Acks a delivery that has not ended: for a [`Gauge`](crate::Gauge) it is in hand until it is
+    /// [done](Self::done).
+    pub fn ack_early(&self, tag: DeliveryTag) {
+        let first = self.with(tag, |open| open.window.give(tag.number)).unwrap_or_default();
         if first {
             self.0.given.notify_one();
         }
     }
 
+    /// A delivery that was [acked early](Self::ack_early) has ended.
+    pub fn done(&self, tag: DeliveryTag) {
+        self.with(tag, |open| open.hand.end(tag.number));
+    }
+
+    /// A delivery has come.
+    pub(crate) fn taken(&self, tag: DeliveryTag, id: Option<MessageId>) {
+        self.with(tag, |open| open.hand.take(tag.number, id, Instant::now()));
+    }
+
+    /// What stands in the current subscription.
+    pub(crate) fn told(
+        &self,
+        now: Instant,
+        slow_after: Duration,
+        most_slow: usize,
+    ) -> Option<(SubscriptionId, Told)> {
+        let open = self.open();
+        let open = open.as_ref()?;
+        Some((open.subscribed, open.hand.told(now, slow_after, most_slow)))
+    }
+
+    /// Does something with the subscription of this tag, if it is the current one.
+    fn with<T>(&self, tag: DeliveryTag, act: impl FnOnce(&mut Open) -> T) -> Option<T> {
+        let mut open = self.open();
+        open.as_mut().filter(|open| open.subscribed == tag.subscribed).map(act)
+    }
+
     /// Begins a new subscription; from now on only its tags count.
     pub(crate) fn begin(&self) -> SubscriptionId {
         let subscribed = SubscriptionId::next();
-        *self.open() = Some((subscribed, AckWindow::default()));
+        let (window, hand) = (AckWindow::default(), Hand::default());
+        *self.open() = Some(Open { subscribed, window, hand });
         subscribed
     }
 
@@ -52,10 +97,10 @@ impl Acks {
 
     /// The frames to send to the broker, in this order.
     pub(crate) fn flush(&self) -> Vec<Ack> {
-        self.open().as_mut().map(|(_, window)| window.flush()).unwrap_or_default()
+        self.open().as_mut().map(|open| open.window.flush()).unwrap_or_default()
     }
 
-    fn open(&self) -> MutexGuard<'_, Option<(SubscriptionId, AckWindow)>> {
+    fn open(&self) -> MutexGuard<'_, Option<Open>> {
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,6 +6,10 @@ pub(crate) mod acks;
 
 pub(crate) mod ack_window;
 
+pub(crate) mod hand;
+
+pub(crate) mod gauge;
+
 pub(crate) mod browser;
 
 pub(crate) mod depth;
@@ -26,6 +30,7 @@ use crate::connection::Connection;
 use crate::connection::epoch::{self, Epoch};
 use crate::consume::acks::Acks;
 use crate::consume::delivery::{Delivery, SubscriptionId};
+use crate::consume::gauge::{Gauge, Question};
 use crate::error::{Error, within};
 
 /// Which queue to consume, and how.
@@ -47,10 +52,13 @@ pub struct Subscription {
 /// Dropping a consumer closes it, without waiting.
 #[derive(Debug)]
 pub struct Consumer {
+    connection: Connection,
+    queue: String,
     current: Option<Stream>,
     streams: mpsc::Receiver<Stream>,
     acks: Acks,
-    closing: Option<oneshot::Sender<Vec<Stream>>>,
+    questions: mpsc::Sender<Question>,
+    closing: Option<oneshot::Sender<()>>,
     /// The task that subscribes and acks; it ends when the channel is closed.
     task: Option<JoinHandle<()>>,
 }
@@ -66,15 +74,20 @@ impl Consumer {
         let acks = Acks::default();
         let (closing, closed) = oneshot::channel();
         let (offers, streams) = mpsc::channel(1);
+        let (questions, asked) = mpsc::channel(1);
+        let queue = subscription.queue.clone();
         let subscriber = Subscriber {
             connection: connection.clone(),
             subscription,
             acks: acks.clone(),
             offers,
+            asked,
             closed,
+            last: None,
         };
-        let task = tokio::spawn(subscriber.run());
-        Self { current: None, streams, acks, closing: Some(closing), task: Some(task) }
+        let task = Some(tokio::spawn(subscriber.run()));
+        let (connection, closing) = (connection.clone(), Some(closing));
+        Self { connection, queue, current: None, streams, acks, questions, closing, task }
     }
 
     /// The next delivery. Returns `None` after the connection was closed.
@@ -115,6 +128,12 @@ impl Consumer {
         self.acks.clone()
     }
 
+    /// The handle that tells what this consumer holds of its queue.
+    #[must_use]
+    pub fn gauge(&self) -> Gauge {
+        Gauge::new(self.connection.clone(), self.queue.clone(), self.questions.clone())
+    }
+
     /// Sends the acks that were given, then closes the channel. The subscription is not cancelled
     /// first: after a cancel the broker serves another consumer while this one still holds
     /// deliveries, and messages would come out of order. Deliveries without an ack return to the
@@ -135,22 +154,18 @@ impl Consumer {
 impl Drop for Consumer {
     fn drop(&mut self) {
         self.streams.close();
-        let mut streams: Vec<_> = self.current.take().into_iter().collect();
-        streams.extend(std::iter::from_fn(|| self.streams.try_recv().ok()));
         if let Some(closing) = self.closing.take() {
             // The send fails if the connection was closed before.
-            let _ = closing.send(streams);
+            let _ = closing.send(());
         }
     }
 }
 
-/// The deliveries of one epoch.
+/// The deliveries of one epoch, as the consumer's task hands them over.
 #[derive(Debug)]
 struct Stream {
-    subscribed: SubscriptionId,
     epoch: Arc<Epoch>,
-    queue: String,
-    deliveries: lapin::Consumer,
+    deliveries: mpsc::UnboundedReceiver<Delivery>,
 }
 
 impl Stream {
@@ -162,7 +177,7 @@ impl Stream {
         tokio::select! {
             biased;
             () = self.epoch.ended() => None,
-            received = self.deliveries.next() => self.read(received),
+            delivery = self.deliveries.recv() => delivery,
         }
     }
 
@@ -171,18 +186,51 @@ impl Stream {
         if self.epoch.is_ended() {
             return None;
         }
-        let received = self.deliveries.next().now_or_never()?;
-        self.read(received)
+        self.deliveries.try_recv().ok()
+    }
+}
+
+/// Takes deliveries from the client's buffer as they come, and counts them: what lies in that buffer is in
+/// this consumer's hands, too. The prefetch bounds what it hands over, as it bounds the buffer.
+struct Pump {
+    subscribed: SubscriptionId,
+    queue: String,
+    source: lapin::Consumer,
+    acks: Acks,
+    taken: mpsc::UnboundedSender<Delivery>,
+}
+
+impl Pump {
+    /// Waits for a delivery and takes it.
+    async fn one(&mut self) -> Result<(), Error> {
+        let received = self.source.next().await;
+        self.take(received)
     }
 
-    fn read(&self, received: Option<lapin::Result<lapin::message::Delivery>>) -> Option<Delivery> {
-        let queue = || self.queue.clone();
-        match received {
-            Some(Ok(received)) => return Some(Delivery::read(self.subscribed, received)),
-            Some(Err(cause)) => self.epoch.fail(&Error::Consuming { queue: queue(), cause }),
-            None => self.epoch.fail(&Error::Cancelled { queue: queue() }),
+    /// Takes every delivery that is already there.
+    fn all(&mut self) -> Result<(), Error> {
+        while let Some(received) = self.source.next().now_or_never() {
+            self.take(received)?;
         }
-        None
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        received: Option<lapin::Result<lapin::message::Delivery>>,
+    ) -> Result<(), Error> {
+        let queue = || self.queue.clone();
+        let received = match received {
+            Some(Ok(received)) => received,
+            Some(Err(cause)) => return Err(Error::Consuming { queue: queue(), cause }),
+            None => return Err(Error::Cancelled { queue: queue() }),
+        };
+        let delivery = Delivery::read(self.subscribed, received);
+        let id = delivery.properties.message_id.as_deref().and_then(|id| id.parse().ok());
+        self.acks.taken(delivery.tag, id);
+        // The application has dropped the consumer: the delivery goes back when the channel closes.
+        let _ = self.taken.send(delivery);
+        Ok(())
     }
 }
 
@@ -198,13 +246,17 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most that a quorum queue allows (<https://www.rabbitmq.com/docs/quorum-queues>).
 const MAX_PREFETCH: u16 = 2_000;
 
-/// The task of a consumer: subscribes, sends acks, closes.
+/// The task of a consumer: subscribes, takes deliveries, sends acks, answers its gauge, closes.
 struct Subscriber {
     connection: Connection,
     subscription: Subscription,
     acks: Acks,
     offers: mpsc::Sender<Stream>,
-    closed: oneshot::Receiver<Vec<Stream>>,
+    asked: mpsc::Receiver<Question>,
+    closed: oneshot::Receiver<()>,
+    /// The client's consumer of the last epoch. It lives until the next one is subscribed, when the old
+    /// connection is closed: dropped before, it would be cancelled, and messages would come out of order.
+    last: Option<Pump>,
 }
 
 impl Subscriber {
@@ -238,28 +290,62 @@ impl Subscriber {
         let Ok(offer) = offer else { return Ok(ConsumeStop::Closed) };
         let channel = epoch.channel().await?;
         let subscribed = self.acks.begin();
-        let deliveries = subscribe(&channel, &self.subscription).await?;
-        let queue = self.subscription.queue.clone();
-        offer.send(Stream { subscribed, epoch: Arc::clone(epoch), queue, deliveries });
+        let source = subscribe(&channel, &self.subscription).await?;
+        let (taken, deliveries) = mpsc::unbounded_channel();
+        offer.send(Stream { epoch: Arc::clone(epoch), deliveries });
+        let (queue, acks) = (self.subscription.queue.clone(), self.acks.clone());
+        let pump = self.last.insert(Pump { subscribed, queue, source, acks, taken });
+        // The gauge's question whose round trip on the channel is under way.
+        let mut asking: Option<(Question, _)> = None;
         loop {
             tokio::select! {
                 biased;
-                // The streams live until the channel is closed: dropping a stream cancels its
-                // consumer.
-                streams = &mut self.closed => {
+                _ = &mut self.closed => {
                     let closing = close(&channel, &self.acks);
                     if let Err(error) = within(CLOSE_TIMEOUT, "closing a consumer", closing).await {
                         warn!(queue = self.subscription.queue, %error, "consumer not closed in order");
                     }
-                    drop(streams);
                     return Ok(ConsumeStop::Closed);
                 }
                 () = epoch.ended() => return Ok(ConsumeStop::EpochEnded),
                 () = self.acks.given() => {
                     within(ACK_TIMEOUT, "sending acks", tell(&channel, &self.acks)).await?;
+                    // Acks that are given without a pause keep no delivery waiting.
+                    pump.all()?;
+                }
+                Some(question) = self.asked.recv(), if asking.is_none() => {
+                    let prefetch = self.subscription.prefetch.clamp(1, MAX_PREFETCH);
+                    let channel = channel.clone();
+                    let flushing = async move {
+                        // The channel's process answers by itself: what it had delivered before has
+                        // arrived. The prefetch is that of later consumers, and there are none.
+                        channel.basic_qos(prefetch, BasicQosOptions::default()).await
+                    };
+                    asking = Some((question, Box::pin(flushing)));
+                }
+                flushed = flushed(&mut asking) => {
+                    pump.all()?;
+                    if let (Some((question, _)), Ok(())) = (asking.take(), flushed) {
+                        question.answer(&self.acks);
+                    }
+                }
+                pumped = pump.one() => {
+                    pumped?;
+                    pump.all()?;
                 }
             }
         }
+    }
+}
+
+/// Waits until the round trip of the question is over; for ever if none is under way.
+async fn flushed<F>(asking: &mut Option<(Question, std::pin::Pin<Box<F>>)>) -> lapin::Result<()>
+where
+    F: Future<Output = lapin::Result<()>>,
+{
+    match asking {
+        Some((_, flushing)) => flushing.await,
+        None => std::future::pending().await,
     }
 }
 

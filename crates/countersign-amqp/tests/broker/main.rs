@@ -25,6 +25,8 @@ mod consuming;
 
 mod counting;
 
+mod gauging;
+
 mod browsing;
 
 mod encryption;
