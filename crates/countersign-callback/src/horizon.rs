@@ -88,3 +88,38 @@ impl Horizons {
         Ok(Window { oldest, ..kept })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    #[tokio::test]
+    async fn clocks_that_disagree_are_told_to_the_readiness_until_they_agree() {
+        const SOON: Duration = Duration::from_secs(20);
+        let machine = countersign_protocol::MessageId::generate().time();
+        let (clock, read) = watch::channel(Reading::taken(machine));
+        let (_, places) = watch::channel(Ok(Window::ALL));
+        let (pulse, horizons) = (Pulse::new(), Horizons::new(DAY, read, [places.clone(), places]));
+        let problem = async |is_there: bool| {
+            let look = async {
+                while pulse.stuck(Duration::ZERO).is_some() != is_there {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            tokio::time::timeout(SOON, look).await.expect("in time");
+        };
+        let told = async {
+            assert_eq!(pulse.stuck(Duration::ZERO), None);
+            clock.send_replace(Reading::taken(machine.after(2 * DAY)));
+            problem(true).await;
+            clock.send_replace(Reading::taken(machine));
+            problem(false).await;
+        };
+        tokio::select! {
+            () = horizons.feed(pulse.clone()) => unreachable!("it feeds for ever"),
+            () = told => {}
+        }
+    }
+}

@@ -24,7 +24,7 @@ async fn serve(config: Config, process: Process) -> anyhow::Result<()> {
         started => started.context("cannot start")?,
     };
     let routes = Routes::new(service.admin());
-    process.ready_when(service.ready());
+    process.keep_ready(service.ready(), service.pulse());
     tokio::select! {
         served = process.serve_grpc(routes, &[DESCRIPTOR]) => served?,
         failed = service.failed() => return Err(failed.into()),

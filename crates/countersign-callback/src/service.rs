@@ -84,6 +84,9 @@ impl Service {
         let consuming = connection("countersign-callback consuming", topology.clone());
         let publishing = connection("countersign-callback publishing", topology);
         let looking = connection("countersign-callback looking into queues", Topology::default());
+        for connection in [&consuming, &publishing] {
+            tokio::spawn(connection.feed(ledger.pulse()));
+        }
         let publisher = Publisher::start(
             &publishing,
             PublisherSettings {

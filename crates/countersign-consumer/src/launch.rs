@@ -5,6 +5,7 @@ use std::sync::Arc;
 use countersign_amqp::{Address, Connection, Consumer, Publisher, PublisherSettings, Subscription};
 use countersign_postgres::Places;
 use countersign_protocol::Topology;
+use countersign_retry::Pulse;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -19,7 +20,7 @@ use crate::ending::confirms::Confirms;
 use crate::ending::copies::Copies;
 use crate::running::Running;
 use crate::settings::ConsumerSettings;
-use crate::task_retry;
+use crate::task_retry::Shared;
 use crate::worker::Worker;
 
 /// What a consumer does with its deliveries.
@@ -53,13 +54,17 @@ pub(crate) async fn launch<E: Effect>(
     tokio::spawn(abandon.clone().run_until_cancelled_owned(watching));
     consuming.ready().await;
     publishing.ready().await;
+    let pulse = Pulse::new();
+    for connection in [&consuming, &publishing] {
+        tokio::spawn(connection.feed(&pulse));
+    }
 
     let prefetch = settings.prefetch(batch);
     let subscription = Subscription { queue: settings.queue.clone(), prefetch, priority: None };
     let consumer = Consumer::start(&consuming, subscription);
     let endings = Endings {
-        copies: Copies::new(copying, shutdown.clone()),
-        confirms: Confirms::start(confirming, &settings, blocked),
+        copies: Copies::new(copying, &pulse, shutdown.clone()),
+        confirms: Confirms::start(confirming, &settings, blocked, &pulse),
         acks: consumer.acks(),
     };
     let tasks = TaskTracker::new();
@@ -69,7 +74,7 @@ pub(crate) async fn launch<E: Effect>(
         policy: settings.retry_policy(),
         queue: settings.queue.clone(),
         endings: endings.clone(),
-        log_limit: task_retry::shared_limit(),
+        trouble: Shared::new(&pulse),
         tasks: tasks.clone(),
         stopping: shutdown,
         abandon: abandon.clone(),
@@ -91,6 +96,7 @@ pub(crate) async fn launch<E: Effect>(
         tasks,
         abandon,
         drain: settings.drain,
+        pulse,
         _abandon_on_drop: abandon_on_drop,
     }
 }

@@ -70,6 +70,7 @@ mod clock;
 
 pub use consumer::{Consumer, Ready, Undecided, WithInbox, WithoutInbox};
 pub use countersign_protocol::topology::ExchangeKind;
+pub use countersign_retry::Pulse;
 pub use delivery::Delivery;
 pub use error::Error;
 pub use failure::Failure;

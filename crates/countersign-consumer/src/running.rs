@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use countersign_amqp::{Connection, Consumer};
+use countersign_retry::Pulse;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -27,10 +28,21 @@ pub struct Running {
     pub(crate) tasks: TaskTracker,
     pub(crate) abandon: CancellationToken,
     pub(crate) drain: Duration,
+    pub(crate) pulse: Pulse,
     pub(crate) _abandon_on_drop: DropGuard,
 }
 
 impl Running {
+    /// What the consumer has in hand without getting on, for the program's readiness: a delivery that the
+    /// database or the broker keeps from its end, and the way to the broker. A consumer that has nothing
+    /// to do has nothing in hand, and so has one whose handlers take long.
+    ///
+    /// A program is not ready when `pulse().stuck(…)` names something for a minute; that ends by itself.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
+    }
+
     /// Waits for the shutdown, lets running handlers finish, sends confirms and acks, and says
     /// goodbye to the broker, all within the drain deadline. What is left then is rolled back and
     /// delivered again.

@@ -2,7 +2,6 @@
 
 use countersign_postgres::Places;
 use countersign_protocol::{MessageId, Window};
-use countersign_retry::LogLimit;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -13,7 +12,7 @@ use crate::clock;
 use crate::delivery::{Delivery, Raw};
 use crate::effect::Effect;
 use crate::ending::{Ending, Endings};
-use crate::task_retry::TaskRetry;
+use crate::task_retry::{Shared, TaskRetry};
 use crate::unfit::admit;
 
 /// Tries deliveries until it is clear what becomes of them.
@@ -25,7 +24,7 @@ pub(crate) struct Worker<E> {
     pub(crate) queue: String,
     pub(crate) endings: Endings,
     /// For the lines about what keeps the handlers from working at all.
-    pub(crate) log_limit: LogLimit,
+    pub(crate) trouble: Shared,
     /// Where endings run, so that the handler's slot is free meanwhile.
     pub(crate) tasks: TaskTracker,
     /// Cancelled when the consumer takes no more deliveries.
@@ -51,7 +50,7 @@ impl<E: Effect> Worker<E> {
 
     /// Tries a group in one transaction. What is returned has to be done one by one.
     async fn together(&self, mut group: Vec<Delivery>) -> Vec<Delivery> {
-        let mut retry = TaskRetry::new(&self.log_limit);
+        let mut retry = TaskRetry::new(&self.trouble);
         loop {
             match self.effect.attempt(&mut group).await {
                 TryEnd::Committed | TryEnd::Duplicate => {
@@ -79,7 +78,7 @@ impl<E: Effect> Worker<E> {
 
     /// Tries a delivery until it is clear what becomes of it.
     async fn alone(&self, mut delivery: Delivery) {
-        let mut retry = TaskRetry::new(&self.log_limit);
+        let mut retry = TaskRetry::new(&self.trouble);
         let mut interrupted = 0;
         loop {
             let end = self.effect.attempt(std::slice::from_mut(&mut delivery)).await;
@@ -119,7 +118,7 @@ impl<E: Effect> Worker<E> {
     /// each of them would be too old or of the future. `None` when the consumer stops meanwhile.
     async fn window(&self) -> Option<Window> {
         let mut places = self.places.clone();
-        let retry = TaskRetry::new(&self.log_limit);
+        let mut retry = TaskRetry::new(&self.trouble);
         loop {
             let why = match *places.borrow_and_update() {
                 Ok(window) => return Some(window),

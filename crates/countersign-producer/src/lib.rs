@@ -97,6 +97,7 @@ pub use countersign_protocol::check::MAX_CONSUMERS;
 pub use countersign_protocol::grpc::DESCRIPTOR;
 pub use countersign_protocol::topology::ExchangeKind;
 pub use countersign_protocol::{DatabaseId, HeaderValue, MessageId, Name, Tier, Token};
+pub use countersign_retry::Pulse;
 pub use error::{Error, ErrorKind};
 pub use isolation::Isolation;
 pub use message::{InvalidHeader, Message};

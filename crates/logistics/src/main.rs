@@ -30,7 +30,7 @@ async fn serve(config: Config, process: Process) -> anyhow::Result<()> {
         // `None`: logistics has to stop while it still waits for its servers, and holds no delivery.
         if let Some(consumer) = shutdown.run_until_cancelled(start(config, &process)).await {
             let consumer = consumer?;
-            process.ready().await;
+            process.keep_ready(std::future::ready(()), consumer.pulse());
             consumer.drained().await;
         }
         anyhow::Ok(())

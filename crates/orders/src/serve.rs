@@ -30,12 +30,13 @@ pub async fn serve(config: Config, process: Process) -> anyhow::Result<()> {
         let sweeper = Sweeper::new(publisher.clone(), pool.clone(), settings);
         tokio::spawn(sweeper.run(shutdown.clone()))
     });
+    let pulse = publisher.pulse(&pool);
     let routes = Routes::new(OrdersServer::new(OrderService {
         publisher: publisher.clone(),
         pool: pool.clone(),
     }))
     .add_service(upstream(publisher.clone(), pool, Orders));
-    process.ready().await;
+    process.keep_ready(std::future::ready(()), pulse);
     let descriptors = [crate::grpc::DESCRIPTOR, countersign_producer::DESCRIPTOR];
     process.serve_grpc(routes, &descriptors).await?;
     publisher.close(process.drain / 2).await;

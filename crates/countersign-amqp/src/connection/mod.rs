@@ -15,6 +15,7 @@ pub(crate) mod declare;
 use std::sync::Arc;
 
 use countersign_protocol::Topology;
+use countersign_retry::Pulse;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -79,6 +80,27 @@ impl Connection {
         let mut state = self.state();
         // An error means that the supervisor has ended, and with it the runtime.
         let _ = state.wait_for(|s| matches!(s, LinkState::Up | LinkState::Closed)).await;
+    }
+
+    /// Feeds a party's readiness until the connection is closed: while it is not up, to reach the broker
+    /// counts as in hand. The future does not keep the connection open.
+    #[must_use = "it is fed as long as the future runs"]
+    pub fn feed(&self, pulse: &Pulse) -> impl Future<Output = ()> + Send + use<> {
+        let (mut state, pulse) = (self.state(), pulse.clone());
+        async move {
+            let mut away = None;
+            loop {
+                match &*state.borrow_and_update() {
+                    LinkState::Closed => return,
+                    LinkState::Up => away = None,
+                    _ if away.is_none() => away = Some(pulse.begin("reach the broker")),
+                    _ => {}
+                }
+                if state.changed().await.is_err() {
+                    return;
+                }
+            }
+        }
     }
 
     /// Closes the connection for good. Close its users first: a

@@ -80,3 +80,22 @@ async fn a_single_replica_records_again_when_only_its_old_connections_are_silent
         stage.all_is_acked_in_the_end().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_knows_while_it_gets_nothing_done_and_when_it_does_again() {
+    const LONG: Duration = Duration::from_secs(5);
+    let mut stage = Stage::empty(&["confirm-shards=1"]).await;
+    let (proxy, config) = through_proxy(&mut stage).await;
+    stage.start_with(config).await;
+    let pulse = stage.pulse();
+    assert_eq!(pulse.stuck(LONG), None);
+    proxy.conduct(Conduct::Silence);
+    stage.confirm("logistics", &[MessageId::generate()]).await;
+    eventually("it gets nothing done", A_MINUTE, async || pulse.stuck(LONG).is_some()).await;
+    proxy.conduct(Conduct::Forward { after: Duration::ZERO });
+    eventually("it gets everything done", A_MINUTE, async || {
+        pulse.stuck(Duration::ZERO).map_or(Ok(()), Err)
+    })
+    .await;
+    stage.all_is_acked_in_the_end().await;
+}

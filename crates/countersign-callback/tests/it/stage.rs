@@ -9,6 +9,7 @@ use countersign_protocol::grpc::{
     ListUpstreamsRequest, find_unconfirmed_request, list_upstreams_response,
 };
 use countersign_protocol::{MessageId, Topology};
+use countersign_retry::Pulse;
 use countersign_runtime::Settings;
 use countersign_testbed::{Database, SOON, Vhost, counts, eventually};
 use serde_json::{Value, json};
@@ -141,6 +142,11 @@ impl Stage {
         let service = Service::start(config, shutdown.clone()).await.unwrap();
         tokio::time::timeout(SOON, service.ready()).await.expect("the broker is there");
         self.replicas.push(Replica { service, shutdown });
+    }
+
+    /// What the replica that was started first has in hand.
+    pub(crate) fn pulse(&self) -> Pulse {
+        self.replicas[0].service.pulse()
     }
 
     /// Stops the replica that was started first.

@@ -10,19 +10,19 @@ use countersign_amqp::{
 use countersign_protocol::confirm::{ConfirmHeader, ConfirmedMessage};
 use countersign_protocol::envelope::MAX_ENTRIES;
 use countersign_protocol::{Confirm, Name, topology};
-use countersign_retry::LogLimit;
+use countersign_retry::Pulse;
 use tracing::warn;
 
 use crate::ending::blocked_broker::BlockedBroker;
 use crate::settings::ConsumerSettings;
-use crate::task_retry::{TaskRetry, shared_limit};
+use crate::task_retry::{Shared, TaskRetry};
 
 /// Sends confirms, many in one message.
 #[derive(Clone, Debug)]
 pub(crate) struct Confirms {
     batcher: Batcher<ConfirmedMessage>,
     blocked: BlockedBroker,
-    log_limit: Arc<LogLimit>,
+    trouble: Arc<Shared>,
 }
 
 /// Whether the delivery may be acked now.
@@ -39,6 +39,7 @@ impl Confirms {
         publisher: Publisher,
         settings: &ConsumerSettings,
         blocked: BlockedBroker,
+        pulse: &Pulse,
     ) -> Self {
         let batching = BatcherSettings {
             max_entries: MAX_ENTRIES,
@@ -51,7 +52,7 @@ impl Confirms {
             let shard = next_shard.fetch_add(1, Ordering::Relaxed) % shards;
             pack(consumer.clone(), shard, entries)
         });
-        Self { batcher, blocked, log_limit: Arc::new(shared_limit()) }
+        Self { batcher, blocked, trouble: Arc::new(Shared::new(pulse)) }
     }
 
     /// Confirms a message: waits until the broker has the confirm, or has blocked for too long.
@@ -59,7 +60,7 @@ impl Confirms {
     /// # Cancel safety
     /// The batcher sends a confirm that it has taken all the same.
     pub(crate) async fn confirm(&self, entry: ConfirmedMessage) -> Sent {
-        let mut retry = TaskRetry::new(&self.log_limit);
+        let mut retry = TaskRetry::new(&self.trouble);
         loop {
             match self.batcher.submit(entry.clone()) {
                 Ok(pending) => {
@@ -74,7 +75,7 @@ impl Confirms {
                 }
                 Err(NotTaken::Closed) => return Sent::GivenUp,
                 Err(why) if self.blocked.is_too_long() => {
-                    if self.log_limit.admits(&why.to_string()) {
+                    if self.trouble.limit.admits(&why.to_string()) {
                         warn!(message_id = %entry.id, %why, "confirms are left out: their checks will ask for the messages again");
                     }
                     return Sent::MayAck;

@@ -7,24 +7,24 @@ use std::time::Duration;
 use countersign_amqp::{NotTaken, Outgoing, PublishOutcome, Publisher};
 use countersign_protocol::topology::{dead_queue, retry_queue};
 use countersign_protocol::{HeaderValue, Headers, header};
-use countersign_retry::LogLimit;
+use countersign_retry::Pulse;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::delivery::Raw;
-use crate::task_retry::{TaskRetry, shared_limit};
+use crate::task_retry::{Shared, TaskRetry};
 
 /// Places copies in their queues. A clone is the same one.
 #[derive(Clone, Debug)]
 pub(crate) struct Copies {
     publisher: Publisher,
-    log_limit: Arc<LogLimit>,
+    trouble: Arc<Shared>,
     stopping: CancellationToken,
 }
 
 impl Copies {
-    pub(crate) fn new(publisher: Publisher, stopping: CancellationToken) -> Self {
-        Self { publisher, log_limit: Arc::new(shared_limit()), stopping }
+    pub(crate) fn new(publisher: Publisher, pulse: &Pulse, stopping: CancellationToken) -> Self {
+        Self { publisher, trouble: Arc::new(Shared::new(pulse)), stopping }
     }
 
     /// Publishes the copy until it stands in its queue; `false` if the consumer stops before that.
@@ -33,7 +33,7 @@ impl Copies {
     /// The copy may stand in its queue all the same: the message is then there twice, which the inbox
     /// absorbs.
     pub(crate) async fn place(&self, copy: Outgoing) -> bool {
-        let mut retry = TaskRetry::new(&self.log_limit);
+        let mut retry = TaskRetry::new(&self.trouble);
         loop {
             let why = match self.publisher.publish(copy.clone()) {
                 Ok(pending) => match pending.await {

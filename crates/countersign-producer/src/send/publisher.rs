@@ -7,10 +7,13 @@ use countersign_amqp::{
     Address, Batcher, BatcherSettings, Connection, LinkState, NotTaken, OnFailure, Outgoing,
     Pending, Properties, PublisherSettings,
 };
+use countersign_postgres::Database;
 use countersign_protocol::check::{CheckHeader, CheckedMessage};
 use countersign_protocol::envelope::MAX_ENTRIES;
 use countersign_protocol::topology::CHECK;
 use countersign_protocol::{Attempt, Check, Headers, Tier, UnixMillis};
+use countersign_retry::Pulse;
+use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -19,6 +22,10 @@ use crate::message::Message;
 use crate::send::in_flight::Budget;
 use crate::send::rolled_back::Notices;
 use crate::settings::ProducerSettings;
+
+/// How often the database is asked for a sign of life: well below the minute after which a program is
+/// not ready.
+const BETWEEN_SIGNS: Duration = Duration::from_secs(10);
 
 /// Arms checks and publishes messages. A clone is the same publisher.
 #[derive(Clone, Debug)]
@@ -100,6 +107,41 @@ impl Publisher {
     #[must_use]
     pub fn link(&self) -> watch::Receiver<LinkState> {
         self.inner.connection.state()
+    }
+
+    /// What keeps the publisher's callers from their work, for the program's readiness: the way to the
+    /// broker, and the database behind `pool`, which is asked for a sign of life every 10 s until the
+    /// publisher is closed. A program is not ready when `stuck` names something for a minute; that ends by
+    /// itself.
+    ///
+    /// Call this once, within a Tokio runtime.
+    #[must_use]
+    pub fn pulse(&self, pool: &PgPool) -> Pulse {
+        let pulse = Pulse::new();
+        let (feeding, database) = (self.inner.connection.feed(&pulse), Database::from(pool));
+        let asking = {
+            let pulse = pulse.clone();
+            async move {
+                let mut silent = None;
+                loop {
+                    match database.answers().await {
+                        Ok(()) => silent = None,
+                        Err(_) if silent.is_none() => {
+                            silent = Some(pulse.begin("reach the database"))
+                        }
+                        Err(_) => {}
+                    }
+                    tokio::time::sleep(BETWEEN_SIGNS).await;
+                }
+            }
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = feeding => {}
+                () = asking => {}
+            }
+        });
+        pulse
     }
 
     /// Takes no further messages, waits until the broker has confirmed the messages handed over or
