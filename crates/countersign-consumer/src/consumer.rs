@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::handler::{BatchHandler, Handler, OneByOne};
 use crate::inbox::Inbox;
 use crate::launch::{Work, launch};
+use crate::name_in_use::NameInUse;
 use crate::running::Running;
 use crate::settings::ConsumerSettings;
 
@@ -150,10 +151,11 @@ impl Consumer<WithInbox> {
         let pool = self.step.pool.clone();
         self.starting(move |address, settings, shutdown| async move {
             settings.check()?;
+            let name = NameInUse::take(&address, &settings.name, &settings.queue)?;
             let abandon = CancellationToken::new().drop_guard();
             let (inbox, places) = Inbox::prepare(pool, &settings, abandon.token()).await?;
             let effect = Once { handler, inbox, handler_timeout: settings.handler_timeout };
-            let work = Work { effect, places, batch };
+            let work = Work { effect, places, batch, name };
             Ok(launch(address, settings, work, abandon, shutdown).await)
         })
     }
@@ -164,11 +166,12 @@ impl Consumer<WithoutInbox> {
     pub fn handler(self, handler: impl Handler<()>) -> Consumer<Ready> {
         self.starting(move |address, settings, shutdown| async move {
             settings.check()?;
+            let name = NameInUse::take(&address, &settings.name, &settings.queue)?;
             let effect = AtLeastOnce { handler, handler_timeout: settings.handler_timeout };
             // Ids of any time: this consumer remembers none, so it forgets none.
             let (_, places) = watch::channel(Ok(Window::ALL));
             let abandon = CancellationToken::new().drop_guard();
-            let work = Work { effect, places, batch: 1 };
+            let work = Work { effect, places, batch: 1, name };
             Ok(launch(address, settings, work, abandon, shutdown).await)
         })
     }

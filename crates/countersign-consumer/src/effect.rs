@@ -40,6 +40,7 @@ impl<H: BatchHandler> Effect for Once<H> {
         let (mut transaction, count) = match self.inbox.claim(group).await {
             Ok(Claim::Won { transaction, count }) => (transaction, count),
             Ok(Claim::AllDuplicates) => return TryEnd::Duplicate,
+            Ok(Claim::OfAnotherQueue { queue }) => return TryEnd::Failed(of_another_queue(&queue)),
             Err(why) => return TryEnd::DatabaseAway(why),
         };
         let claimed = &group[..count];
@@ -72,6 +73,13 @@ impl<H: Handler<()>> Effect for AtLeastOnce<H> {
         }
         TryEnd::Committed
     }
+}
+
+/// A consumer's name stands for one effect: whether this queue's effect is the one that happened, is not known.
+fn of_another_queue(queue: &str) -> Failure {
+    Failure::Reject(format!(
+        "a consumer of this name has processed the message from queue {queue:?}: give each queue's consumer a name of its own, and name both to the upstream"
+    ))
 }
 
 /// Drives a handler to its end, whatever that is.

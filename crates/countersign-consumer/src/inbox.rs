@@ -36,6 +36,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Inbox {
     database: Database,
     consumer: Name,
+    queue: String,
 }
 
 /// What a claim came to.
@@ -50,6 +51,11 @@ pub(crate) enum Claim {
     },
     /// All of them have taken effect before.
     AllDuplicates,
+    /// One of them has taken effect before, for a consumer of this name on another queue. Nothing is claimed.
+    OfAnotherQueue {
+        /// That queue.
+        queue: String,
+    },
 }
 
 /// Why the database does not have the effect for sure.
@@ -89,7 +95,9 @@ impl Inbox {
         let partitions = Partitions::new(TABLE, settings.retention);
         let (sender, places) = watch::channel(first_places(&partitions, &database).await);
         tokio::spawn(partitions.keep(database.clone(), abandon.clone(), sender));
-        Ok((Self { database, consumer: settings.name.clone() }, places))
+        let inbox =
+            Self { database, consumer: settings.name.clone(), queue: settings.queue.clone() };
+        Ok((inbox, places))
     }
 
     /// Opens a transaction and claims the group's messages in it. Those that are claimed come
@@ -102,23 +110,30 @@ impl Inbox {
         claimed.map_err(|e| format!("cannot claim: {e}"))
     }
 
-    /// One round trip; a message that is in the inbox already shows as a violated key. Both texts
-    /// are safe to put into SQL: a UUID, and a name of letters, digits, dots, underscores, hyphens.
+    /// One round trip; a message that is in the inbox already shows as a violated key. The texts
+    /// are safe to put into SQL: a UUID, a name of letters, digits, dots, underscores, hyphens, and a
+    /// queue's name in hexadecimal.
     async fn claim_one(&self, delivery: &Delivery) -> Result<Claim, sqlx::Error> {
         let statement = format!(
             "-- claim
 SET LOCAL lock_timeout = {lock_timeout};
-INSERT INTO {TABLE} (message_id, consumer) VALUES ('{id}', '{consumer}');
+INSERT INTO {TABLE} (message_id, consumer, queue)
+VALUES ('{id}', '{consumer}', convert_from(decode('{queue}', 'hex'), 'UTF8'));
 SET LOCAL lock_timeout TO DEFAULT",
             lock_timeout = LOCK_TIMEOUT.as_millis(),
             id = delivery.id(),
             consumer = self.consumer,
+            queue = hex(&self.queue),
         );
         match Transaction::open(&self.database, &statement).await {
             Ok(transaction) => Ok(Claim::Won { transaction, count: 1 }),
             Err(e) if is_duplicate_key(&e, TABLE) => {
-                self.count_duplicate(delivery).await?;
-                Ok(Claim::AllDuplicates)
+                let queue = self.count_duplicate(delivery).await?;
+                // Without a row, its partition was dropped just now: it has taken effect long ago.
+                Ok(match queue.filter(|queue| *queue != self.queue) {
+                    Some(queue) => Claim::OfAnotherQueue { queue },
+                    None => Claim::AllDuplicates,
+                })
             }
             Err(e) => Err(e),
         }
@@ -128,8 +143,8 @@ SET LOCAL lock_timeout TO DEFAULT",
     async fn claim_many(&self, group: &mut [Delivery]) -> Result<Claim, sqlx::Error> {
         const CLAIM: &str = "\
 -- claim_batch
-INSERT INTO countersign.inbox (message_id, consumer)
-SELECT message_id, $2 FROM UNNEST($1::uuid[]) AS claimed (message_id)
+INSERT INTO countersign.inbox (message_id, consumer, queue)
+SELECT message_id, $2, $3 FROM UNNEST($1::uuid[]) AS claimed (message_id)
 ON CONFLICT DO NOTHING
 RETURNING message_id";
         let mut ids: Vec<Uuid> = group.iter().map(|delivery| delivery.id().uuid()).collect();
@@ -139,6 +154,7 @@ RETURNING message_id";
         let rows: Vec<Uuid> = sqlx::query_scalar(CLAIM)
             .bind(ids)
             .bind(self.consumer.as_str())
+            .bind(&self.queue)
             .fetch_all(&mut transaction)
             .await?;
         let mut claimed: HashSet<Uuid> = rows.into_iter().collect();
@@ -149,7 +165,11 @@ RETURNING message_id";
                 count += 1;
             }
         }
-        self.count_duplicates(&mut transaction, &group[count..]).await?;
+        let other = self.count_duplicates(&mut transaction, &group[count..]).await?;
+        if let Some(queue) = other {
+            // Dropped, the transaction is rolled back: the group is done one by one.
+            return Ok(Claim::OfAnotherQueue { queue });
+        }
         if count == 0 {
             // If the commit's fate is unknown, the messages are claimed again, and perhaps counted twice.
             return transaction.commit().await.map(|()| Claim::AllDuplicates).map_err(cause);
@@ -160,22 +180,29 @@ RETURNING message_id";
 
     /// Counts a duplicate in the inbox, where the count outlives the process and a query can sum it up. The
     /// violated key has ended the claim's transaction, so the count has its own, committed before the confirm.
-    async fn count_duplicate(&self, delivery: &Delivery) -> Result<(), sqlx::Error> {
+    /// Returns the queue that the message took effect from; a delivery from another one is not counted.
+    async fn count_duplicate(&self, delivery: &Delivery) -> Result<Option<String>, sqlx::Error> {
         const COUNT: &str = "\
 -- count_duplicate
-UPDATE countersign.inbox SET duplicates = duplicates + 1
-WHERE message_id = $1 AND consumer = $2";
-        let count = sqlx::query(COUNT).bind(delivery.id().uuid()).bind(self.consumer.as_str());
-        count.execute(&self.database).await.map(drop)
+UPDATE countersign.inbox SET duplicates = duplicates + (queue = $3)::integer
+WHERE message_id = $1 AND consumer = $2
+RETURNING queue";
+        sqlx::query_scalar(COUNT)
+            .bind(delivery.id().uuid())
+            .bind(self.consumer.as_str())
+            .bind(&self.queue)
+            .fetch_optional(&self.database)
+            .await
     }
 
     /// Counts duplicates in the transaction of the other messages' effects. The rows are locked in the order of
-    /// their keys, as claims take them: two batches cannot deadlock.
+    /// their keys, as claims take them: two batches cannot deadlock. Returns another queue that one of them took
+    /// effect from, if there is one.
     async fn count_duplicates(
         &self,
         transaction: &mut Transaction,
         duplicates: &[Delivery],
-    ) -> Result<(), sqlx::Error> {
+    ) -> Result<Option<String>, sqlx::Error> {
         const COUNT: &str = "\
 -- count_duplicates
 WITH come_again AS (
@@ -189,25 +216,31 @@ WITH come_again AS (
 UPDATE countersign.inbox SET duplicates = duplicates + times
 FROM counted
 WHERE inbox.message_id = counted.message_id AND inbox.consumer = $2
-    AND inbox.message_id BETWEEN $3 AND $4";
+    AND inbox.message_id BETWEEN $3 AND $4
+RETURNING queue";
         let ids: Vec<Uuid> = duplicates.iter().map(|delivery| delivery.id().uuid()).collect();
         let (Some(&oldest), Some(&newest)) = (ids.iter().min(), ids.iter().max()) else {
-            return Ok(());
+            return Ok(None);
         };
-        sqlx::query(COUNT)
+        let queues: Vec<String> = sqlx::query_scalar(COUNT)
             .bind(ids)
             .bind(self.consumer.as_str())
             .bind(oldest)
             .bind(newest)
-            .execute(&mut *transaction)
-            .await
-            .map(drop)
+            .fetch_all(&mut *transaction)
+            .await?;
+        Ok(queues.into_iter().find(|queue| *queue != self.queue))
     }
 
     /// Whether the database answers at all.
     pub(crate) async fn answers(&self) -> Result<(), String> {
         self.database.answers().await.map_err(|e| format!("no answer: {e}"))
     }
+}
+
+/// A text in hexadecimal, as Postgres' `decode` reads it.
+fn hex(text: &str) -> String {
+    text.bytes().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Makes the first partitions, however long the database is away.

@@ -18,6 +18,7 @@ use crate::ending::Endings;
 use crate::ending::blocked_broker::BlockedBroker;
 use crate::ending::confirms::Confirms;
 use crate::ending::copies::Copies;
+use crate::name_in_use::NameInUse;
 use crate::running::Running;
 use crate::settings::ConsumerSettings;
 use crate::task_retry::Shared;
@@ -30,6 +31,8 @@ pub(crate) struct Work<E> {
     pub(crate) places: watch::Receiver<Places>,
     /// How many deliveries share a transaction at most.
     pub(crate) batch: usize,
+    /// No other consumer of this process has it for another queue.
+    pub(crate) name: NameInUse,
 }
 
 /// Connects, and starts to take deliveries when the consumer's queues stand in the broker.
@@ -40,7 +43,7 @@ pub(crate) async fn launch<E: Effect>(
     abandon_on_drop: DropGuard,
     shutdown: CancellationToken,
 ) -> Running {
-    let Work { effect, places, batch } = work;
+    let Work { effect, places, batch, name } = work;
     let abandon = abandon_on_drop.token().clone();
     let consuming_name = format!("{} consumes {}", settings.name, settings.queue);
     let consuming = Connection::start(address.clone(), &consuming_name, settings.topology());
@@ -98,6 +101,7 @@ pub(crate) async fn launch<E: Effect>(
         drain: settings.drain,
         pulse,
         _abandon_on_drop: abandon_on_drop,
+        _name: name,
     }
 }
 

@@ -53,6 +53,7 @@ mod settings;
 mod after_try;
 mod bounds;
 mod launch;
+mod name_in_use;
 mod running;
 mod task_retry;
 mod unfit;

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use crate::clock;
 use crate::ending::Endings;
+use crate::name_in_use::NameInUse;
 
 /// Of the drain deadline, this much at most is kept for confirms, acks and the goodbyes to the broker: they
 /// take milliseconds, and handlers may need all the rest.
@@ -30,6 +31,7 @@ pub struct Running {
     pub(crate) drain: Duration,
     pub(crate) pulse: Pulse,
     pub(crate) _abandon_on_drop: DropGuard,
+    pub(crate) _name: NameInUse,
 }
 
 impl Running {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use countersign_consumer::ConsumerSettings;
 use countersign_protocol::MessageId;
 
-use crate::world::{DEAD, QUEUE, World, settings};
+use crate::world::{DEAD, QUEUE, World, named, settings};
 
 /// One handler, so that everything published before it is free is one batch.
 fn batching() -> ConsumerSettings {
@@ -60,6 +60,23 @@ async fn what_is_there_is_taken_in_one_transaction_up_to_the_limit() {
     assert_eq!(consumer.effects.sizes(), BTreeMap::from([(1, 1), (5, 1), (10, 2)]));
     let effects = world.effects().await;
     assert!(ids.iter().all(|id| effects[id] == 1), "{effects:?}");
+    consumer.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_of_another_queue_costs_its_batch_nothing() {
+    let world = World::new().await;
+    let one = world.consumer_with(named("worker", "another")).await;
+    let id = world.publish_new("insert").await;
+    world.confirmed(id, &["processed"]).await;
+    one.stop().await;
+
+    let consumer = world.batch_consumer(batching()).await;
+    let new = MessageId::generate();
+    published(&world, &consumer, &[(new, "insert"), (id, "insert")]).await;
+    world.confirmed(new, &["processed"]).await;
+    world.confirmed(id, &["processed", "rejected"]).await;
+    assert_eq!(world.effects().await[&id], 1);
     consumer.stop().await;
 }
 

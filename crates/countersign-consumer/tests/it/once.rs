@@ -1,7 +1,11 @@
 //! Takes effect once, and says so.
 
+use countersign_consumer::Consumer as Setup;
 use countersign_protocol::MessageId;
+use countersign_testbed::Depth;
+use tokio_util::sync::CancellationToken;
 
+use crate::effects::Effects;
 use crate::world::{CONFIRMS, CONSUMER, QUEUE, World, named, settings};
 
 #[tokio::test]
@@ -94,6 +98,41 @@ async fn consumers_that_share_a_database_do_not_share_their_claims() {
     assert_eq!(consumers, ["one", "two"]);
     assert_eq!(world.effects().await, [(id, 2)].into());
     one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test]
+async fn a_second_queue_under_one_name_is_refused_in_one_process() {
+    let world = World::new().await;
+    let one = world.consumer_with(named("one", "queue.a")).await;
+    let address = world.vhost.url().parse().unwrap();
+    let two = Setup::new(address, named("one", "queue.b")).with_inbox(world.pool.clone());
+    let two = two.handler(Effects::default()).start(CancellationToken::new());
+    let Err(refused) = two.await else { panic!("a second queue under one name is consumed") };
+    assert!(refused.to_string().contains("queue.a"), "{refused}");
+    one.stop().await;
+    world.consumer_with(named("one", "queue.b")).await.stop().await;
+}
+
+#[tokio::test]
+async fn a_second_queues_message_under_one_name_is_dead_there_and_not_taken_for_processed() {
+    let world = World::new().await;
+    // One after the other, as in two processes: both queues stay bound.
+    let one = world.consumer_with(named("one", "queue.a")).await;
+    let id = world.publish_new("insert").await;
+    world.confirmed(id, &["processed"]).await;
+    one.stop().await;
+
+    let two = world.consumer_with(named("one", "queue.b")).await;
+    world.publish(id, "insert").await;
+    let entries = world.confirmed(id, &["processed", "rejected"]).await;
+    assert!(entries[1].reason().contains("from queue \"queue.a\""), "{entries:?}");
+    world.holds("queue.b.dead", Depth { ready: 1, unacked: 0 }).await;
+    assert_eq!(world.effects().await, [(id, 1)].into());
+    assert_eq!(world.duplicates().await, [(id, 0)].into());
+
+    let other = world.publish_new("insert").await;
+    world.confirmed(other, &["processed"]).await;
     two.stop().await;
 }
 
