@@ -412,3 +412,26 @@ COMMENT ON COLUMN upstream_tally.looked_up IS 'Checks that came due, a number fr
 COMMENT ON COLUMN upstream_tally.unconfirmed IS 'Of these, the messages that became overdue, a number from 0.';
 COMMENT ON COLUMN upstream_tally.missing IS 'Answers that say that a message had not arrived, as far as the upstream can tell (REPUBLISHED, UNKNOWN), a number from 0.';
 COMMENT ON COLUMN upstream_tally.not_missing IS 'Answers that say that there is no message to arrive (NEVER_COMMITTED, IN_PROGRESS, WITHDRAWN), a number from 0.';
+
+-- How far upstreams' sweeps are, as they say.
+CREATE TABLE upstream_sweep (
+    upstream text COLLATE "C" NOT NULL,
+    database uuid NOT NULL,
+    check_delay_ms bigint NOT NULL,
+    behind_ms bigint NOT NULL,
+    walk_at timestamptz,
+    walk_began_at timestamptz,
+    told_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT upstream_sweep_pkey PRIMARY KEY (upstream, database, check_delay_ms),
+    CONSTRAINT upstream_sweep_from_0 CHECK (check_delay_ms >= 0 AND behind_ms >= 0),
+    CONSTRAINT upstream_sweep_walk_is_whole CHECK ((walk_at IS NULL) = (walk_began_at IS NULL))
+) WITH (fillfactor = 50);
+
+COMMENT ON TABLE upstream_sweep IS 'How far each upstream''s sweeps are, as they last said: one row for each database and check delay. For people; nothing is decided from it.';
+COMMENT ON COLUMN upstream_sweep.upstream IS 'The upstream that sweeps.';
+COMMENT ON COLUMN upstream_sweep.database IS 'The database that it sweeps. The nil UUID, which no database has, if it does not say.';
+COMMENT ON COLUMN upstream_sweep.check_delay_ms IS 'The check delay of the messages that the sweep looks at, in milliseconds.';
+COMMENT ON COLUMN upstream_sweep.behind_ms IS 'How far its head is behind the newest message that it has to ask about, in milliseconds.';
+COMMENT ON COLUMN upstream_sweep.walk_at IS 'When the last message was made that its walk has asked about, on the upstream''s clock. NULL if no walk is under way.';
+COMMENT ON COLUMN upstream_sweep.walk_began_at IS 'When that walk began, on the upstream''s database''s clock. NULL if none is under way.';
+COMMENT ON COLUMN upstream_sweep.told_at IS 'When the sweep said so, on this database''s clock. Deleted after COUNTERSIGN_RETENTION.';

@@ -33,6 +33,7 @@ CREATE TABLE countersign.enlisted (
     envelope jsonb,
     body bytea,
     consumers text COLLATE "C",
+    check_delay_ms integer,
     CONSTRAINT enlisted_pkey PRIMARY KEY (message_id),
     CONSTRAINT enlisted_state_is_known CHECK (state IN ('enlisted', 'fenced')),
     CONSTRAINT enlisted_message_is_whole CHECK ((envelope IS NULL) = (body IS NULL)),
@@ -53,24 +54,38 @@ COMMENT ON COLUMN countersign.enlisted.body IS
     'The stored message''s body, in bytes as it goes to the broker. NULL unless the upstream stores its messages here.';
 COMMENT ON COLUMN countersign.enlisted.consumers IS
     'The consumers that had to confirm the message when it was enlisted: names, separated by commas. NULL for a fence.';
+COMMENT ON COLUMN countersign.enlisted.check_delay_ms IS
+    'How long after its arming the message''s check comes due, in milliseconds: each sweep looks at the messages of its own check delay. NULL for a fence.';
 
 CREATE TABLE countersign.sweep (
     upstream text COLLATE "C" NOT NULL,
-    position uuid,
-    begun_at timestamptz NOT NULL DEFAULT now(),
+    check_delay_ms integer NOT NULL,
+    head uuid,
+    walk uuid,
+    walk_begun_at timestamptz,
+    walk_ended_at timestamptz,
     until timestamptz NOT NULL,
     holder uuid NOT NULL,
-    CONSTRAINT sweep_pkey PRIMARY KEY (upstream)
-);
+    CONSTRAINT sweep_pkey PRIMARY KEY (upstream, check_delay_ms),
+    CONSTRAINT sweep_walk_ended_was_begun CHECK (
+        walk_ended_at IS NULL OR walk_begun_at IS NOT NULL
+    )
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
 COMMENT ON TABLE countersign.sweep IS
-    'How far each upstream''s sweep over countersign.enlisted is. One process at a time goes on from a row. To let the sweep begin with the oldest id again: UPDATE countersign.sweep SET position = NULL, until = now().';
+    'How far the sweep over countersign.enlisted is, for each upstream and check delay. One process at a time goes on from a row, and from two places: the head, which stays behind what is new, and the walk, which goes slowly from the oldest id to the newest. To let the walk begin with the oldest id again: UPDATE countersign.sweep SET walk_begun_at = NULL, walk_ended_at = NULL.';
 COMMENT ON COLUMN countersign.sweep.upstream IS 'The upstream whose messages the sweep looks at.';
-COMMENT ON COLUMN countersign.sweep.position IS
-    'The last id that the sweep has settled: a UUIDv7. NULL: none yet, the sweep begins with the oldest.';
-COMMENT ON COLUMN countersign.sweep.begun_at IS
-    'When a walk last began with the oldest id, on this database''s clock.';
+COMMENT ON COLUMN countersign.sweep.check_delay_ms IS
+    'The check delay of the messages that the sweep looks at, in milliseconds.';
+COMMENT ON COLUMN countersign.sweep.head IS
+    'The callback service knows every id from the head''s first place up to this one: a UUIDv7. NULL: the head has not begun.';
+COMMENT ON COLUMN countersign.sweep.walk IS
+    'The last id that the walk has looked at: a UUIDv7. NULL: the walk begins with the oldest.';
+COMMENT ON COLUMN countersign.sweep.walk_begun_at IS
+    'When the walk began with the oldest id, on this database''s clock. NULL: it is to begin.';
+COMMENT ON COLUMN countersign.sweep.walk_ended_at IS
+    'When the walk reached the ids that were new at its beginning, on this database''s clock. NULL while it is under way.';
 COMMENT ON COLUMN countersign.sweep.until IS
-    'When another process may go on, on this database''s clock: while one walks, so that it is replaced when it dies; after a walk, the pause before the next.';
+    'When another process may go on, on this database''s clock: a process that lives moves it on.';
 COMMENT ON COLUMN countersign.sweep.holder IS
-    'The process that walks, or walked last: a UUID that it drew at its start.';
+    'The process that sweeps, or swept last: a UUID that it drew at its start.';

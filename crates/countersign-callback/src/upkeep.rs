@@ -165,6 +165,7 @@ async fn round(ledger: &Ledger) -> Result<(), sqlx::Error> {
     }
     ledger.prune_markers(now.before(RETURNED_MARKERS_KEPT), now.before(MARKERS_KEPT)).await?;
     ledger.prune_progress(now).await?;
+    ledger.prune_sweeps(now).await?;
     let mut pruned = 0;
     loop {
         let deleted = ledger.prune(now, PRUNED_AT_ONCE).await?;

@@ -1,10 +1,11 @@
 //! All SQL of this crate.
 
+pub(crate) mod sweep;
+
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
-use std::time::Duration;
 
-use countersign_protocol::{DatabaseId, MessageId, Name, UnixMillis};
+use countersign_protocol::{DatabaseId, MessageId, Name, Tier, UnixMillis};
 use sqlx::postgres::PgDatabaseError;
 use sqlx::{PgExecutor, Row as _};
 use uuid::Uuid;
@@ -14,7 +15,7 @@ use countersign_postgres::{Database, is_without_partition};
 use crate::envelope::Envelope;
 use crate::isolation::Isolation;
 use crate::message::Message;
-use crate::record::{EnlistedMessage, Owner, Record};
+use crate::record::{Owner, Record};
 
 /// The table's name in error messages of Postgres.
 pub(crate) const ENLISTED: &str = "countersign.enlisted";
@@ -80,7 +81,12 @@ fn is_null(error: &sqlx::Error, column: &str) -> bool {
 /// Enlists ids. The statement is text without parameters, so that it travels with the `BEGIN`; an
 /// id is hexadecimal digits and hyphens, and no name holds a quote. The ids are sorted, because two
 /// transactions that insert the same keys in opposite orders deadlock.
-pub(crate) fn enlist_ids(isolation: Isolation, owner: &Owner, messages: &[Message]) -> String {
+pub(crate) fn enlist_ids(
+    isolation: Isolation,
+    owner: &Owner,
+    tier: Tier,
+    messages: &[Message],
+) -> String {
     let mut messages: Vec<&Message> = messages.iter().collect();
     messages.sort_by_key(|message| message.id);
     let row =
@@ -89,16 +95,17 @@ pub(crate) fn enlist_ids(isolation: Isolation, owner: &Owner, messages: &[Messag
     // NULL while the clocks are apart, as the upstream's name is in another database.
     let present = present(&messages);
     format!(
-        "{} INSERT INTO countersign.enlisted (message_id, upstream, state, consumers)
+        "{} INSERT INTO countersign.enlisted (message_id, upstream, state, consumers, check_delay_ms)
          SELECT message_id, {},
                 CASE WHEN extract(epoch FROM clock_timestamp()) * 1000 BETWEEN {} AND {}
                      THEN 'enlisted' END,
-                consumers
+                consumers, {}
          FROM (VALUES {}) AS message (message_id, consumers)",
         set_isolation(isolation),
         upstream_here(owner),
         present.start(),
         present.end(),
+        delay_ms(tier),
         rows.join(", ")
     )
 }
@@ -106,6 +113,7 @@ pub(crate) fn enlist_ids(isolation: Isolation, owner: &Owner, messages: &[Messag
 pub(crate) async fn enlist_messages(
     connection: impl PgExecutor<'_>,
     owner: &Owner,
+    tier: Tier,
     messages: &[Message],
 ) -> Result<(), sqlx::Error> {
     let mut messages: Vec<&Message> = messages.iter().collect();
@@ -119,11 +127,12 @@ pub(crate) async fn enlist_messages(
     let present = present(&messages);
     sqlx::query(
         "-- enlist_messages
-         INSERT INTO countersign.enlisted (upstream, state, message_id, envelope, body, consumers)
+         INSERT INTO countersign.enlisted
+             (upstream, state, check_delay_ms, message_id, envelope, body, consumers)
          SELECT (SELECT $5 FROM countersign.identity WHERE database_id = $6),
                 CASE WHEN extract(epoch FROM clock_timestamp()) * 1000 BETWEEN $7 AND $8
                      THEN 'enlisted' END,
-                message.*
+                $9, message.*
          FROM UNNEST($1::uuid[], $2::jsonb[], $3::bytea[], $4::text[]) AS message",
     )
     .bind(ids)
@@ -134,6 +143,7 @@ pub(crate) async fn enlist_messages(
     .bind(owner.database.uuid())
     .bind(present.start())
     .bind(present.end())
+    .bind(delay_ms(tier))
     .execute(connection)
     .await?;
     Ok(())
@@ -240,125 +250,17 @@ pub(crate) async fn stored_message(
     Ok(Some((envelope, stored.try_get(1)?)))
 }
 
-/// The sweep's lease: one process walks at a time.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SweepLease {
-    /// The place where the walk begins: the callback service knows every id up to this one.
-    pub(crate) position: Option<MessageId>,
-    /// The database's time.
-    pub(crate) now: UnixMillis,
-}
-
-/// Takes the sweep's lease for `term`, unless another process has it or the pause after a walk
-/// lasts. When the last walk from the oldest id began longer than `anew` ago, this one begins
-/// there, too.
-///
-/// Like all of the sweep's SQL it is a single statement, so the process may die at any time.
-/// Postgres reads the `WHERE` under the row's lock: of two processes, one gets the row back and the
-/// other nothing.
-pub(crate) async fn take_sweep_lease(
-    database: &Database,
-    upstream: &Name,
-    holder: Uuid,
-    term: Duration,
-    anew: Duration,
-) -> Result<Option<SweepLease>, sqlx::Error> {
-    let taken = sqlx::query(
-        "-- take_sweep_lease
-         INSERT INTO countersign.sweep AS sweep (upstream, holder, until)
-         VALUES ($4, $1, now() + $2::bigint * interval '1 millisecond')
-         ON CONFLICT (upstream) DO UPDATE
-         SET holder = excluded.holder, until = excluded.until,
-             position = CASE WHEN sweep.begun_at > now() - $3::bigint * interval '1 millisecond'
-                             THEN sweep.position END,
-             begun_at = CASE WHEN sweep.begun_at > now() - $3::bigint * interval '1 millisecond'
-                              AND sweep.position IS NOT NULL
-                             THEN sweep.begun_at ELSE now() END
-         WHERE sweep.until <= now()
-         RETURNING position, (extract(epoch FROM now()) * 1000)::bigint",
-    )
-    .bind(holder)
-    .bind(whole_ms(term))
-    .bind(whole_ms(anew))
-    .bind(upstream.as_str())
-    .fetch_optional(database)
-    .await?;
-    let Some(taken) = taken else { return Ok(None) };
-    let position: Option<Uuid> = taken.try_get(0)?;
-    Ok(Some(SweepLease {
-        position: position.map(message_id).transpose()?,
-        now: UnixMillis::from_ms(taken.try_get(1)?),
-    }))
-}
-
-/// Moves the sweep's position from `from` to `to`, and keeps all other processes out for `term`.
-/// Returns `false` when another process has taken the lease, or an operator has set the position.
-pub(crate) async fn renew_sweep_lease(
-    database: &Database,
-    upstream: &Name,
-    holder: Uuid,
-    from: Option<MessageId>,
-    to: Option<MessageId>,
-    term: Duration,
-) -> Result<bool, sqlx::Error> {
-    let renewed = sqlx::query(
-        "-- renew_sweep_lease
-         UPDATE countersign.sweep
-         SET position = $3, until = now() + $4::bigint * interval '1 millisecond'
-         WHERE upstream = $5 AND holder = $1 AND position IS NOT DISTINCT FROM $2",
-    )
-    .bind(holder)
-    .bind(from.map(MessageId::uuid))
-    .bind(to.map(MessageId::uuid))
-    .bind(whole_ms(term))
-    .bind(upstream.as_str())
-    .execute(database)
-    .await?;
-    Ok(renewed.rows_affected() > 0)
-}
-
-/// Up to `limit` committed messages of this upstream after `position` whose ids were made before `newest`, oldest
-/// first. Both bounds are given, so that Postgres reads only their partitions.
-pub(crate) async fn enlisted_after(
-    database: &Database,
-    upstream: &Name,
-    position: Option<MessageId>,
-    newest: UnixMillis,
-    limit: u16,
-) -> Result<Vec<EnlistedMessage>, sqlx::Error> {
-    let rows: Vec<(Uuid, Option<String>)> = sqlx::query_as(
-        "-- enlisted_after
-         SELECT message_id, consumers FROM countersign.enlisted
-         WHERE message_id > $1 AND message_id < $2 AND state = 'enlisted' AND upstream = $4
-         ORDER BY message_id LIMIT $3",
-    )
-    .bind(position.map_or(Uuid::nil(), MessageId::uuid))
-    .bind(MessageId::from_parts(newest, [0; 10]).uuid())
-    .bind(i64::from(limit))
-    .bind(upstream.as_str())
-    .fetch_all(database)
-    .await?;
-    let read = |(id, consumers): (Uuid, Option<String>)| {
-        let names = consumers.iter().flat_map(|names| names.split(','));
-        let consumers = names.map(str::parse).collect::<Result<Vec<Name>, _>>();
-        let consumers = consumers.map_err(|error| sqlx::Error::Decode(error.into()))?;
-        Ok(EnlistedMessage { id: message_id(id)?, consumers })
-    };
-    rows.into_iter().map(read).collect()
-}
-
 fn message_id(id: Uuid) -> Result<MessageId, sqlx::Error> {
     MessageId::try_from(id).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
-fn joined(names: &[Name]) -> String {
-    names.iter().map(Name::as_str).collect::<Vec<_>>().join(",")
+/// A check delay as a column holds it.
+fn delay_ms(tier: Tier) -> i32 {
+    i32::try_from(tier.delay().as_millis()).unwrap_or(i32::MAX)
 }
 
-fn whole_ms(duration: Duration) -> i64 {
-    // A longer interval would lead to a time outside of Postgres's range.
-    const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-    i64::try_from(duration.min(LONGEST).as_millis()).unwrap_or(i64::MAX)
+fn joined(names: &[Name]) -> String {
+    names.iter().map(Name::as_str).collect::<Vec<_>>().join(",")
 }
 
 fn record(state: Option<&str>) -> Result<Record, sqlx::Error> {

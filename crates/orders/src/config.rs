@@ -49,8 +49,8 @@ const CALLBACK: Setting = Setting {
 
 const SWEEP_EVERY: Setting = Setting {
     name: "COUNTERSIGN_SWEEP_EVERY",
-    help: "the pause between two walks of the sweep; each goes on where the last ended. An order is looked at when it is older than the check delay, the longest transaction and this (at most a minute) together. Too short: orders get a second check whose first has just come due. Too long: the broker's losses are found late",
-    default: Some("10m"),
+    help: "the pause between two rounds of the sweep, in which it looks at all orders that are new enough. An order is looked at when it is older than the check delay, the longest transaction and this (at most a minute) together. Too short: orders get a second check whose first has just come due. Too long: the broker's losses are found late",
+    default: Some("1m"),
     required: false,
     secret: false,
 };
@@ -104,7 +104,7 @@ impl Config {
             settings.mistake(CALLBACK.name, "give one address");
         }
         if sweep_every == Some(Duration::ZERO) {
-            settings.mistake(SWEEP_EVERY.name, "a pause is needed, such as 10m");
+            settings.mistake(SWEEP_EVERY.name, "a pause is needed, such as 1m");
         }
         let token = settings.secret(TOKEN.name, TOKEN_FILE.name);
         if !settings.mistakes().is_empty() {

@@ -141,6 +141,9 @@ impl Callback for Admin {
             warn!(upstream = %question.upstream, error = %why, cause, "no answer for a sweep now");
             Status::unavailable(why.to_string())
         };
+        if may_correct {
+            self.sweeps.note(&question).await.map_err(refused)?;
+        }
         let forgotten = self.sweeps.forgotten(&question).await.map_err(refused)?;
         let contradicted = self.sweeps.contradicted(&question).await.map_err(refused)?;
         if may_correct {
@@ -183,7 +186,8 @@ impl Callback for Admin {
         _: Request<ListUpstreamsRequest>,
     ) -> Result<Response<ListUpstreamsResponse>, Status> {
         let known = self.ledger.upstreams().await.map_err(|e| no_answer(&e))?;
-        Ok(Response::new(upstreams::answer(&self.upstreams, known, &self.pacing)))
+        let sweeps = self.ledger.sweeps().await.map_err(|e| no_answer(&e))?;
+        Ok(Response::new(upstreams::answer(&self.upstreams, known, sweeps, &self.pacing)))
     }
 
     async fn create_job(

@@ -11,14 +11,14 @@ use std::time::Duration;
 use countersign_protocol::check::MAX_CONSUMERS;
 use countersign_protocol::envelope::MAX_ENTRIES;
 use countersign_protocol::grpc::find_unconfirmed_request::Message;
-use countersign_protocol::grpc::{FindUnconfirmedRequest, FindUnconfirmedResponse};
-use countersign_protocol::{DatabaseId, MessageId, Name, OutsideWindow, Window};
+use countersign_protocol::grpc::{self, FindUnconfirmedRequest, FindUnconfirmedResponse};
+use countersign_protocol::{DatabaseId, MessageId, Name, OutsideWindow, UnixMillis, Window};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tonic::Status;
 
 use crate::horizon::Horizons;
-use crate::ledger::{Expected, Ledger};
+use crate::ledger::{Expected, Ledger, SweepProgress};
 use crate::log;
 use crate::rules::overdue::{Correction, Key, Policy};
 use crate::watch::markers::MarkerNeed;
@@ -119,6 +119,18 @@ impl Sweeps {
         Ok(())
     }
 
+    /// Keeps, for an operator, how far the asker says that it is.
+    ///
+    /// # Errors
+    /// When it was not kept.
+    pub(crate) async fn note(&self, question: &Question) -> Result<(), Unanswered> {
+        let Question { upstream, database, progress, .. } = question;
+        if let Some(progress) = progress {
+            self.ledger.note_sweep(upstream, *database, progress).await?;
+        }
+        Ok(())
+    }
+
     /// Waits until every confirm that is in the broker now is recorded.
     async fn all_is_recorded(&self) -> Result<(), Unanswered> {
         let end = Instant::now() + MARKERS_WITHIN;
@@ -145,6 +157,8 @@ pub(crate) struct Question {
     pub(crate) known: Vec<Expected>,
     /// What nothing can be said of: confirms of that time are not kept any more.
     pub(crate) too_old: Vec<MessageId>,
+    /// How far the asker is, if it says so.
+    pub(crate) progress: Option<SweepProgress>,
 }
 
 impl Question {
@@ -154,7 +168,7 @@ impl Question {
     /// # Errors
     /// When it cannot be answered: what is wrong, and what to do about it.
     pub(crate) fn read(request: FindUnconfirmedRequest, window: Window) -> Result<Self, Status> {
-        let FindUnconfirmedRequest { upstream, messages, database } = request;
+        let FindUnconfirmedRequest { upstream, messages, database, sweep } = request;
         let upstream: Name = upstream.parse().map_err(|why| {
             Status::invalid_argument(format!(
                 "upstream: {why}; it is the name that its checks carry"
@@ -163,13 +177,15 @@ impl Question {
         let database = (!database.is_empty()).then(|| database.parse()).transpose();
         let database =
             database.map_err(|why| Status::invalid_argument(format!("database: {why}")))?;
-        if messages.is_empty() || messages.len() > MAX_ENTRIES {
+        let progress = sweep.map(read_progress);
+        if (messages.is_empty() && progress.is_none()) || messages.len() > MAX_ENTRIES {
             return Err(Status::invalid_argument(format!(
                 "messages: {} given; ask about 1 to {MAX_ENTRIES} at once",
                 messages.len()
             )));
         }
-        let mut question = Self { upstream, database, known: Vec::new(), too_old: Vec::new() };
+        let (known, too_old) = (Vec::new(), Vec::new());
+        let mut question = Self { upstream, database, known, too_old, progress };
         for (index, message) in messages.into_iter().enumerate() {
             let wrong = |why| Status::invalid_argument(format!("messages[{index}]: {why}"));
             let due = read_message(message, &question.upstream).map_err(wrong)?;
@@ -204,6 +220,17 @@ impl Question {
     }
 }
 
+fn read_progress(progress: grpc::find_unconfirmed_request::SweepProgress) -> SweepProgress {
+    let walks = progress.walk_began_at_ms > 0;
+    let times = (progress.walk_at_ms, progress.walk_began_at_ms);
+    let times = (UnixMillis::from_ms(times.0), UnixMillis::from_ms(times.1));
+    SweepProgress {
+        check_delay_ms: progress.check_delay_ms,
+        behind_ms: progress.behind_ms,
+        walk: walks.then_some(times),
+    }
+}
+
 fn read_message(message: Message, upstream: &Name) -> Result<Expected, String> {
     let Message { message_id, consumers } = message;
     let message_id: MessageId =
@@ -227,7 +254,6 @@ fn read_message(message: Message, upstream: &Name) -> Result<Expected, String> {
 mod tests {
     use std::time::Duration;
 
-    use countersign_protocol::UnixMillis;
     use tonic::Code;
 
     use super::*;
@@ -246,7 +272,8 @@ mod tests {
     }
 
     fn asking(upstream: &str, messages: Vec<Message>) -> FindUnconfirmedRequest {
-        FindUnconfirmedRequest { upstream: upstream.to_owned(), messages, database: String::new() }
+        let upstream = upstream.to_owned();
+        FindUnconfirmedRequest { upstream, messages, ..FindUnconfirmedRequest::default() }
     }
 
     #[test]

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use countersign_protocol::check::MAX_CONSUMERS;
 use countersign_protocol::{Attempt, MessageId, Name};
 use uuid::Uuid;
 
 use super::Ledger;
 use super::columns::{Id, Ids, Text, Time, stored_attempt};
-use crate::rules::overdue::{Key, Report};
+use crate::rules::filter;
+use crate::rules::overdue::{Key, Report, UNITES};
 
 /// A message, and the consumers whose confirms its upstream expects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,9 +136,9 @@ impl Ledger {
         Ok(unconfirmed)
     }
 
-    /// Of these messages, those that lack a confirm and have no overdue row of this upstream, open or
-    /// closed: the service asks for an open one anyway, and a closed or parked one was decided by an
-    /// operator, the upstream or the consumers.
+    /// Of these messages, those that lack a confirm of a consumer which no overdue row of this upstream
+    /// waits for. A row that a further check cannot change speaks for all consumers: an operator or the
+    /// upstream has decided, or the row names as many as it can.
     ///
     /// One statement, so that a check that is noted meanwhile is seen whole or not at all.
     ///
@@ -159,16 +161,23 @@ impl Ledger {
         }
         let forgotten: Vec<Id> = sqlx::query_scalar(
             "-- forgotten
+             WITH known AS (
+                 SELECT message_id, consumers,
+                        state = ANY($7) AND cardinality(consumers) < $8 AS is_open_to_more
+                 FROM overdue
+                 WHERE message_id BETWEEN $1 AND $2 AND message_id = ANY($3) AND upstream = $6
+             )
              SELECT message_id FROM (
                  SELECT message_id, consumer
                  FROM UNNEST($4::uuid[], $5::text[]) AS expected (message_id, consumer)
                  EXCEPT
                  SELECT message_id, consumer FROM confirmation
                  WHERE message_id BETWEEN $1 AND $2 AND message_id = ANY($3)
+                 EXCEPT
+                 SELECT message_id, UNNEST(consumers) FROM known
              ) AS missing
              EXCEPT
-             SELECT message_id FROM overdue
-             WHERE message_id BETWEEN $1 AND $2 AND message_id = ANY($3) AND upstream = $6
+             SELECT message_id FROM known WHERE NOT is_open_to_more
              ORDER BY message_id",
         )
         .bind(ids.first)
@@ -177,6 +186,8 @@ impl Ledger {
         .bind(expected)
         .bind(names)
         .bind(upstream.as_str())
+        .bind(filter::texts(&UNITES))
+        .bind(i32::try_from(MAX_CONSUMERS).unwrap_or(i32::MAX))
         .fetch_all(self.pool())
         .await?;
         Ok(forgotten.into_iter().map(|Id(id)| id).collect())

@@ -9,7 +9,8 @@
 //! - `jobs`: created, worked on under the lock of their row, told.
 //! - `budget`, `progress`, `depths`, `markers`: what is known of upstreams, consumers, queues, shards; `tallies`:
 //!   what became of each upstream's checks.
-//! - `rolled_back`: what upstreams say was rolled back.
+//! - `rolled_back`: what upstreams say was rolled back; `sweeps`: how far they say that their sweeps
+//!   are.
 //!
 //! Everything is sorted by key before it is written, so that two writers never wait for each other
 //! in a circle. Statements over partitioned tables carry the bounds of their ids: without them
@@ -63,6 +64,8 @@ mod rolled_back;
 
 mod set_back;
 
+mod sweeps;
+
 use std::time::Duration;
 
 use countersign_postgres::{CommitError, Database, Partitions, Transaction, sqlstate};
@@ -80,6 +83,7 @@ pub(crate) use self::markers::ShardMarkers;
 pub(crate) use self::overdue::{DueCheck, Taken};
 pub(crate) use self::progress::{Reached, Watched};
 pub(crate) use self::rolled_back::{KEPT, RolledBackArming};
+pub(crate) use self::sweeps::{SweepProgress, ToldSweep};
 pub(crate) use self::tallies::{Tallies, merge};
 
 /// The ledger's migrations.

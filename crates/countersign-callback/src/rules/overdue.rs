@@ -27,6 +27,11 @@ pub struct Policy {
     pub management_lag: Duration,
 }
 
+/// The states in which a further check adds its consumers to the row. In the others an operator or the
+/// upstream has decided.
+pub(crate) const UNITES: [StateName; 4] =
+    [StateName::Waiting, StateName::Asking, StateName::Parked, StateName::Confirmed];
+
 /// A message whose check came due unconfirmed: a row of `overdue`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Overdue {
@@ -264,12 +269,8 @@ impl Overdue {
         policy: &Policy,
         now: UnixMillis,
     ) -> Option<Correction> {
-        match self.state.name() {
-            StateName::Waiting | StateName::Asking | StateName::Parked | StateName::Confirmed => {}
-            StateName::NeverCommitted
-            | StateName::Withdrawn
-            | StateName::Conflict
-            | StateName::ClosedByHand => return None,
+        if !UNITES.contains(&self.state.name()) {
+            return None;
         }
         let origin = self.origin.and(check.origin);
         let mut consumers = self.consumers.clone();

@@ -343,8 +343,8 @@ impl Stage {
             consumers: consumers.iter().map(|&name| name.to_owned()).collect(),
         };
         let messages = messages.iter().map(message).collect();
-        let database = DATABASE.to_owned();
-        let request = FindUnconfirmedRequest { upstream: upstream.to_owned(), messages, database };
+        let (upstream, database) = (upstream.to_owned(), DATABASE.to_owned());
+        let request = FindUnconfirmedRequest { upstream, messages, database, sweep: None };
         let admin = self.replicas[0].service.admin();
         Ok(CallbackClient::new(admin).find_unconfirmed(request).await?.into_inner())
     }

@@ -181,9 +181,10 @@ async fn enlist(
     owner: &Owner,
     batch: &Batch,
 ) -> Result<Transaction, sqlx::Error> {
+    let tier = batch.publisher.settings.tier;
     if batch.publisher.settings.store_messages {
         let mut transaction = Transaction::open(database, sql::set_isolation(isolation)).await?;
-        match sql::enlist_messages(&mut transaction, owner, &batch.messages).await {
+        match sql::enlist_messages(&mut transaction, owner, tier, &batch.messages).await {
             Ok(()) => Ok(transaction),
             Err(error) => {
                 roll_back(transaction).await;
@@ -191,7 +192,7 @@ async fn enlist(
             }
         }
     } else {
-        Transaction::open(database, &sql::enlist_ids(isolation, owner, &batch.messages)).await
+        Transaction::open(database, &sql::enlist_ids(isolation, owner, tier, &batch.messages)).await
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use countersign_protocol::envelope::clean_reason;
 use countersign_protocol::grpc::callback_client::CallbackClient;
-use countersign_protocol::grpc::find_unconfirmed_request::Message;
+use countersign_protocol::grpc::find_unconfirmed_request::{Message, SweepProgress};
 use countersign_protocol::grpc::{FindUnconfirmedRequest, FindUnconfirmedResponse};
 use countersign_protocol::{MessageId, Name};
 use thiserror::Error;
@@ -16,6 +16,7 @@ use tonic::{Code, Request, Status};
 
 use crate::record::EnlistedMessage;
 use crate::settings::ProducerSettings;
+use crate::sweep::lag::Progress;
 
 /// The callback service's address: `http://callback:50052`, or `https://…`.
 #[derive(Clone)]
@@ -75,10 +76,41 @@ impl Callback {
             message_id: message.id.to_string(),
             consumers: message.consumers.iter().map(Name::to_string).collect(),
         };
+        let messages_asked = messages.iter().map(message).collect();
+        let response = self.ask(settings, messages_asked, None).await?;
+        Ok(read(&response, messages))
+    }
+
+    /// Tells how far the sweep is, and asks nothing.
+    ///
+    /// # Errors
+    /// When the callback service does not answer: the reason, for a person.
+    pub(crate) async fn tell(
+        &self,
+        settings: &ProducerSettings,
+        progress: &Progress,
+    ) -> Result<(), String> {
+        let in_ms = |length: Duration| u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
+        let sweep = SweepProgress {
+            check_delay_ms: in_ms(settings.tier.delay()),
+            behind_ms: in_ms(progress.behind),
+            walk_at_ms: progress.walk.map_or(0, |(at, _)| at.ms()),
+            walk_began_at_ms: progress.walk.map_or(0, |(_, began)| began.ms()),
+        };
+        self.ask(settings, Vec::new(), Some(sweep)).await.map(|_| ())
+    }
+
+    async fn ask(
+        &self,
+        settings: &ProducerSettings,
+        messages: Vec<Message>,
+        sweep: Option<SweepProgress>,
+    ) -> Result<FindUnconfirmedResponse, String> {
         let mut request = Request::new(FindUnconfirmedRequest {
             upstream: settings.upstream.to_string(),
-            messages: messages.iter().map(message).collect(),
+            messages,
             database: settings.database.map(|id| id.to_string()).unwrap_or_default(),
+            sweep,
         });
         request.set_timeout(DEADLINE);
         if let Some(token) = &settings.token {
@@ -86,7 +118,7 @@ impl Callback {
         }
         let mut client = self.client.clone();
         let response = client.find_unconfirmed(request).await.map_err(|status| why(&status))?;
-        Ok(read(&response.into_inner(), messages))
+        Ok(response.into_inner())
     }
 }
 

@@ -1,64 +1,34 @@
 //! The sweep finds committed messages whose checks the broker lost, and arms fresh ones.
 
 pub(crate) mod callback;
-mod walk;
+mod head;
+mod lag;
+mod look;
+mod settings;
 
-use std::time::{Duration, Instant};
+pub use settings::SweepSettings;
+
+use std::time::Duration;
 
 use countersign_postgres::Database;
-use countersign_protocol::envelope::MAX_ENTRIES;
-use countersign_protocol::{MessageId, Name, UnixMillis};
+use countersign_protocol::{MessageId, UnixMillis};
 use countersign_retry::{Retry, Stopped};
 use sqlx::PgPool;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::warn;
 use uuid::Uuid;
 
-use crate::record::EnlistedMessage;
 use crate::send::publisher::Publisher;
 use crate::sql;
-use crate::sweep::callback::{Callback, CallbackAddress, Forgotten};
-use crate::sweep::walk::Walk;
+use crate::sql::sweep::{BegunWalk, Turn};
+use crate::sweep::callback::Callback;
+use crate::sweep::head::{Head, Stretch, extend, place};
+use crate::sweep::lag::{Lag, Progress};
 
-/// The settings of a [`Sweeper`].
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct SweepSettings {
-    /// The callback service's address.
-    pub callback: CallbackAddress,
-    /// The pause between two walks; each walk goes on where the last ended. After a walk that armed
-    /// fresh checks the pause is at least the check delay and `slack`: until then the callback
-    /// service cannot know them. Too short: both databases answer questions that find nothing. Too
-    /// long: the sweep finds late what the broker lost. Default: 10 min.
-    pub every: Duration,
-    /// How long after the last such walk a walk begins with the oldest enlisted id again. That walk
-    /// finds what the *callback service's database* lost in a failover. Default: 24 h.
-    pub anew: Duration,
-    /// How much longer than the check delay and the longest transaction the sweep leaves a message
-    /// alone. It has to cover the difference between the clocks of upstream and database, and the
-    /// time that the callback service takes to look a due check up. Too short: a message gets a
-    /// second check when its first has just come due. Default: 1 min.
-    pub slack: Duration,
-    /// How many enlisted ids the sweep asks about in a second, at most. Default: 2,000.
-    pub looks_per_second: u32,
-}
-
-impl SweepSettings {
-    /// The defaults, for the callback service at this address.
-    #[must_use]
-    pub fn new(callback: CallbackAddress) -> Self {
-        Self {
-            callback,
-            every: Duration::from_secs(10 * 60),
-            anew: Duration::from_secs(24 * 60 * 60),
-            slack: Duration::from_secs(60),
-            looks_per_second: 2_000,
-        }
-    }
-}
-
-/// Walks `countersign.enlisted` from old to new, asks the callback service which messages it knows
-/// neither as confirmed nor as overdue, and arms a fresh check for each of these.
+/// Reads `countersign.enlisted`, asks the callback service which messages it knows neither as
+/// confirmed nor as overdue, and arms a fresh check for each of these.
+///
 /// Every other part rests on the check: it is armed before the commit, and the broker keeps it. A
 /// broker that loses its disks loses checks, and with them the only reason to ask for the message.
 /// The sweep restores the check and nothing else: when the check comes due, the callback service
@@ -66,42 +36,59 @@ impl SweepSettings {
 /// broker lost with its check heals one check delay after the sweep found it. The fresh check names
 /// the consumers that had to confirm the message when it was enlisted.
 ///
-/// Let the sweep run always: it costs one look-up for 1,000 messages. After the *callback
-/// service's* database failed over with loss, let the sweep begin with the oldest id: `UPDATE
-/// countersign.sweep SET position = NULL, until = now()`.
+/// The sweep has two places. The *head* stays as close behind the newest ids as their checks allow,
+/// at whatever rate they come, and only goes forward. The *walk* goes from the oldest id to the newest
+/// in the time that the head leaves, once a day: it finds what the callback service's *database* lost
+/// in a failover. After such a loss, let it begin at once: `UPDATE countersign.sweep SET
+/// walk_begun_at = NULL, walk_ended_at = NULL`.
 ///
-/// A message that waits unconfirmed in a consumer's long queue gets no second check: its check came
-/// due, so the callback service knows the message. Any number of processes may run a sweeper on the
-/// same database: one of them walks at a time.
+/// Let the sweep run always: it costs one look-up for 1,000 messages. A message that waits unconfirmed
+/// in a consumer's long queue gets no second check: its check came due, so the callback service knows
+/// the message. Any number of processes may run a sweeper on the same database: for each upstream and
+/// check delay, one of them sweeps at a time.
 pub struct Sweeper {
     publisher: Publisher,
     pool: Database,
     callback: Callback,
     settings: SweepSettings,
-    /// Names this process in the lease.
-    holder: Uuid,
-    /// The walk that this process is on.
+    turn: Turn,
+    /// While this process has the lease.
+    head: Option<Head>,
+    /// The walk that is under way, while this process has the lease.
     walk: Option<Walk>,
+    lag: Lag,
 }
 
-/// Why a walk stopped early.
+/// A walk that is under way.
+#[derive(Debug)]
+struct Walk {
+    stored: BegunWalk,
+    /// The last place that it goes to: what was new when it began is the head's.
+    end: MessageId,
+    /// When the pause after its last page is over.
+    next: Instant,
+    too_old: usize,
+}
+
+/// Why a round stopped early.
 enum Halt {
     Stopped,
     Trouble(String),
 }
 
-/// How many ids the sweep reads and asks about at once: as many as one question may hold.
-const PAGE: u16 = 1_000;
-/// How many checks the sweep has under way at most, and which part of the publisher's
-/// `max_unconfirmed`: the rest of the room is for the upstream's own transactions.
-const REARMED_AT_ONCE: usize = 100;
-const PART_OF_UNCONFIRMED: usize = 4;
-/// How long after its last sign of life another process takes a process's place. The lease is
-/// longer than a question without an answer and the pause after it, so that a process that is alive
-/// keeps its walk.
+/// How many rows of the table one statement reads.
+const PAGE: u16 = 10_000;
+/// How long before the newest id to ask about the first head begins: what is older is the walk's.
+const FIRST_HEAD: Duration = Duration::from_secs(60 * 60);
+/// How many times as long as a page of the walk takes is the pause after it: the walk takes at most a
+/// tenth of what the two databases can do.
+const PAUSES: u32 = 9;
+/// How long after its last sign of life another process takes a process's place, apart from the pause
+/// between two rounds. It is longer than the questions of a page without an answer and the pause
+/// after them, so that a process that is alive keeps its place.
 const LEASE: Duration = Duration::from_secs(60);
-
-const _: () = assert!(PAGE as usize <= MAX_ENTRIES, "a page is one question");
+/// How long the lease's end may take when the process stops: after it, the lease runs out by itself.
+const RELEASED_WITHIN: Duration = Duration::from_secs(1);
 
 impl Sweeper {
     /// A sweeper over the database that `pool` leads to; [`prepare`](crate::prepare) has prepared
@@ -111,8 +98,10 @@ impl Sweeper {
     #[must_use]
     pub fn new(publisher: Publisher, pool: PgPool, settings: SweepSettings) -> Self {
         let callback = Callback::new(&settings.callback);
-        let holder = Uuid::now_v7();
-        Self { publisher, pool: pool.into(), callback, settings, holder, walk: None }
+        let of = &publisher.inner.settings;
+        let turn = Turn { upstream: of.upstream.clone(), tier: of.tier, holder: Uuid::now_v7() };
+        let (pool, lag) = (pool.into(), Lag::default());
+        Self { publisher, pool, callback, settings, turn, head: None, walk: None, lag }
     }
 
     /// Sweeps until `shutdown`. When the callback service, the broker or the database is away, the
@@ -124,149 +113,201 @@ impl Sweeper {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut retry = Retry::new("sweep for lost checks");
         loop {
-            match self.walk(&shutdown).await {
-                Ok(()) => retry.worked(),
-                Err(Halt::Stopped) => return,
+            let next = match self.round(&shutdown).await {
+                Ok(next) => next,
+                Err(Halt::Stopped) => break,
                 Err(Halt::Trouble(why)) => match retry.wait(&why, &shutdown).await {
                     Ok(()) => continue,
-                    Err(Stopped) => return,
+                    Err(Stopped) => break,
                 },
-            }
-            // The row in the database says when the next walk begins. After at most this pause the
-            // process replaces one that died in a walk, and sees a position that an operator set.
-            let pause = self.settings.every.min(LEASE);
-            if wait(pause, &shutdown).await.is_err() {
-                return;
+            };
+            retry.worked();
+            if wait_until(next, &shutdown).await.is_err() {
+                break;
             }
         }
+        // Another process need not wait for the lease's end. If nobody hears this, it does.
+        let _ = timeout(RELEASED_WITHIN, self.turn.release(&self.pool)).await;
     }
 
-    /// Continues the walk that met trouble, or begins one if it is this process's turn.
-    async fn walk(&mut self, shutdown: &CancellationToken) -> Result<(), Halt> {
-        let mut walk = match self.walk.take() {
-            Some(walk) => walk,
-            None => match self.begin().await? {
-                Some(walk) => walk,
-                None => return Ok(()),
-            },
+    /// If it is this process's turn: brings the head to the newest ids, and goes on with the walk
+    /// until the next round. Says when that is.
+    async fn round(&mut self, shutdown: &CancellationToken) -> Result<Instant, Halt> {
+        let Some(mut head) = (match self.head.take() {
+            Some(head) => Some(head),
+            None => self.take().await?,
+        }) else {
+            // After this pause the process replaces one that has died.
+            return Ok(Instant::now() + self.settings.every.min(LEASE));
         };
-        let walked = self.go_on(&mut walk, shutdown).await;
-        if walked.is_err() {
-            self.walk = Some(walk);
+        let is_ours = self.go_on(&mut head, shutdown).await;
+        // After trouble the process goes on where it was.
+        if !matches!(is_ours, Ok(false)) {
+            self.head = Some(head);
         }
-        walked
+        let next = Instant::now() + self.settings.every;
+        if is_ours? {
+            self.walk_until(next, shutdown).await?;
+        } else {
+            self.walk = None;
+        }
+        Ok(next)
     }
 
-    async fn begin(&self) -> Result<Option<Walk>, Halt> {
-        let Self { pool, holder, settings, .. } = self;
-        // The walk says that what it reads is committed in the database that the checks name.
+    async fn take(&self) -> Result<Option<Head>, Halt> {
+        // The sweep says that what it reads is committed in the database that the checks name.
         let meant = self.publisher.inner.settings.database;
-        let here = sql::identity(pool).await?;
+        let here = sql::identity(&self.pool).await?;
         if meant != Some(here) {
             let meant = meant.map_or_else(|| "none".to_owned(), |id| id.to_string());
             return Err(Halt::Trouble(format!(
                 "the sweeper's pool leads to database {here}, the publisher was told {meant}: see ProducerSettings::database"
             )));
         }
-        let upstream = self.upstream();
-        let term = self.term();
-        let lease = sql::take_sweep_lease(pool, upstream, *holder, term, settings.anew).await?;
-        Ok(lease.map(|lease| Walk::new(lease.position, self.newest(lease.now))))
+        Ok(self.turn.take(&self.pool, self.term()).await?.map(Head::new))
     }
 
-    /// Walks up to the ids that are too young to ask about, as long as this process has the lease.
-    async fn go_on(&self, walk: &mut Walk, shutdown: &CancellationToken) -> Result<(), Halt> {
+    /// Brings the head to the newest ids. Returns `false` when this process has lost the lease.
+    async fn go_on(&mut self, head: &mut Head, shutdown: &CancellationToken) -> Result<bool, Halt> {
+        let mut too_old = 0;
         loop {
-            let began = Instant::now();
-            if !self.renew(walk, self.term()).await? {
-                return Ok(());
+            let Some(now) = self.renew(head).await? else { return Ok(false) };
+            let newest = self.newest(now);
+            head.begin_at(newest.before(FIRST_HEAD), newest);
+            if let Some(stretch) = head.due(Instant::now()) {
+                self.ask_again(head, stretch, shutdown).await?;
+                continue;
             }
-            let (from, newest) = (walk.reached(), walk.newest());
-            let page = sql::enlisted_after(&self.pool, self.upstream(), from, newest, PAGE).await?;
-            let (count, last) = (page.len(), page.last().map(|message| message.id));
-            if let Some(last) = last {
-                self.heal(page, walk).await?;
-                walk.pass(last);
+            let up_to = place(newest);
+            let page = self.turn.page(&self.pool, head.reached(), up_to, PAGE).await?;
+            let again_at = self.known_in();
+            let noted = &mut |last, is_armed| match is_armed {
+                true => head.armed(last, Instant::now(), Instant::now() + again_at),
+                false => head.pass(last),
+            };
+            too_old += self.look(page.messages, noted, shutdown).await?;
+            if let Some(last) = page.last {
+                head.pass(last);
             }
-            if count < usize::from(PAGE) {
-                // What follows is another upstream's: the next walk need not read it again.
-                walk.pass(MessageId::from_parts(walk.newest(), [0; 10]));
+            if !page.is_full {
+                // What follows is too young.
+                head.pass(up_to);
+            }
+            self.tell(head, newest, !page.is_full).await?;
+            if !page.is_full {
                 break;
             }
-            let pause = time_for(count, self.settings.looks_per_second);
-            wait(pause.saturating_sub(began.elapsed()), shutdown).await?;
         }
-        if walk.too_old > 0 {
-            warn!(
-                count = walk.too_old,
-                "enlisted messages are older than the callback service keeps confirms: whether they were confirmed is not known any more"
-            );
+        say_too_old(too_old);
+        Ok(self.renew(head).await?.is_some())
+    }
+
+    /// Asks once more about ids of which some got a fresh check.
+    async fn ask_again(
+        &self,
+        head: &mut Head,
+        stretch: Stretch,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Halt> {
+        let (mut reached, mut armed_again) = (stretch.after, Vec::new());
+        loop {
+            if self.renew(head).await?.is_none() {
+                // The next round finds out, too.
+                return Ok(());
+            }
+            let page = self.turn.page(&self.pool, reached, stretch.last, PAGE).await?;
+            let again_at = self.known_in();
+            let noted = &mut |last, is_armed| {
+                if is_armed {
+                    let now = Instant::now();
+                    extend(&mut armed_again, reached, last, now, now + again_at);
+                }
+                reached = Some(last);
+            };
+            self.look(page.messages, noted, shutdown).await?;
+            reached = page.last.or(reached);
+            if !page.is_full {
+                head.settle(stretch, armed_again);
+                return Ok(());
+            }
         }
-        // The other processes keep the pause, too.
-        self.renew(walk, self.pause_after(walk)).await?;
+    }
+
+    /// Goes on with the walk, page by page, until this moment or the walk's end.
+    async fn walk_until(&mut self, end: Instant, shutdown: &CancellationToken) -> Result<(), Halt> {
+        if self.walk.is_none() {
+            let begun = self.turn.walk(&self.pool, self.settings.anew).await?;
+            self.walk = begun.map(|stored| {
+                let begun_at = UnixMillis::from_ms(stored.begun_at_us / 1_000);
+                let end = place(self.newest(begun_at));
+                Walk { stored, end, next: Instant::now(), too_old: 0 }
+            });
+        }
+        while let Some(mut walk) = self.walk.take() {
+            if walk.next >= end {
+                self.walk = Some(walk);
+                break;
+            }
+            wait_until(walk.next, shutdown).await?;
+            let began = Instant::now();
+            let page = self.turn.page(&self.pool, walk.stored.position, walk.end, PAGE).await?;
+            let noted = &mut |last, _| walk.stored.position = Some(last);
+            let looked = self.look(page.messages, noted, shutdown).await;
+            if let (Ok(_), Some(last)) = (&looked, page.last) {
+                walk.stored.position = Some(last);
+            }
+            let has_ended = looked.is_ok() && !page.is_full;
+            walk.too_old += looked.as_ref().copied().unwrap_or(0);
+            walk.next = Instant::now() + began.elapsed() * PAUSES;
+            // What was looked at before the trouble need not be looked at again.
+            let is_ours = self.turn.store_walk(&self.pool, walk.stored, has_ended).await?;
+            if has_ended {
+                say_too_old(walk.too_old);
+            }
+            if is_ours && !has_ended {
+                self.walk = Some(walk);
+            }
+            looked?;
+        }
         Ok(())
     }
 
-    /// Asks about a page, and arms fresh checks for the messages that the callback service does not
-    /// know.
-    async fn heal(&self, mut page: Vec<EnlistedMessage>, walk: &mut Walk) -> Result<(), Halt> {
-        let settings = &self.publisher.inner.settings;
-        for message in page.iter_mut().filter(|message| message.consumers.is_empty()) {
-            message.consumers.clone_from(&settings.consumers);
+    /// Stores how far the head is, and keeps the other processes out. Returns the database's time, or
+    /// `None` when one of them has the lease, or an operator has set the place.
+    async fn renew(&self, head: &mut Head) -> Result<Option<UnixMillis>, Halt> {
+        let (from, to) = (head.stored(), head.settled());
+        let now = self.turn.renew(&self.pool, from, to, self.term()).await?;
+        if now.is_some() {
+            head.store(to);
         }
-        let asked = self.callback.find_forgotten(settings, &page).await;
-        let Forgotten { ids, too_old, contradicted } = asked.map_err(Halt::Trouble)?;
-        if let Some(first) = contradicted.first() {
-            error!(
-                count = contradicted.len(), message_id = %first,
-                "these messages are committed here, and the callback service was told otherwise; this is one. An upstream has answered for another: are its addresses right? The callback service asks for them again if this upstream shows its token"
-            );
-        }
-        walk.too_old += too_old;
-        let forgotten = walk.ask(page, &ids);
-        let Some(first) = forgotten.first() else { return Ok(()) };
-        warn!(
-            count = forgotten.len(), message_id = %first.id,
-            "the callback service knows neither confirms nor due checks of these messages: arming fresh checks; this is one"
-        );
-        for some in forgotten
-            .chunks(REARMED_AT_ONCE.min(settings.max_unconfirmed / PART_OF_UNCONFIRMED).max(1))
-        {
-            let checks = some.iter().map(|message| (message.id, message.consumers.clone()));
-            self.publisher.rearm(checks).await.map_err(Halt::Trouble)?;
-            walk.rearmed(some[some.len() - 1].id);
+        Ok(now)
+    }
+
+    /// Tells the callback service, and the log, how far the sweep is.
+    async fn tell(
+        &mut self,
+        head: &Head,
+        newest: UnixMillis,
+        at_the_end: bool,
+    ) -> Result<(), Halt> {
+        let walk = self.walk.as_ref().map(|walk| walk.stored);
+        let progress = Progress::of(head.reached(), newest, walk);
+        self.lag.look(&progress);
+        if self.lag.is_to_be_told(Instant::now(), at_the_end) {
+            let settings = &self.publisher.inner.settings;
+            self.callback.tell(settings, &progress).await.map_err(Halt::Trouble)?;
         }
         Ok(())
     }
 
-    /// Stores how far the walk is, and keeps the other processes out for `term`. Returns `false`
-    /// when one of them has the lease, or an operator has set the position.
-    async fn renew(&self, walk: &mut Walk, term: Duration) -> Result<bool, Halt> {
-        let (from, to) = (walk.stored(), walk.settled());
-        let upstream = self.upstream();
-        let renewed =
-            sql::renew_sweep_lease(&self.pool, upstream, self.holder, from, to, term).await?;
-        if renewed {
-            walk.store();
-        }
-        Ok(renewed)
-    }
-
-    fn upstream(&self) -> &Name {
-        &self.publisher.inner.settings.upstream
-    }
-
-    /// The time for which the process takes the lease: a page's pause comes on top.
+    /// The time for which the process takes the lease: the pause until the next round comes on top.
     fn term(&self) -> Duration {
-        LEASE + time_for(usize::from(PAGE), self.settings.looks_per_second)
+        LEASE.saturating_add(self.settings.every)
     }
 
-    /// The pause after a walk. After fresh checks were armed, the callback service cannot know them
-    /// before they have come due: a walk that began earlier would arm them all again.
-    fn pause_after(&self, walk: &Walk) -> Duration {
-        let SweepSettings { every, slack, .. } = self.settings;
-        let delay = self.publisher.inner.settings.tier.delay();
-        if walk.has_rearmed() { every.max(delay + slack) } else { every }
+    /// How long after its arming the callback service must have looked a check up.
+    fn known_in(&self) -> Duration {
+        self.publisher.inner.settings.tier.delay() + self.settings.slack
     }
 
     /// The first time whose ids the sweep leaves alone: their checks need not have come due. A
@@ -278,15 +319,18 @@ impl Sweeper {
     }
 }
 
-/// How long this many looks take at this rate.
-fn time_for(count: usize, per_second: u32) -> Duration {
-    let count = u32::try_from(count).unwrap_or(u32::MAX);
-    Duration::from_secs(1).saturating_mul(count) / per_second.max(1)
+fn say_too_old(count: usize) {
+    if count > 0 {
+        warn!(
+            count,
+            "enlisted messages are older than the callback service keeps confirms: whether they were confirmed is not known any more"
+        );
+    }
 }
 
-async fn wait(pause: Duration, shutdown: &CancellationToken) -> Result<(), Halt> {
-    let waited = shutdown.run_until_cancelled(tokio::time::sleep(pause)).await;
-    waited.ok_or(Halt::Stopped)
+async fn wait_until(end: Instant, shutdown: &CancellationToken) -> Result<(), Halt> {
+    let pause = sleep(end.saturating_duration_since(Instant::now()));
+    shutdown.run_until_cancelled(pause).await.ok_or(Halt::Stopped)
 }
 
 impl From<sqlx::Error> for Halt {

@@ -20,4 +20,6 @@ mod resend;
 
 mod race;
 
+mod sweep;
+
 mod without_store;

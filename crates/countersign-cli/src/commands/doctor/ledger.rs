@@ -2,9 +2,10 @@
 
 use countersign_protocol::grpc::count_overdue_response::Group;
 use countersign_protocol::grpc::list_consumers_response::Consumer;
-use countersign_protocol::grpc::list_upstreams_response::Upstream;
+use countersign_protocol::grpc::list_upstreams_response::{Sweep, Upstream};
 
 use super::finding::{Finding, error, note, warning};
+use crate::terminal::clock::span;
 use crate::terminal::table::count;
 
 /// Overdue messages that an operator has to look at. `groups` are counted by state and cause.
@@ -92,6 +93,7 @@ pub(crate) fn upstreams(upstreams: &[Upstream]) -> Vec<Finding> {
                 format!("is {name} running, and can the callback service reach {address}?"),
             ));
         }
+        findings.extend(upstream.sweeps.iter().filter_map(|sweep| of_sweep(&subject, sweep)));
         if upstream.canaries_only {
             findings.push(note(
                 &subject,
@@ -104,6 +106,33 @@ pub(crate) fn upstreams(upstreams: &[Upstream]) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// How far a sweep may be behind: it is for a while after an outage.
+const BEHIND_MS: u64 = 10 * 60 * 1_000;
+/// How long a sweep may say nothing: it says something every minute by default.
+const SILENT_MS: u64 = 15 * 60 * 1_000;
+
+fn of_sweep(subject: &str, sweep: &Sweep) -> Option<Finding> {
+    let Sweep { check_delay_ms, behind_ms, told_ms_ago, .. } = sweep;
+    let which = span(*check_delay_ms);
+    if *told_ms_ago >= SILENT_MS {
+        return Some(warning(
+            subject,
+            format!(
+                "its sweep of messages with a check delay of {which} has said nothing for {}: what the broker loses with its checks is not found",
+                span(*told_ms_ago)
+            ),
+            "does a process of it run with COUNTERSIGN_CALLBACK set? If that upstream or check delay is gone for good, this line goes after the callback service's retention",
+        ));
+    }
+    (*behind_ms >= BEHIND_MS).then(|| {
+        warning(
+            subject,
+            format!("its sweep of messages with a check delay of {which} is {} behind: what the broker loses with its checks is found that much later", span(*behind_ms)),
+            "it catches up by itself; its log says what holds it up",
+        )
+    })
 }
 
 #[cfg(test)]
@@ -164,5 +193,30 @@ mod tests {
         };
         assert_eq!(severities(&upstreams(&[upstream("closed", false)])), []);
         assert_eq!(severities(&upstreams(&[upstream("open", true)])), [Error, Note]);
+    }
+
+    #[test]
+    fn a_sweep_that_is_behind_or_silent_is_found() {
+        let orders = |behind_ms, told_ms_ago| Upstream {
+            upstream: "orders".to_owned(),
+            sweeps: vec![Sweep {
+                check_delay_ms: 300_000,
+                behind_ms,
+                told_ms_ago,
+                ..Sweep::default()
+            }],
+            ..Upstream::default()
+        };
+        for (behind_ms, told_ms_ago, found) in [
+            (599_999, 899_999, None),
+            (600_000, 0, Some("behind")),
+            (600_000, 900_000, Some("has said nothing")),
+        ] {
+            let findings = upstreams(&[orders(behind_ms, told_ms_ago)]);
+            assert_eq!(severities(&findings), vec![Warning; usize::from(found.is_some())]);
+            if let Some(text) = found {
+                assert!(format!("{findings:?}").contains(text), "{findings:?}");
+            }
+        }
     }
 }
