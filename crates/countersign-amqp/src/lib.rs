@@ -51,6 +51,6 @@ pub use consume::depth::{NotCounted, QueueCount};
 pub use consume::gauge::{Gauge, GaugeReading, NotRead, Session};
 pub use consume::{Consumer, Subscription};
 pub use publish::batcher::{Batcher, BatcherSettings, OnFailure};
-pub use publish::message::{Outgoing, Properties, header_problem};
+pub use publish::message::{AsReceived, Outgoing, Properties, header_bytes, header_problem};
 pub use publish::outcome::{NotTaken, Pending, PublishOutcome};
 pub use publish::{Publisher, PublisherSettings};

@@ -86,6 +86,46 @@ impl Delivery {
         self.raw.delivery.properties.content_type.as_deref()
     }
 
+    /// How its body is encoded, such as `gzip`, if it says.
+    #[must_use]
+    pub fn content_encoding(&self) -> Option<&str> {
+        self.raw.delivery.properties.content_encoding.as_deref()
+    }
+
+    /// Which request it answers, or by which its answer is to be known, if it says.
+    #[must_use]
+    pub fn correlation_id(&self) -> Option<&str> {
+        self.raw.delivery.properties.correlation_id.as_deref()
+    }
+
+    /// Where its answer is to be sent to, if it says.
+    #[must_use]
+    pub fn reply_to(&self) -> Option<&str> {
+        self.raw.delivery.properties.reply_to.as_deref()
+    }
+
+    /// Its priority, if it says.
+    #[must_use]
+    pub fn priority(&self) -> Option<u8> {
+        self.raw.delivery.properties.priority
+    }
+
+    /// After how many milliseconds it was to expire, as its publisher wrote it, if it says; also after
+    /// it waited in a delay queue, where it does not expire.
+    #[must_use]
+    pub fn expiration(&self) -> Option<&str> {
+        let properties = &self.raw.delivery.properties;
+        properties.expiration.as_deref().or_else(|| self.headers().text(header::EXPIRATION))
+    }
+
+    /// The broker's user that published it, if it says; also after it waited in a delay queue. Only at
+    /// the first delivery has the broker checked it.
+    #[must_use]
+    pub fn user_id(&self) -> Option<&str> {
+        let properties = &self.raw.delivery.properties;
+        properties.user_id.as_deref().or_else(|| self.headers().text(header::USER_ID))
+    }
+
     /// Its headers.
     #[must_use]
     pub fn headers(&self) -> &Headers {
@@ -140,8 +180,17 @@ impl Raw {
         let exchange = self.origin(header::EXCHANGE, &self.delivery.exchange).to_owned();
         let key = self.origin(header::KEY, &self.delivery.key).to_owned();
         let mut properties = self.delivery.properties;
-        properties.headers =
+        let mut headers =
             properties.headers.with_text(header::EXCHANGE, &exchange).with_text(header::KEY, &key);
+        // A copy that expired would be lost, or come back before its time.
+        if let Some(expiration) = properties.expiration.take() {
+            headers = headers.with_text(header::EXPIRATION, &expiration);
+        }
+        // The broker closes the channel of a publish in another user's name.
+        if let Some(user_id) = properties.user_id.take() {
+            headers = headers.with_text(header::USER_ID, &user_id);
+        }
+        properties.headers = headers;
         (properties, self.delivery.body)
     }
 

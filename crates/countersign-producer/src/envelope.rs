@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use countersign_protocol::{HeaderValue, MessageId};
 use serde::{Deserialize, Serialize};
 
-use crate::message::Message;
+use crate::message::{Message, MoreProperties};
 use crate::source::SourceError;
 
 /// A stored message without its id and body.
@@ -15,34 +15,22 @@ pub(crate) struct Envelope {
     key: String,
     kind: Option<String>,
     content_type: Option<String>,
-    headers: BTreeMap<String, Header>,
+    #[serde(flatten)]
+    more: MoreProperties,
+    headers: BTreeMap<String, HeaderValue>,
     consumers: Vec<String>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Header {
-    Text(String),
-    Integer(i64),
-    Boolean(bool),
-    Timestamp(u64),
 }
 
 impl Envelope {
     pub(crate) fn of(message: &Message) -> Self {
-        let header = |value: &HeaderValue| match value {
-            HeaderValue::Text(text) => Header::Text(text.clone()),
-            HeaderValue::Integer(number) => Header::Integer(*number),
-            HeaderValue::Boolean(truth) => Header::Boolean(*truth),
-            HeaderValue::Timestamp(seconds) => Header::Timestamp(*seconds),
-        };
         let headers = message.headers.iter();
         Self {
             exchange: message.exchange.clone(),
             key: message.key.clone(),
             kind: message.kind.clone(),
             content_type: message.content_type.clone(),
-            headers: headers.map(|(name, value)| (name.to_owned(), header(value))).collect(),
+            more: message.more.clone(),
+            headers: headers.map(|(name, value)| (name.to_owned(), value.clone())).collect(),
             consumers: message.consumers.iter().map(ToString::to_string).collect(),
         }
     }
@@ -52,16 +40,9 @@ impl Envelope {
         let mut message = Message::new(&self.exchange, &self.key, body).with_id(id);
         message.kind = self.kind;
         message.content_type = self.content_type;
+        message.more = self.more;
         for (name, value) in self.headers {
-            message = message.with_header(
-                &name,
-                match value {
-                    Header::Text(text) => HeaderValue::Text(text),
-                    Header::Integer(number) => HeaderValue::Integer(number),
-                    Header::Boolean(truth) => HeaderValue::Boolean(truth),
-                    Header::Timestamp(seconds) => HeaderValue::Timestamp(seconds),
-                },
-            )?;
+            message = message.with_header(&name, value)?;
         }
         let consumers = self.consumers.iter().map(|name| name.parse());
         Ok(message.with_consumers(consumers.collect::<Result<_, _>>()?))
@@ -70,12 +51,19 @@ impl Envelope {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn a_message_comes_out_of_storage_as_it_went_in() {
         let message = Message::json("orders", "order.placed", "order.placed", &"a chair")
             .unwrap()
+            .with_content_encoding("gzip")
+            .with_correlation_id("request 7")
+            .with_reply_to("answers")
+            .with_priority(3)
+            .with_expiration(Duration::from_secs(60))
             .with_consumers(vec!["logistics".parse().unwrap(), "billing".parse().unwrap()])
             .with_header("traceparent", HeaderValue::Text("00-ab-cd-01".into()))
             .and_then(|message| message.with_header("urgent", HeaderValue::Boolean(true)))

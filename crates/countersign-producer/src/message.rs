@@ -1,30 +1,49 @@
 //! A message, as its sender makes it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use countersign_amqp::{Outgoing, Properties};
 use countersign_protocol::check::MAX_CONSUMERS;
 use countersign_protocol::envelope::MAX_BODY_BYTES;
 use countersign_protocol::{Attempt, HeaderValue, Headers, MessageId, Name, UnixMillis, header};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// A message to send, with its exchange and key. Cheap to clone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Message {
     pub(crate) id: MessageId,
     pub(crate) exchange: String,
     pub(crate) key: String,
     pub(crate) kind: Option<String>,
     pub(crate) content_type: Option<String>,
+    pub(crate) more: MoreProperties,
     pub(crate) headers: Headers,
     pub(crate) consumers: Vec<Name>,
     pub(crate) body: Bytes,
 }
 
+/// The AMQP properties that few messages have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct MoreProperties {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) content_encoding: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) correlation_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reply_to: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) priority: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) expiration_ms: Option<u64>,
+}
+
 /// Why a message does not take a header.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
-    "{0:?} is not a header that may be set: use a-z, 0-9, '.', '_' and '-', beginning with a letter, but not with 'x-' or 'countersign-'"
+    "{0:?} is not a header that may be set: its name has 1 to 255 bytes without control characters, does not begin with 'x-' or 'countersign-', and is not CC or BCC"
 )]
 pub struct InvalidHeader(String);
 
@@ -34,6 +53,8 @@ const MAX_SHORT_STRING: usize = 255;
 /// envelope has to hold 1,000 checked messages.
 const MAX_CONSUMER_BYTES: usize = 950;
 const QUOTES_AND_COMMA: usize = 3;
+/// The longest expiration that RabbitMQ takes: its timers count milliseconds in 32 bits. A longer one closes the channel.
+const MAX_EXPIRATION_MS: u64 = u32::MAX as u64;
 
 impl Message {
     /// A message with a new id, for this exchange with this key.
@@ -45,6 +66,7 @@ impl Message {
             key: key.to_owned(),
             kind: None,
             content_type: None,
+            more: MoreProperties::default(),
             headers: Headers::new(),
             consumers: Vec::new(),
             body: body.into(),
@@ -87,6 +109,42 @@ impl Message {
         self
     }
 
+    /// Sets how the body is encoded, such as `gzip`.
+    #[must_use]
+    pub fn with_content_encoding(mut self, encoding: &str) -> Self {
+        self.more.content_encoding = Some(encoding.to_owned());
+        self
+    }
+
+    /// Sets by which an answer to the message is to be known, or which message it answers.
+    #[must_use]
+    pub fn with_correlation_id(mut self, id: &str) -> Self {
+        self.more.correlation_id = Some(id.to_owned());
+        self
+    }
+
+    /// Sets where an answer is to be sent to.
+    #[must_use]
+    pub fn with_reply_to(mut self, address: &str) -> Self {
+        self.more.reply_to = Some(address.to_owned());
+        self
+    }
+
+    /// Sets the priority, for queues that have priorities.
+    #[must_use]
+    pub fn with_priority(mut self, priority: u8) -> Self {
+        self.more.priority = Some(priority);
+        self
+    }
+
+    /// Sets after how long the message expires in a queue, in whole milliseconds. What has expired was
+    /// not processed: the callback service asks for it again.
+    #[must_use]
+    pub fn with_expiration(mut self, after: Duration) -> Self {
+        self.more.expiration_ms = Some(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+        self
+    }
+
     /// Sets the consumers that have to confirm the message, instead of the publisher's default. 1
     /// to 16.
     #[must_use]
@@ -123,7 +181,10 @@ impl Message {
     /// Why the message cannot be sent, for a person; `None` if it can.
     pub(crate) fn problem(&self) -> Option<String> {
         let names = self.consumers.iter().map(|name| name.as_str().len() + QUOTES_AND_COMMA);
-        let longest = [&self.kind, &self.content_type].into_iter().flatten().map(String::len).max();
+        let MoreProperties { content_encoding, correlation_id, reply_to, expiration_ms, .. } =
+            &self.more;
+        let texts = [&self.kind, &self.content_type, content_encoding, correlation_id, reply_to];
+        let longest = texts.into_iter().flatten().map(String::len).max();
         if self.consumers.is_empty() || self.consumers.len() > MAX_CONSUMERS {
             Some(format!(
                 "{} consumers have to confirm it: 1 to {MAX_CONSUMERS} can",
@@ -134,7 +195,11 @@ impl Message {
         } else if self.exchange.len() > MAX_SHORT_STRING || self.key.len() > MAX_SHORT_STRING {
             Some(format!("its exchange or its key is over {MAX_SHORT_STRING} bytes"))
         } else if longest.is_some_and(|length| length > MAX_SHORT_STRING) {
-            Some(format!("its kind or its content type is over {MAX_SHORT_STRING} bytes"))
+            Some(format!(
+                "its kind, content type, content encoding, correlation id or reply address is over {MAX_SHORT_STRING} bytes"
+            ))
+        } else if expiration_ms.is_some_and(|after| after > MAX_EXPIRATION_MS) {
+            Some(format!("it expires after more than {MAX_EXPIRATION_MS} ms, which no queue takes"))
         } else if self.body.len() > MAX_BODY_BYTES {
             Some(format!(
                 "its body has {} bytes: at most {MAX_BODY_BYTES} are sent",
@@ -153,11 +218,17 @@ impl Message {
             content_type: self.content_type.clone(),
             app_id: Some(upstream.to_string()),
             timestamp: u64::try_from(now.ms() / 1_000).ok(),
+            content_encoding: self.more.content_encoding.clone(),
+            correlation_id: self.more.correlation_id.clone(),
+            reply_to: self.more.reply_to.clone(),
+            priority: self.more.priority,
+            expiration: self.more.expiration_ms.map(|after| after.to_string()),
             headers: self
                 .headers
                 .clone()
                 .with_integer(header::ATTEMPT, i64::from(attempt.number()))
                 .with_integer(header::PUBLISHED_AT_MS, now.ms()),
+            ..Properties::default()
         };
         Outgoing {
             exchange: self.exchange.clone(),
@@ -192,6 +263,8 @@ mod tests {
             (message().with_consumers(wordy), "names of its consumers"),
             (Message { key: long.clone(), ..message() }, "key"),
             (message().with_kind(&long), "kind"),
+            (message().with_correlation_id(&long), "correlation id"),
+            (message().with_expiration(Duration::MAX), "expires"),
             (Message { body: vec![0; MAX_BODY_BYTES + 1].into(), ..message() }, "body"),
         ] {
             let problem = message.problem().unwrap_or_default();
@@ -221,7 +294,7 @@ mod tests {
 
     #[test]
     fn headers_of_the_broker_and_of_countersign_are_refused() {
-        for name in ["x-death", "CC", "countersign-attempt", "Weird"] {
+        for name in ["x-death", "CC", "countersign-attempt", "a\n"] {
             assert!(message().with_header(name, HeaderValue::Integer(1)).is_err(), "{name}");
         }
         let traced = message()

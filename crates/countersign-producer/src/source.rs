@@ -27,7 +27,7 @@ pub trait MessageSource<Store = PgConnection>: Send + Sync + 'static {
 pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What a [`MessageSource`] found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Found {
     /// The message, with the id that the caller asked for ([`Message::with_id`]).
     Message(Message),

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 /// Which publish of the message this is, from 1. Integer.
 pub const ATTEMPT: &str = "countersign-attempt";
 /// When this attempt was published, on the upstream's clock, in milliseconds since 1970. Integer.
@@ -17,13 +19,21 @@ pub const KEY: &str = "countersign-key";
 pub const REASON: &str = "countersign-reason";
 /// The exchange or queue that a quarantined message came from. Text.
 pub const SOURCE: &str = "countersign-source";
+/// The AMQP property `expiration` that a message was published with, once it has been through a delay
+/// queue or stands in a `.dead` queue: a copy must not expire there. Text.
+pub const EXPIRATION: &str = "countersign-expiration";
+/// The AMQP property `user_id` that a message was published with, likewise: the broker refuses it from
+/// another user. Text.
+pub const USER_ID: &str = "countersign-user-id";
 /// W3C Trace Context (<https://www.w3.org/TR/trace-context/>). Text.
 pub const TRACEPARENT: &str = "traceparent";
 /// W3C Trace Context, what vendors add. Text.
 pub const TRACESTATE: &str = "tracestate";
 
-/// A header's value: the kinds that every AMQP 0-9-1 client can read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A header's value. Every AMQP 0-9-1 client can read the first four kinds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum HeaderValue {
     /// A text.
     Text(String),
@@ -33,13 +43,23 @@ pub enum HeaderValue {
     Boolean(bool),
     /// Seconds since 1970.
     Timestamp(u64),
+    /// A number with a fraction.
+    Float(f64),
+    /// Bytes that are no text.
+    Bytes(Vec<u8>),
+    /// Several values.
+    List(Vec<Self>),
+    /// Several values by name.
+    Table(BTreeMap<String, Self>),
+    /// Nothing (AMQP calls it void).
+    Nothing,
 }
 
 /// The headers of a message, by name.
 ///
 /// Holds allowed names only (see [`Headers::allows`]), so that no broker-owned header can be sent
 /// on by accident.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Headers(BTreeMap<String, HeaderValue>);
 
 /// The longest name of a header that AMQP 0-9-1 can say, in bytes.
@@ -52,20 +72,18 @@ impl Headers {
         Self::default()
     }
 
-    /// Whether a header of this name may be sent: a lower-case letter, then lower-case letters,
-    /// digits, `.`, `_` and `-`; nothing that begins with `x-`.
+    /// Whether a header of this name may be sent: every name of up to 255 bytes without control
+    /// characters, but for the broker's own.
     ///
-    /// What begins with `x-` belongs to the broker, and the pattern leaves out `CC` and `BCC`, which
-    /// route. A copied `x-death` makes RabbitMQ up to 3.13 take a dead letter for a cycle; 32 of
-    /// them stop a wait queue for good (reproduced on 3.10.8).
+    /// What begins with `x-` belongs to the broker, and `CC` and `BCC` route; the broker knows these
+    /// names in this case only. A copied `x-death` makes RabbitMQ up to 3.13 take a dead letter for a
+    /// cycle; 32 of them stop a wait queue for good (reproduced on 3.10.8).
     #[must_use]
     pub fn allows(name: &str) -> bool {
-        name.len() <= MAX_NAME_BYTES
-            && name.starts_with(|c: char| c.is_ascii_lowercase())
+        (1..=MAX_NAME_BYTES).contains(&name.len())
             && !name.starts_with("x-")
-            && name.bytes().all(|b| {
-                b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-')
-            })
+            && !matches!(name, "CC" | "BCC")
+            && !name.contains(char::is_control)
     }
 
     /// Sets a header; a name that is not allowed is left out, and `false` returned.
@@ -106,8 +124,14 @@ impl Headers {
         match self.0.get(name)? {
             HeaderValue::Integer(number) => Some(*number),
             HeaderValue::Text(text) => text.parse().ok(),
-            HeaderValue::Boolean(_) | HeaderValue::Timestamp(_) => None,
+            _ => None,
         }
+    }
+
+    /// A header's value, if the message has the header.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&HeaderValue> {
+        self.0.get(name)
     }
 
     /// All of them, in the order of their names.

@@ -41,7 +41,7 @@ pub struct Browser {
 }
 
 /// A message as it lies in a queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Browsed {
     /// The message itself.
     pub delivery: Delivery,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::publish::message::{Properties, read_properties};
 
 /// A message from the broker, to be acked by its tag.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Delivery {
     /// The tag to ack the message by.
     pub tag: DeliveryTag,

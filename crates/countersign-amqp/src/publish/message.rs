@@ -6,7 +6,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 /// A message to publish: persistent, and returned by the broker if no queue is bound for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Outgoing {
     /// The exchange to publish to; its name has up to 255 bytes.
     pub exchange: String,
@@ -18,10 +18,10 @@ pub struct Outgoing {
     pub body: Bytes,
 }
 
-/// The properties of a message that this contract uses. `delivery_mode` is always 2: persistent.
+/// The properties of a message, but `delivery_mode`, which is always 2: persistent.
 ///
 /// Each text is up to 255 bytes, the headers together up to 32 KiB.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Properties {
     /// The message's id. The publisher gives one to a message that has none, because it tells
     /// returned messages apart by their ids.
@@ -34,9 +34,29 @@ pub struct Properties {
     pub app_id: Option<String>,
     /// When the message was published, in seconds since 1970 on the publisher's clock.
     pub timestamp: Option<u64>,
-    /// The headers that [`Headers`] allows and has a kind for; a reader skips the rest.
+    /// How the body is encoded, such as `gzip`.
+    pub content_encoding: Option<String>,
+    /// Which request this answers, or which answer this waits for.
+    pub correlation_id: Option<String>,
+    /// Where an answer is to be sent to.
+    pub reply_to: Option<String>,
+    /// The message's priority, in queues that have priorities.
+    pub priority: Option<u8>,
+    /// After how many milliseconds the message expires in a queue, as digits.
+    pub expiration: Option<String>,
+    /// The broker's user that published the message. The broker refuses a publish that names another
+    /// one than the connection's.
+    pub user_id: Option<String>,
+    /// The headers that [`Headers`] allows; a reader skips the rest.
     pub headers: Headers,
+    /// The headers as another client wrote them.
+    pub as_received: AsReceived,
 }
+
+/// The headers of a received message in its client's own types: 32 or 64 bits, a text or bytes. A copy of the
+/// message has them again.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AsReceived(Option<FieldTable>);
 
 /// A message as the client takes it.
 #[derive(Debug)]
@@ -74,7 +94,25 @@ pub(crate) fn prepare(message: Outgoing) -> Result<Prepared, String> {
     if let Some(timestamp) = properties.timestamp {
         prepared = prepared.with_timestamp(timestamp);
     }
-    if let Some(headers) = prepare_headers(&properties.headers)? {
+    if let Some(encoding) = properties.content_encoding {
+        prepared = prepared.with_content_encoding(short("content encoding", encoding)?);
+    }
+    if let Some(correlation_id) = properties.correlation_id {
+        prepared = prepared.with_correlation_id(short("correlation id", correlation_id)?);
+    }
+    if let Some(reply_to) = properties.reply_to {
+        prepared = prepared.with_reply_to(short("reply to", reply_to)?);
+    }
+    if let Some(priority) = properties.priority {
+        prepared = prepared.with_priority(priority);
+    }
+    if let Some(expiration) = properties.expiration {
+        prepared = prepared.with_expiration(short("expiration", expiration)?);
+    }
+    if let Some(user_id) = properties.user_id {
+        prepared = prepared.with_user_id(short("user id", user_id)?);
+    }
+    if let Some(headers) = prepare_headers(&properties.headers, &properties.as_received)? {
         prepared = prepared.with_headers(headers);
     }
     Ok(Prepared {
@@ -97,23 +135,31 @@ pub fn header_problem(headers: &Headers) -> Option<String> {
 }
 
 /// What a header takes on the wire, at most.
-fn header_bytes(name: &str, value: &HeaderValue) -> usize {
-    let text = if let HeaderValue::Text(text) = value { text.len() } else { 0 };
-    name.len() + text + HEADER_OVERHEAD_BYTES
+#[must_use]
+pub fn header_bytes(name: &str, value: &HeaderValue) -> usize {
+    let inside = match value {
+        HeaderValue::Text(text) => text.len(),
+        HeaderValue::Bytes(bytes) => bytes.len(),
+        HeaderValue::List(values) => values.iter().map(|value| header_bytes("", value)).sum(),
+        HeaderValue::Table(values) => {
+            values.iter().map(|(name, value)| header_bytes(name, value)).sum()
+        }
+        _ => 0,
+    };
+    name.len() + inside + HEADER_OVERHEAD_BYTES
 }
 
-fn prepare_headers(headers: &Headers) -> Result<Option<FieldTable>, String> {
+fn prepare_headers(headers: &Headers, received: &AsReceived) -> Result<Option<FieldTable>, String> {
+    let received = received.0.as_ref().map(FieldTable::inner);
     let mut table = FieldTable::default();
     let mut bytes = 0;
     for (name, value) in headers.iter() {
         bytes += header_bytes(name, value);
-        let value = match value {
-            HeaderValue::Text(text) => AMQPValue::LongString(text.as_str().into()),
-            HeaderValue::Integer(number) => AMQPValue::LongLongInt(*number),
-            HeaderValue::Boolean(boolean) => AMQPValue::Boolean(*boolean),
-            HeaderValue::Timestamp(seconds) => AMQPValue::Timestamp(*seconds),
-        };
-        table.insert(short("header name", name.to_owned())?, value);
+        let name = short("header name", name.to_owned())?;
+        let as_it_was = received.and_then(|received| received.get(&name));
+        let as_it_was = as_it_was.filter(|found| read_header(found, 0).as_ref() == Some(value));
+        let value = as_it_was.cloned().map_or_else(|| write_header(value), Ok)?;
+        table.insert(name, value);
     }
     if bytes > MAX_HEADER_BYTES {
         return Err(format!("headers of {bytes} bytes: at most {MAX_HEADER_BYTES} are sent"));
@@ -121,17 +167,41 @@ fn prepare_headers(headers: &Headers) -> Result<Option<FieldTable>, String> {
     Ok((bytes > 0).then_some(table))
 }
 
+fn write_header(value: &HeaderValue) -> Result<AMQPValue, String> {
+    Ok(match value {
+        HeaderValue::Text(text) => AMQPValue::LongString(text.as_str().into()),
+        HeaderValue::Integer(number) => AMQPValue::LongLongInt(*number),
+        HeaderValue::Boolean(boolean) => AMQPValue::Boolean(*boolean),
+        HeaderValue::Timestamp(seconds) => AMQPValue::Timestamp(*seconds),
+        HeaderValue::Float(number) => AMQPValue::Double(*number),
+        HeaderValue::Bytes(bytes) => AMQPValue::ByteArray(bytes.as_slice().into()),
+        HeaderValue::List(values) => {
+            let values: Result<Vec<_>, _> = values.iter().map(write_header).collect();
+            AMQPValue::FieldArray(values?.into())
+        }
+        HeaderValue::Table(values) => {
+            let mut table = FieldTable::default();
+            for (name, value) in values {
+                table.insert(short("header name", name.clone())?, write_header(value)?);
+            }
+            AMQPValue::FieldTable(table)
+        }
+        HeaderValue::Nothing => AMQPValue::Void,
+        other => return Err(format!("a header {other:?} cannot be written")),
+    })
+}
+
 fn short(what: &str, text: String) -> Result<ShortString, String> {
     let bytes = text.len();
     ShortString::try_new(text).map_err(|_| format!("{what} of {bytes} bytes: AMQP allows 255"))
 }
 
-/// Reads the properties that another client wrote, as far as this contract has a place for them.
+/// Reads the properties that another client wrote.
 pub(crate) fn read_properties(received: &BasicProperties) -> Properties {
     let text = |field: &Option<ShortString>| field.as_ref().map(|text| text.as_str().to_owned());
     let mut headers = Headers::new();
     for (name, value) in received.headers().iter().flatten() {
-        if let Some(value) = read_header(value) {
+        if let Some(value) = read_header(value, 0) {
             headers.set(name.as_str(), value);
         }
     }
@@ -141,17 +211,34 @@ pub(crate) fn read_properties(received: &BasicProperties) -> Properties {
         content_type: text(received.content_type()),
         app_id: text(received.app_id()),
         timestamp: *received.timestamp(),
+        content_encoding: text(received.content_encoding()),
+        correlation_id: text(received.correlation_id()),
+        reply_to: text(received.reply_to()),
+        priority: *received.priority(),
+        expiration: text(received.expiration()),
+        user_id: text(received.user_id()),
         headers,
+        as_received: AsReceived(received.headers().clone()),
     }
 }
 
+/// How deep tables in a header may lie in each other; what lies deeper is skipped. No client is known to write more
+/// than three.
+const MAX_DEPTH: usize = 16;
+
 /// Clients differ in how they write a text or a number: this reads every way.
-fn read_header(value: &AMQPValue) -> Option<HeaderValue> {
-    let text = |bytes: &[u8]| std::str::from_utf8(bytes).ok().map(str::to_owned);
+fn read_header(value: &AMQPValue, depth: usize) -> Option<HeaderValue> {
+    let text = |bytes: &[u8]| match std::str::from_utf8(bytes) {
+        Ok(text) => HeaderValue::Text(text.to_owned()),
+        Err(_) => HeaderValue::Bytes(bytes.to_owned()),
+    };
+    if depth > MAX_DEPTH {
+        return None;
+    }
     Some(match value {
-        AMQPValue::LongString(value) => HeaderValue::Text(text(value.as_bytes())?),
+        AMQPValue::LongString(value) => text(value.as_bytes()),
         AMQPValue::ShortString(value) => HeaderValue::Text(value.as_str().to_owned()),
-        AMQPValue::ByteArray(value) => HeaderValue::Text(text(value.as_slice())?),
+        AMQPValue::ByteArray(value) => text(value.as_slice()),
         AMQPValue::Boolean(value) => HeaderValue::Boolean(*value),
         AMQPValue::ShortShortInt(value) => HeaderValue::Integer((*value).into()),
         AMQPValue::ShortShortUInt(value) => HeaderValue::Integer((*value).into()),
@@ -161,7 +248,23 @@ fn read_header(value: &AMQPValue) -> Option<HeaderValue> {
         AMQPValue::LongUInt(value) => HeaderValue::Integer((*value).into()),
         AMQPValue::LongLongInt(value) => HeaderValue::Integer(*value),
         AMQPValue::Timestamp(value) => HeaderValue::Timestamp(*value),
-        _ => return None,
+        AMQPValue::Float(value) => HeaderValue::Float((*value).into()),
+        AMQPValue::Double(value) => HeaderValue::Float(*value),
+        AMQPValue::DecimalValue(value) => {
+            HeaderValue::Float(f64::from(value.value) / 10_f64.powi(value.scale.into()))
+        }
+        AMQPValue::FieldArray(values) => {
+            let values = values.as_slice().iter().map(|value| read_header(value, depth + 1));
+            HeaderValue::List(values.collect::<Option<_>>()?)
+        }
+        AMQPValue::FieldTable(table) => {
+            let values = table.inner().iter();
+            let read = values.map(|(name, value)| {
+                Some((name.as_str().to_owned(), read_header(value, depth + 1)?))
+            });
+            HeaderValue::Table(read.collect::<Option<_>>()?)
+        }
+        AMQPValue::Void => HeaderValue::Nothing,
     })
 }
 
@@ -193,10 +296,18 @@ mod tests {
             content_type: Some("application/json".to_owned()),
             app_id: Some("orders".to_owned()),
             timestamp: Some(1_763_000_000),
+            content_encoding: Some("gzip".to_owned()),
+            correlation_id: Some("request 7".to_owned()),
+            reply_to: Some("answers".to_owned()),
+            priority: Some(3),
+            expiration: Some("60000".to_owned()),
+            user_id: Some("guest".to_owned()),
             headers,
+            as_received: AsReceived::default(),
         };
         let prepared = prepare(outgoing(properties.clone())).unwrap();
-        assert_eq!(read_properties(&prepared.properties), properties);
+        let read = read_properties(&prepared.properties);
+        assert_eq!(Properties { as_received: AsReceived::default(), ..read }, properties);
         assert_eq!(*prepared.properties.delivery_mode(), Some(2));
     }
 
@@ -229,13 +340,34 @@ mod tests {
         table.insert("not-utf8".into(), AMQPValue::LongString(vec![0xff, 0xfe].into()));
         table.insert("small".into(), AMQPValue::ShortShortInt(-1));
         table.insert("large".into(), AMQPValue::LongUInt(u32::MAX));
-        table.insert("float".into(), AMQPValue::Double(1.5));
+        table.insert("float".into(), AMQPValue::Float(1.5));
+        table.insert("list".into(), AMQPValue::FieldArray(vec![AMQPValue::Void].into()));
+        let mut inner = FieldTable::default();
+        inner.insert("TraceId".into(), AMQPValue::ShortInt(7));
+        table.insert("X-Table".into(), AMQPValue::FieldTable(inner));
         table.insert("x-death".into(), AMQPValue::FieldArray(Vec::new().into()));
-        let read = read_properties(&BasicProperties::default().with_headers(table)).headers;
+        let original = table.clone();
+        let read = read_properties(&BasicProperties::default().with_headers(table));
+        let copy = prepare(outgoing(read.clone())).unwrap();
+        let mut expected = original.clone();
+        expected = expected
+            .inner()
+            .iter()
+            .filter(|(name, _)| name.as_str() != "x-death")
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect::<std::collections::BTreeMap<_, _>>()
+            .into();
+        assert_eq!(copy.properties.headers().as_ref(), Some(&expected), "in the same types");
+        let read = read.headers;
         assert_eq!(read.text("short"), Some("text"));
         assert_eq!(read.text("bytes"), Some("text"));
         assert_eq!(read.integer("small"), Some(-1));
         assert_eq!(read.integer("large"), Some(i64::from(u32::MAX)));
-        assert_eq!(read.iter().count(), 4, "{read:?}");
+        assert_eq!(read.get("not-utf8"), Some(&HeaderValue::Bytes(vec![0xff, 0xfe])));
+        assert_eq!(read.get("float"), Some(&HeaderValue::Float(1.5)));
+        assert_eq!(read.get("list"), Some(&HeaderValue::List(vec![HeaderValue::Nothing])));
+        let inner = [("TraceId".to_owned(), HeaderValue::Integer(7))];
+        assert_eq!(read.get("X-Table"), Some(&HeaderValue::Table(inner.into())));
+        assert_eq!(read.iter().count(), 8, "{read:?}");
     }
 }

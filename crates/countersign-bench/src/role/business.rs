@@ -53,6 +53,7 @@ pub(super) fn message(id: MessageId, body: Bytes) -> Outgoing {
             headers: Headers::new()
                 .with_integer(header::ATTEMPT, i64::from(Attempt::FIRST.number()))
                 .with_integer(header::PUBLISHED_AT_MS, now.ms()),
+            ..Properties::default()
         },
         body,
     }

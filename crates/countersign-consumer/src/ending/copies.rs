@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_amqp::{NotTaken, Outgoing, PublishOutcome, Publisher};
+use countersign_amqp::{NotTaken, Outgoing, PublishOutcome, Publisher, header_bytes};
 use countersign_protocol::topology::{dead_queue, retry_queue};
 use countersign_protocol::{HeaderValue, Headers, header};
 use countersign_retry::Pulse;
@@ -94,8 +94,6 @@ fn to_queue(raw: Raw, queue: String) -> Outgoing {
 /// Room for the headers that a copy takes along, in bytes: below the 32 KiB that a publisher sends, so that a
 /// reason fits as well.
 const MAX_HEADER_BYTES: usize = 24 * 1024;
-/// What a header takes besides its name and its text: its type, its lengths, or its number.
-const HEADER_OVERHEAD_BYTES: usize = 16;
 
 /// The headers that fit, the contract's own first. RabbitMQ accepts 128 KiB of headers from a publisher; a copy
 /// of such a message could otherwise never be published, and the consumer would hold the message for ever.
@@ -106,8 +104,7 @@ fn fitting(headers: &Headers) -> Headers {
     let mut fitting = Headers::new();
     let mut room = MAX_HEADER_BYTES;
     for (name, value) in own.chain(others) {
-        let text = if let HeaderValue::Text(text) = value { text.len() } else { 0 };
-        if let Some(left) = room.checked_sub(name.len() + text + HEADER_OVERHEAD_BYTES) {
+        if let Some(left) = room.checked_sub(header_bytes(name, value)) {
             room = left;
             fitting.set(name, value.clone());
         }

@@ -43,6 +43,8 @@ pub(crate) struct Run {
     pub(crate) failures: u32,
     pub(crate) exchange: String,
     pub(crate) key: String,
+    /// What few messages have, and two headers of other clients.
+    pub(crate) properties: Vec<String>,
     pub(crate) at: Instant,
 }
 
@@ -89,6 +91,7 @@ impl Effects {
             failures: first.failures(),
             exchange: first.exchange().to_owned(),
             key: first.key().to_owned(),
+            properties: properties(first),
             at: Instant::now(),
         };
         let running = self.0.running.fetch_add(1, Ordering::SeqCst) + 1;
@@ -169,3 +172,18 @@ impl BatchHandler for Effects {
 
 /// Longer than anything here takes.
 pub(crate) const NEVER: Duration = Duration::from_secs(3_600);
+
+fn properties(delivery: &Delivery) -> Vec<String> {
+    let priority = delivery.priority().map(|priority| priority.to_string());
+    let texts = [
+        delivery.correlation_id(),
+        delivery.reply_to(),
+        delivery.content_encoding(),
+        priority.as_deref(),
+        delivery.expiration(),
+        delivery.user_id(),
+        delivery.headers().text("TraceId"),
+        delivery.headers().text("X-Request-Id"),
+    ];
+    texts.map(|text| text.unwrap_or_default().to_owned()).to_vec()
+}

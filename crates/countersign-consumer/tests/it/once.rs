@@ -75,7 +75,7 @@ async fn a_duplicate_takes_the_place_of_a_first_one_that_rolls_back() {
     let id = world.publish_new("hang").await;
     consumer.effects.entered(1).await;
     world.publish(id, "insert").await;
-    world.holds("work.dead", countersign_testbed::Depth { ready: 1, unacked: 0 }).await;
+    world.holds("work.dead", Depth { ready: 1, unacked: 0 }).await;
     world.drained(QUEUE).await;
     assert_eq!(world.effects().await, [(id, 1)].into());
     let outcomes = world.confirms_of(id).await;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use countersign_protocol::MessageId;
 use countersign_testbed::{Depth, Peeked, eventually};
+use serde_json::json;
 
 use crate::effects::Run;
 use crate::world::{DEAD, EXCHANGE, KEY, QUEUE, SOON, World, settings};
@@ -49,6 +51,52 @@ async fn a_failure_comes_back_after_growing_delays_and_the_last_one_is_dead_and_
     let foreign = |name: &&String| name.starts_with("x-") && *name != "x-delivery-count";
     let foreign: Vec<_> = dead.headers.keys().filter(foreign).collect();
     assert!(foreign.is_empty(), "{foreign:?} belong to the broker");
+    consumer.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_that_failed_comes_back_as_it_was() {
+    let world = World::new().await;
+    let consumer = world.consumer().await;
+    let id = MessageId::generate();
+    let user = world.vhost.url().split(['/', ':']).nth(3).unwrap().to_owned();
+    let properties = json!({
+        "message_id": id.to_string(),
+        "correlation_id": "request 7",
+        "reply_to": "answers",
+        "content_encoding": "gzip",
+        "priority": 3,
+        "expiration": "60000",
+        "user_id": user,
+        "headers": {
+            "TraceId": "abc",
+            "__TypeId__": "com.example.Order",
+            "X-Request-Id": "17",
+            "weights": [1, 2],
+            "nested": { "Deep": true },
+            "float": 1.5,
+        },
+    });
+    assert!(world.vhost.publish(EXCHANGE, KEY, properties.clone(), b"retry").await);
+    world.confirmed(id, &["retrying", "retrying", "rejected"]).await;
+
+    let runs = consumer.effects.runs_of(id);
+    assert_eq!(runs.len(), 3);
+    for run in &runs {
+        assert_eq!(run.properties, runs[0].properties, "every try sees the same");
+    }
+    assert_eq!(runs[0].properties[..3], ["request 7", "answers", "gzip"]);
+    assert_eq!(runs[0].properties[3..], ["3", "60000", &user, "abc", "17"]);
+
+    let dead = dead(&world).await;
+    for name in ["correlation_id", "reply_to", "content_encoding", "priority"] {
+        assert_eq!(dead.properties[name], properties[name], "{name}");
+    }
+    for (name, value) in properties["headers"].as_object().unwrap() {
+        assert_eq!(dead.headers[name], *value, "{name}");
+    }
+    assert_eq!(dead.headers["countersign-expiration"], "60000");
+    assert_eq!(dead.properties.get("expiration"), None, "it must not expire there");
     consumer.stop().await;
 }
 

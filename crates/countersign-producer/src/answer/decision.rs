@@ -23,7 +23,7 @@ pub(crate) enum Meant {
 }
 
 /// The next step after the first look at the records.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(crate) enum FirstLook {
     /// Ask the source; the row does not change any more.
     AskSource,
@@ -34,7 +34,7 @@ pub(crate) enum FirstLook {
 }
 
 /// The answer, before any message is sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Answer {
     Republish(Message),
     NeverCommitted,

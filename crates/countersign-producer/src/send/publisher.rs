@@ -197,6 +197,7 @@ fn pack(header: CheckHeader, tier: Tier, messages: &[CheckedMessage]) -> Outgoin
             app_id: Some(app_id),
             timestamp: u64::try_from(now.ms() / 1_000).ok(),
             headers: Headers::new(),
+            ..Properties::default()
         },
         body: check.encode().into(),
     }

@@ -151,6 +151,7 @@ impl Sender {
                 app_id: Some(self.upstream.to_string()),
                 timestamp: None,
                 headers: Headers::new(),
+                ..Properties::default()
             },
             body: notice.encode().into(),
         };

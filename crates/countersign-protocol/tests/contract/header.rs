@@ -19,22 +19,24 @@ fn what_belongs_to_the_broker_cannot_be_set() {
         "x-stream-offset",
         "x-delay",
         "x-",
-        "X-Death",
-        "X-death",
         "CC",
         "BCC",
-        "Cc",
         "",
-        "-",
-        "1st",
-        "über",
-        "a b",
         "a\0",
         "a\n",
     ] {
         let mut headers = Headers::new();
         assert!(!headers.set(name, HeaderValue::Boolean(true)), "{name:?} was set");
         assert_eq!(headers, Headers::new(), "{name:?}");
+    }
+}
+
+#[test]
+fn what_other_clients_use_can_be_set() {
+    for name in
+        ["X-Request-Id", "__TypeId__", "MT-Host-MachineName", "TraceId", "Cc", "über", "1st"]
+    {
+        assert!(Headers::new().set(name, HeaderValue::Boolean(true)), "{name:?}");
     }
 }
 
@@ -78,10 +80,8 @@ proptest! {
         let was_set = headers.set(&name, HeaderValue::Integer(1));
         prop_assert_eq!(was_set, headers.iter().any(|(held, _)| held == name));
         if was_set {
-            let lower = name.to_lowercase();
-            prop_assert_eq!(&lower, &name);
-            prop_assert!(!name.starts_with("x-"));
-            prop_assert!(name.is_ascii() && (1..=255).contains(&name.len()));
+            prop_assert!(!name.starts_with("x-") && name != "CC" && name != "BCC");
+            prop_assert!((1..=255).contains(&name.len()));
         }
     }
 }
