@@ -44,6 +44,7 @@ mod error;
 pub use connection::Connection;
 pub use connection::address::{Address, InvalidAddress};
 pub use connection::link::LinkState;
+pub use connection::lookup::NotLookedUp;
 pub use consume::acks::Acks;
 pub use consume::browser::{BrowseError, Browsed, Browser, DeadLetter};
 pub use consume::delivery::{Delivery, DeliveryTag};

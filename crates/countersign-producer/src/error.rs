@@ -65,6 +65,12 @@ pub enum ErrorKind {
     Closed,
     /// A message that can never be sent as it is, or a transaction of none or of over 1,000 messages.
     Invalid,
+    /// The broker has no exchange of the name that a message goes to, or a moment ago refused a
+    /// message to the same exchange and key. When the name is right and the exchange is declared, or
+    /// the right to write to it granted, arm the messages again.
+    Destination,
+    /// The settings cannot work: see [`Publisher::start`](crate::Publisher::start).
+    Settings,
     /// No wait queue is bound for the tier: the callback service has never run, or the tier is not
     /// in its `COUNTERSIGN_CHECK_TIERS`.
     NoWaitQueue,
@@ -116,6 +122,7 @@ impl Error {
         match self.0.kind {
             ErrorKind::Overloaded
             | ErrorKind::BrokerAway
+            | ErrorKind::Destination
             | ErrorKind::NoWaitQueue
             | ErrorKind::WaitQueueFull
             | ErrorKind::NoAnswer
@@ -123,6 +130,7 @@ impl Error {
             ErrorKind::Database => self.database().is_some_and(|e| trouble(e) == Trouble::Again),
             ErrorKind::Closed
             | ErrorKind::Invalid
+            | ErrorKind::Settings
             | ErrorKind::TooOld
             | ErrorKind::Fenced
             | ErrorKind::AlreadyCommitted
@@ -251,6 +259,7 @@ impl From<NotHeld> for Error {
     fn from(why: NotHeld) -> Self {
         let kind = match why {
             NotHeld::NoWaitQueue { .. } => ErrorKind::NoWaitQueue,
+            NotHeld::NoExchange(_) => ErrorKind::Destination,
             NotHeld::Refused { .. } => ErrorKind::WaitQueueFull,
             NotHeld::Unknown { .. } | NotHeld::Timeout(_) => ErrorKind::NoAnswer,
         };

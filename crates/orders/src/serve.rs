@@ -62,7 +62,7 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<(Publisher, 
         .await
         .context("cannot enlist messages in this database")?;
     settings.database = Some(database);
-    let publisher = Publisher::start(config.broker, settings);
+    let publisher = Publisher::start(config.broker, settings)?;
     publisher.ready().await;
     Ok((publisher, pool))
 }

@@ -12,6 +12,8 @@ pub(crate) mod transport;
 
 pub(crate) mod declare;
 
+pub(crate) mod lookup;
+
 use std::sync::Arc;
 
 use countersign_protocol::Topology;

@@ -36,7 +36,7 @@ impl Sender {
         let queues = business::connection(&arguments.amqp_url, "countersign-queues");
         queues.ready().await;
         queues.close().await;
-        let publisher = Publisher::start(arguments.amqp_url.clone(), settings);
+        let publisher = Publisher::start(arguments.amqp_url.clone(), settings)?;
         publisher.ready().await;
         let upstream = upstream_without_store(publisher.clone(), MadeAnew);
         let listener = TcpListener::bind(("127.0.0.1", arguments.port)).await?;

@@ -38,6 +38,18 @@ impl Publisher {
         let Some(_share) = self.inner.budget.take([message.body.len()].into_iter()) else {
             return Resent::Not("overloaded: too much is unconfirmed by the broker".to_owned());
         };
+        // Nothing is armed for a message that the broker would refuse.
+        match self.inner.destinations(std::slice::from_ref(&message)) {
+            Ok(lookups) => {
+                for mut lookup in lookups {
+                    let limit = self.inner.settings.arm_timeout;
+                    if let Ok(Err(why)) = tokio::time::timeout(limit, lookup.answer()).await {
+                        return Resent::Not(why.to_string());
+                    }
+                }
+            }
+            Err(why) => return Resent::Not(why.to_string()),
+        }
         if let Err(why) = self.rearm([(message.id, message.consumers.clone())]).await {
             return Resent::Not(why);
         }

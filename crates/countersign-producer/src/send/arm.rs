@@ -24,8 +24,9 @@ impl Publisher {
     /// Arms a message's check. The check leaves at once, together with those of other callers.
     ///
     /// # Errors
-    /// When the broker is away or blocked, when too much is unconfirmed, or when the message cannot
-    /// be sent at all. Nothing was sent then, and the error gives the message back.
+    /// When the broker is away or blocked, when too much is unconfirmed, when the broker is known to
+    /// refuse the message's destination, or when the message cannot be sent at all. Nothing was sent
+    /// then, and the error gives the message back.
     pub fn arm(&self, message: Message) -> Result<Armed, Error> {
         self.arm_all(vec![message])
     }
@@ -38,6 +39,10 @@ impl Publisher {
         if let Err(why) = self.complete(&mut messages) {
             return Err(why.giving_back(messages));
         }
+        let lookups = match self.inner.destinations(&messages) {
+            Ok(lookups) => lookups,
+            Err(why) => return Err(why.giving_back(messages)),
+        };
         let sizes = messages.iter().map(|message| message.body.len());
         let Some(share) = self.inner.budget.take(sizes) else {
             return Err(Error::overloaded().giving_back(messages));
@@ -51,6 +56,7 @@ impl Publisher {
         });
         match Checks::submit(&self.inner, checked) {
             Ok(checks) => {
+                let checks = checks.with_lookups(lookups);
                 let (publisher, armed_at) = (Arc::clone(&self.inner), Instant::now());
                 let batch = Batch { publisher, messages, share, notice, armed_at };
                 Ok(Armed { batch, checks })
@@ -65,6 +71,10 @@ impl Publisher {
             let count = messages.len();
             let text = format!("{count} messages: a transaction can send 1 to {MAX_ENTRIES}");
             return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        let sizes = messages.iter().map(|message| message.body.len());
+        if let Some(why) = self.inner.budget.is_exceeded_by(sizes) {
+            return Err(Error::new(ErrorKind::Invalid, why));
         }
         let newest = clock::now().after(MAX_CLOCK_SKEW);
         let window = Window { oldest: UnixMillis::EPOCH, newest };
@@ -91,7 +101,8 @@ impl Armed {
     /// Waits until the broker holds the checks, for at most the arm timeout.
     ///
     /// # Errors
-    /// When the broker does not; the error gives the messages back, to arm again.
+    /// When the broker does not, or has no exchange of this name; the error gives the messages back,
+    /// to arm again.
     ///
     /// # Cancel safety
     /// When the future is dropped, nothing is sent.

@@ -1,16 +1,23 @@
 //! Checks on their way to the broker.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use countersign_amqp::{NotTaken, Pending, PublishOutcome};
 use countersign_protocol::check::CheckedMessage;
 use countersign_protocol::{MessageId, Name, Tier};
 use thiserror::Error;
+use tokio::time::timeout;
 
+use crate::send::destinations::{Lookup, NoExchange};
 use crate::send::publisher::{Inner, Publisher};
 
-/// Checks that the broker has not said it holds. Empty when it has.
-pub(crate) struct Checks(Vec<Pending>);
+/// Checks that the broker has not said it holds, and exchanges that it has not said to be there.
+/// Empty when it has.
+#[derive(Default)]
+pub(crate) struct Checks {
+    pending: Vec<Pending>,
+    lookups: Vec<Lookup>,
+}
 
 /// Why the broker does not hold a check, or may not.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -23,6 +30,8 @@ pub(crate) enum NotHeld {
     Refused { tier: Tier },
     #[error("the broker did not say whether it has the check: {why}")]
     Unknown { why: String },
+    #[error(transparent)]
+    NoExchange(#[from] NoExchange),
     #[error("the broker did not confirm the check within {} ms", .0.as_millis())]
     Timeout(Duration),
 }
@@ -34,26 +43,43 @@ impl Checks {
         messages: impl IntoIterator<Item = CheckedMessage>,
     ) -> Result<Self, NotTaken> {
         let pending = messages.into_iter().map(|message| publisher.check(message));
-        pending.collect::<Result<_, _>>().map(Self)
+        Ok(Self { pending: pending.collect::<Result<_, _>>()?, lookups: Vec::new() })
+    }
+
+    /// Asks with the checks for these exchanges.
+    pub(crate) fn with_lookups(mut self, lookups: Vec<Lookup>) -> Self {
+        self.lookups = lookups;
+        self
     }
 
     /// Checks that the broker holds.
     pub(crate) fn held() -> Self {
-        Self(Vec::new())
+        Self::default()
     }
 
     /// Waits until the broker has said of every check that it holds it, for at most the arm timeout.
+    /// An exchange that the broker has not spoken of by then refuses nothing.
     pub(crate) async fn wait(&mut self, publisher: &Inner) -> Result<(), NotHeld> {
         let (tier, limit) = (publisher.settings.tier, publisher.settings.arm_timeout);
         let all = async {
-            while let Some(next) = self.0.last_mut() {
+            while let Some(next) = self.pending.last_mut() {
                 let outcome = next.await;
-                self.0.pop();
+                self.pending.pop();
                 is_held(outcome, tier)?;
             }
             Ok(())
         };
-        tokio::time::timeout(limit, all).await.unwrap_or(Err(NotHeld::Timeout(limit)))
+        let began = Instant::now();
+        timeout(limit, all).await.unwrap_or(Err(NotHeld::Timeout(limit)))?;
+        let left = limit.saturating_sub(began.elapsed());
+        let known = async {
+            while let Some(next) = self.lookups.last_mut() {
+                next.answer().await?;
+                self.lookups.pop();
+            }
+            Ok(())
+        };
+        timeout(left, known).await.unwrap_or(Ok(()))
     }
 }
 

@@ -118,7 +118,7 @@ impl Held {
 
 impl Enlisted {
     /// Waits until the broker holds the checks, for at most the arm timeout, and commits. If the
-    /// broker does not hold them by then, rolls back.
+    /// broker does not hold them by then, or has no exchange of this name, rolls back.
     ///
     /// # Errors
     /// When nothing was committed: the error gives the messages back, still armed if the database

@@ -1,7 +1,9 @@
-//! An upstream's connection to the broker.
+//! An upstream's connections to the broker.
 
+use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use countersign_amqp::{
     Address, Batcher, BatcherSettings, Connection, LinkState, NotTaken, OnFailure, Outgoing,
@@ -11,14 +13,17 @@ use countersign_postgres::Database;
 use countersign_protocol::check::{CheckHeader, CheckedMessage};
 use countersign_protocol::envelope::MAX_ENTRIES;
 use countersign_protocol::topology::CHECK;
-use countersign_protocol::{Attempt, Check, Headers, Tier, UnixMillis};
+use countersign_protocol::{Attempt, Check, Headers, Tier, Topology, UnixMillis};
 use countersign_retry::Pulse;
 use sqlx::PgPool;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::clock;
+use crate::error::{Error, ErrorKind};
 use crate::message::Message;
+use crate::send::destinations::{Destinations, Lookup};
 use crate::send::in_flight::Budget;
 use crate::send::rolled_back::Notices;
 use crate::settings::ProducerSettings;
@@ -41,34 +46,47 @@ pub(crate) struct Inner {
     pub(crate) settling: TaskTracker,
     /// Notices of armings that were rolled back.
     pub(crate) notices: Notices,
-    connection: Connection,
+    /// Checks share their connection with nothing: whatever becomes of messages, orders can be taken.
+    checks_connection: Connection,
+    messages_connection: Connection,
+    /// Whether the connection for messages has been up. Until then its topology may be refused, and
+    /// no message could be sent.
+    has_met_messages: Arc<AtomicBool>,
+    destinations: Destinations,
     checks: Batcher<CheckedMessage>,
     messages: countersign_amqp::Publisher,
 }
 
 impl Publisher {
-    /// Starts to connect in the background, and returns at once.
+    /// Starts to connect in the background, and returns at once. There are two connections: one for
+    /// checks, and one for messages.
     ///
     /// Call this within a Tokio runtime.
-    #[must_use]
-    pub fn start(address: Address, settings: ProducerSettings) -> Self {
-        let connection =
-            Connection::start(address, settings.upstream.as_str(), settings.topology());
-        let publisher = || {
-            let max_waiting = settings.max_unconfirmed;
-            let max_waiting_bytes = settings.max_unconfirmed_bytes;
-            countersign_amqp::Publisher::start(
-                &connection,
-                PublisherSettings { max_waiting, max_waiting_bytes, ..Default::default() },
-            )
+    ///
+    /// # Errors
+    /// When the settings cannot work: all mistakes together.
+    pub fn start(address: Address, settings: ProducerSettings) -> Result<Self, Error> {
+        settings.check().map_err(|why| Error::new(ErrorKind::Settings, why))?;
+        let connect = |purpose: &str, topology| {
+            let name = format!("{} {purpose}", settings.upstream);
+            Connection::start(address.clone(), &name, topology)
+        };
+        let checks_connection = connect("checks", Topology::arming());
+        let messages_connection = connect("messages", settings.topology());
+        let in_bounds = PublisherSettings {
+            max_waiting: settings.max_unconfirmed,
+            max_waiting_bytes: settings.max_unconfirmed_bytes,
+            ..Default::default()
         };
         let batching = BatcherSettings {
             max_entries: MAX_ENTRIES,
             max_waiting: settings.max_unconfirmed,
             on_failure: OnFailure::Report,
         };
-        // Checks have channels of their own: a slow queue for messages must not hold them up.
-        let checks = Batcher::start(publisher(), batching, {
+        // The batcher has one message on its way at a time.
+        let checks = PublisherSettings { channels: 1, ..in_bounds };
+        let checks = countersign_amqp::Publisher::start(&checks_connection, checks);
+        let checks = Batcher::start(checks, batching, {
             let (upstream, database) = (settings.upstream.clone(), settings.database);
             let tier = settings.tier;
             move |messages| {
@@ -77,36 +95,51 @@ impl Publisher {
                 pack(header, tier, messages)
             }
         });
-        let messages = publisher();
+        let messages = countersign_amqp::Publisher::start(&messages_connection, in_bounds);
         let notices = countersign_amqp::Publisher::start(
-            &connection,
+            &messages_connection,
             PublisherSettings { max_waiting: 1, channels: 1, ..Default::default() },
         );
         let notices = Notices::start(settings.upstream.clone(), notices);
         let budget = Budget::new(settings.max_unconfirmed, settings.max_unconfirmed_bytes);
         let settling = TaskTracker::new();
-        Self {
-            inner: Arc::new(Inner {
-                settings,
-                budget,
-                settling,
-                notices,
-                connection,
-                checks,
-                messages,
-            }),
-        }
+        let has_met_messages = Arc::new(AtomicBool::new(false));
+        tokio::spawn(meet(messages_connection.state(), Arc::clone(&has_met_messages)));
+        let declared = settings.exchanges.iter().map(|(name, _)| name.clone()).collect();
+        let destinations = Destinations::new(messages_connection.clone(), declared);
+        let inner = Inner {
+            settings,
+            budget,
+            settling,
+            notices,
+            checks_connection,
+            messages_connection,
+            has_met_messages,
+            destinations,
+            checks,
+            messages,
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Waits until the broker is connected.
+    /// Waits until the broker is connected, for checks and for messages.
     pub async fn ready(&self) {
-        self.inner.connection.ready().await;
+        self.inner.checks_connection.ready().await;
+        self.inner.messages_connection.ready().await;
     }
 
-    /// The connection's state, now and from now on.
+    /// The state of the connection for checks, now and from now on. While it is up, messages can be
+    /// armed.
     #[must_use]
     pub fn link(&self) -> watch::Receiver<LinkState> {
-        self.inner.connection.state()
+        self.inner.checks_connection.state()
+    }
+
+    /// The state of the connection for messages, now and from now on. While it is away, committed
+    /// messages wait a little and are then left to their checks.
+    #[must_use]
+    pub fn messages_link(&self) -> watch::Receiver<LinkState> {
+        self.inner.messages_connection.state()
     }
 
     /// What keeps the publisher's callers from their work, for the program's readiness: the way to the
@@ -118,7 +151,12 @@ impl Publisher {
     #[must_use]
     pub fn pulse(&self, pool: &PgPool) -> Pulse {
         let pulse = Pulse::new();
-        let (feeding, database) = (self.inner.connection.feed(&pulse), Database::from(pool));
+        let inner = &self.inner;
+        let feeding = futures_util::future::join(
+            inner.checks_connection.feed(&pulse),
+            inner.messages_connection.feed(&pulse),
+        );
+        let database = Database::from(pool);
         let asking = {
             let pulse = pulse.clone();
             async move {
@@ -137,7 +175,7 @@ impl Publisher {
         };
         tokio::spawn(async move {
             tokio::select! {
-                () = feeding => {}
+                _ = feeding => {}
                 () = asking => {}
             }
         });
@@ -149,14 +187,14 @@ impl Publisher {
     /// sent again when their checks come due.
     pub async fn close(&self, deadline: Duration) {
         let inner = &self.inner;
-        let until = tokio::time::Instant::now() + deadline;
+        let began = Instant::now();
+        let left = || deadline.saturating_sub(began.elapsed());
         inner.checks.close(deadline).await;
         inner.settling.close();
         // A timeout needs no word: the checks take care of the rest.
-        let _ = tokio::time::timeout_at(until, inner.settling.wait()).await;
-        let left = until.saturating_duration_since(tokio::time::Instant::now());
-        inner.messages.close(left).await;
-        inner.connection.close().await;
+        let _ = timeout(left(), inner.settling.wait()).await;
+        inner.messages.close(left()).await;
+        tokio::join!(inner.checks_connection.close(), inner.messages_connection.close());
     }
 }
 
@@ -165,6 +203,38 @@ impl Inner {
     pub(crate) fn complete(&self, message: &mut Message) {
         if message.consumers.is_empty() {
             message.set_consumers(self.settings.consumers.clone());
+        }
+    }
+
+    /// Asks for the messages' exchanges. The error says why the broker would refuse a message, as far
+    /// as that is known.
+    pub(crate) fn destinations(&self, messages: &[Message]) -> Result<Vec<Lookup>, Error> {
+        self.meet_messages_connection()?;
+        let mut lookups = Vec::new();
+        for message in messages {
+            let refused = |why: &dyn fmt::Display| {
+                let text = format!("message {}: {why}", message.id);
+                Error::new(ErrorKind::Destination, text).about(message.id)
+            };
+            let Message { exchange, key, .. } = message;
+            if let Some(why) = self.messages.refusal(exchange, key) {
+                let text = format!(
+                    "a moment ago the broker refused a message to exchange {exchange:?} with key {key:?}: {why}"
+                );
+                return Err(refused(&text));
+            }
+            lookups.extend(self.destinations.look_up(exchange).map_err(|why| refused(&why))?);
+        }
+        Ok(lookups)
+    }
+
+    fn meet_messages_connection(&self) -> Result<(), Error> {
+        if self.has_met_messages.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        match self.messages_connection.state().borrow().away() {
+            Some(why) => Err(Error::of_publisher(&NotTaken::Away { why })),
+            None => Ok(()),
         }
     }
 
@@ -181,6 +251,14 @@ impl Inner {
         now: UnixMillis,
     ) -> Result<Pending, NotTaken> {
         self.messages.publish(message.outgoing(&self.settings.upstream, attempt, now))
+    }
+}
+
+/// Notes when the connection has been up.
+async fn meet(mut link: watch::Receiver<LinkState>, has_met: Arc<AtomicBool>) {
+    // An error means that the connection was closed for good.
+    if link.wait_for(|state| *state == LinkState::Up).await.is_ok() {
+        has_met.store(true, Ordering::Relaxed);
     }
 }
 

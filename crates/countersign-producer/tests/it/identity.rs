@@ -30,7 +30,7 @@ async fn a_transaction_in_another_database_than_the_checks_name_is_not_begun() {
         let mut settings = settings();
         settings.store_messages = store_messages;
         settings.database = Some(stage.identity);
-        let publisher = Publisher::start(stage.vhost.url().parse().unwrap(), settings);
+        let publisher = Publisher::start(stage.vhost.url().parse().unwrap(), settings).unwrap();
         publisher.ready().await;
         let armed = publisher.arm(thing("a chair")).unwrap();
         let error = armed.begin(&pool).await.unwrap_err();
@@ -44,7 +44,7 @@ async fn a_transaction_in_another_database_than_the_checks_name_is_not_begun() {
 #[tokio::test]
 async fn a_publisher_that_was_told_no_database_begins_no_transaction() {
     let stage = Stage::new(settings()).await;
-    let publisher = Publisher::start(stage.vhost.url().parse().unwrap(), settings());
+    let publisher = Publisher::start(stage.vhost.url().parse().unwrap(), settings()).unwrap();
     publisher.ready().await;
     let error = publisher.arm(thing("a chair")).unwrap().begin(&stage.pool).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WrongDatabase, "{error:?}");
@@ -108,7 +108,7 @@ async fn an_id_of_another_upstream_on_the_same_database_is_not_this_ones() {
     let mut settings = settings();
     settings.upstream = "payments".parse().unwrap();
     settings.database = Some(stage.identity);
-    let payments = Publisher::start(stage.vhost.url().parse().unwrap(), settings);
+    let payments = Publisher::start(stage.vhost.url().parse().unwrap(), settings).unwrap();
     payments.ready().await;
     let message = thing("a payment");
     let id = message.id();
@@ -129,7 +129,7 @@ async fn a_transaction_by_a_clock_that_is_hours_off_is_not_begun() {
         settings.store_messages = store_messages;
         settings.armed_max_age = 3 * HOUR;
         settings.database = Some(stage.identity);
-        let publisher = Publisher::start(stage.vhost.url().parse().unwrap(), settings);
+        let publisher = Publisher::start(stage.vhost.url().parse().unwrap(), settings).unwrap();
         publisher.ready().await;
         // This machine's clock has made the id, and the database's says two hours more.
         let message = thing("a chair").with_id(id_at(now.before(2 * HOUR)));

@@ -16,6 +16,8 @@ mod rolled_back;
 
 mod refused;
 
+mod destinations;
+
 mod resend;
 
 mod race;

@@ -29,7 +29,7 @@ async fn without_a_wait_queue_nothing_is_committed_and_the_error_says_what_to_do
 async fn a_broker_that_is_away_is_told_at_once() {
     let unused = countersign_testbed::Port::claim().unwrap();
     let address = format!("amqp://guest:guest@127.0.0.1:{}", unused.number());
-    let publisher = Publisher::start(address.parse().unwrap(), settings());
+    let publisher = Publisher::start(address.parse().unwrap(), settings()).unwrap();
     let error = publisher.arm(thing("a chair")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BrokerAway, "{error:?}");
     assert!(error.is_retryable());
@@ -46,7 +46,7 @@ async fn a_silent_broker_rolls_the_transaction_back_in_time() {
     let mut settings = settings();
     settings.arm_timeout = Duration::from_millis(300);
     settings.database = Some(stage.identity);
-    let publisher = Publisher::start(address.parse().unwrap(), settings);
+    let publisher = Publisher::start(address.parse().unwrap(), settings).unwrap();
     publisher.ready().await;
     proxy.conduct(Conduct::Silence);
 

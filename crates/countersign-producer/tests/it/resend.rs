@@ -54,6 +54,7 @@ async fn only_the_same_attempt_is_not_published_twice() {
 async fn a_fresh_unknown_id_is_in_progress_and_not_fenced() {
     let mut settings = settings();
     settings.longest_transaction = Duration::from_secs(60);
+    settings.armed_max_age = Duration::from_secs(30);
     let stage = Stage::new(settings).await;
     let message = thing("a chair");
     let id = message.id();

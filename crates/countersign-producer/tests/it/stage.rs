@@ -45,9 +45,16 @@ pub(crate) fn settings() -> ProducerSettings {
 }
 
 impl Stage {
-    pub(crate) async fn new(mut settings: ProducerSettings) -> Self {
-        // On the heap: together they are larger than a test's stack should hold.
-        let (vhost, database) = Box::pin(async { tokio::join!(vhost(), database()) }).await;
+    pub(crate) async fn new(settings: ProducerSettings) -> Self {
+        let vhost = Box::pin(vhost()).await;
+        let address = vhost.url().to_owned();
+        Self::of(vhost, &address, settings).await
+    }
+
+    /// In this vhost; the publisher connects by this address.
+    pub(crate) async fn of(vhost: Vhost, address: &str, mut settings: ProducerSettings) -> Self {
+        // On the heap: it is larger than a test's stack should hold.
+        let database = Box::pin(database()).await;
         let callback = Connection::start(
             vhost.url().parse().unwrap(),
             "callback",
@@ -64,7 +71,7 @@ impl Stage {
         .execute(&pool)
         .await
         .unwrap();
-        let publisher = Publisher::start(vhost.url().parse().unwrap(), settings);
+        let publisher = Publisher::start(address.parse().unwrap(), settings).unwrap();
         publisher.ready().await;
         vhost.declare_queue(QUEUE, serde_json::json!({})).await;
         vhost.bind("things", QUEUE, "#").await;

@@ -232,7 +232,7 @@ async fn what_was_armed_is_asked_about_again_and_nothing_else() {
     wait_queue.ready().await;
     let mut of_tier = settings().with_database(swept.stage.identity);
     of_tier.tier = tier;
-    let publisher = Publisher::start(swept.stage.vhost.url().parse().unwrap(), of_tier);
+    let publisher = Publisher::start(swept.stage.vhost.url().parse().unwrap(), of_tier).unwrap();
     publisher.ready().await;
     swept.settings.anew = DAY;
     let ids = swept.enlist("tested", 200, 3_000, (20 * MINUTE, 10 * MINUTE)).await;

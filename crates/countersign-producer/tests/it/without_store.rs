@@ -25,6 +25,7 @@ impl MessageSource<()> for Shelf {
 async fn the_age_of_what_is_not_found_decides() {
     let mut settings = settings();
     settings.longest_transaction = Duration::from_secs(60);
+    settings.armed_max_age = Duration::from_secs(30);
     let stage = Stage::new(settings).await;
     let shelf = Shelf::default();
     let mut upstream =
