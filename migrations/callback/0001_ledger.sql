@@ -304,6 +304,15 @@ CREATE UNIQUE INDEX confirm_marker_awaited ON confirm_marker (shard) WHERE await
 -- The oldest that is missed in a shard. Those that have come back are deleted after a minute.
 CREATE INDEX confirm_marker_missed ON confirm_marker (shard, sent_at) WHERE returned_at IS NULL;
 
+CREATE TABLE confirm_shard (
+    shard integer NOT NULL,
+    CONSTRAINT confirm_shard_pkey PRIMARY KEY (shard),
+    CONSTRAINT confirm_shard_from_0 CHECK (shard >= 0)
+);
+
+COMMENT ON TABLE confirm_shard IS 'Every confirm shard that a replica was ever configured with: all are consumed and waited for, because consumers may still confirm through each.';
+COMMENT ON COLUMN confirm_shard.shard IS 'The confirm shard, a number from 0.';
+
 CREATE TABLE shard_watermark (
     shard integer NOT NULL,
     sent_at timestamptz NOT NULL,

@@ -6,11 +6,11 @@ use countersign_amqp::{Connection, Publisher, PublisherSettings};
 use countersign_postgres::{PoolSettings, connect, migrate};
 use countersign_protocol::grpc::callback_server::{Callback, CallbackServer};
 use countersign_protocol::{Topology, topology};
-use countersign_retry::{Pulse, Stopped};
+use countersign_retry::{Pulse, Retry, Stopped};
 use sqlx::migrate::MigrateError;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::api::Admin;
 use crate::horizon::Horizons;
@@ -74,11 +74,12 @@ impl Service {
     ///
     /// # Cancel safety
     /// Can be dropped; nothing has been taken from the broker then that would not go back.
-    pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Self, Error> {
+    pub async fn start(mut config: Config, shutdown: CancellationToken) -> Result<Self, Error> {
         let mut workers = Workers::new(shutdown.clone());
         let prepared = prepare(&config, &shutdown, &mut workers);
         let (ledger, horizons) =
             shutdown.run_until_cancelled(prepared).await.ok_or(Error::Stopped)??;
+        config.confirm_shards = shards(&ledger, config.confirm_shards, &shutdown).await?;
         let topology = Topology::callback(&config.tiers, config.confirm_shards);
         let connection = |name, topology| Connection::start(config.amqp.clone(), name, topology);
         let consuming = connection("countersign-callback consuming", topology.clone());
@@ -188,4 +189,30 @@ async fn prepare(
             .await
             .map_err(|Stopped| Error::Stopped)?;
     Ok((ledger, horizons))
+}
+
+/// How many confirm shards this replica consumes: as many as it is configured with, and those that a replica was
+/// configured with before. A shard that nobody consumes would keep confirms for ever, and their messages would count
+/// as missing.
+async fn shards(
+    ledger: &Ledger,
+    configured: u16,
+    shutdown: &CancellationToken,
+) -> Result<u16, Error> {
+    let mut retry = Retry::new("note the confirm shards");
+    loop {
+        match ledger.confirm_shards(configured).await {
+            Ok(shards) => {
+                if shards > configured {
+                    warn!(
+                        shards,
+                        configured,
+                        "more confirm shards than COUNTERSIGN_CONFIRM_SHARDS were in use: all are consumed, because consumers may still confirm through each"
+                    );
+                }
+                return Ok(shards);
+            }
+            Err(error) => retry.wait(&error, shutdown).await.map_err(|Stopped| Error::Stopped)?,
+        }
+    }
 }

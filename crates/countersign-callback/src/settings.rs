@@ -94,7 +94,7 @@ settings! {
     CONFIRM_SHARDS = "COUNTERSIGN_CONFIRM_SHARDS", default Some("1"),
         "how many queues confirms are spread over, 1 to 64. One replica at a time reads a queue: \
          more queues only help when one replica cannot keep up. Consumers choose theirs by key; \
-         any key works";
+         any key works. With a lower number than before, the queues there are stay in use";
 
     RETENTION = "COUNTERSIGN_RETENTION", default Some("30d"),
         "how long the ledger keeps confirms, from 2d. The service refuses messages that are older. \

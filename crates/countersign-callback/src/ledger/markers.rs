@@ -52,8 +52,29 @@ impl Ledger {
         Ok((markers.collect(), now))
     }
 
-    /// Everything that was in any of these shards before this moment is recorded: the oldest of
-    /// their watermarks, on the database's clock. `None` while one has none.
+    /// Notes that a replica is configured with so many confirm shards. Returns how many there are to be consumed: as
+    /// many as any replica was ever configured with, since consumers may still confirm through each of them.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(crate) async fn confirm_shards(&self, configured: u16) -> Result<u16, sqlx::Error> {
+        sqlx::query(
+            "-- note_confirm_shards
+             INSERT INTO confirm_shard (shard) SELECT generate_series(0, $1 - 1)
+             ON CONFLICT DO NOTHING",
+        )
+        .bind(i32::from(configured))
+        .execute(self.pool())
+        .await?;
+        let last: i32 =
+            sqlx::query_scalar("-- confirm_shards\nSELECT max(shard) FROM confirm_shard")
+                .fetch_one(self.pool())
+                .await?;
+        Ok(u16::try_from(last).unwrap_or(u16::MAX).saturating_add(1).max(configured))
+    }
+
+    /// Everything that was in any of these shards, or of those that another replica has noted, before this
+    /// moment is recorded: the oldest of their watermarks, on the database's clock. `None` while one has none.
     ///
     /// To be read before what is recorded, which is then at least as new.
     ///
@@ -65,8 +86,9 @@ impl Ledger {
     ) -> Result<Option<UnixMillis>, sqlx::Error> {
         let oldest: Option<Time> = sqlx::query_scalar(
             "-- watermark
-             SELECT CASE WHEN count(*) = cardinality($1) THEN min(sent_at) END
-             FROM shard_watermark WHERE shard = ANY($1)",
+             SELECT CASE WHEN count(sent_at) = count(*) THEN min(sent_at) END
+             FROM (SELECT shard FROM confirm_shard UNION SELECT UNNEST($1::integer[])) AS known (shard)
+             LEFT JOIN shard_watermark USING (shard)",
         )
         .bind(stored(shards))
         .fetch_one(self.pool())

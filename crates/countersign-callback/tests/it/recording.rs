@@ -100,6 +100,25 @@ async fn every_shard_is_read_and_an_unknown_one_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_confirm_in_a_shard_that_is_not_configured_any_more_is_recorded() {
+    let mut stage = Stage::empty(&["confirm-shards=4"]).await;
+    stage.start().await;
+    stage.is_consumed("countersign.confirm.3").await;
+    stage.stop_first().await;
+    let id = MessageId::generate();
+    let confirm = json!({ "v": 1, "consumer": "logistics",
+        "confirms": [{ "id": id.to_string(), "outcome": "processed" }] });
+    stage.publish("countersign.confirm", "3", confirm.to_string().as_bytes()).await;
+
+    stage.set("confirm-shards=1");
+    stage.start().await;
+    stage.recorded("logistics", id).await;
+    let shards = "SELECT count(DISTINCT shard) FROM confirm_marker";
+    stage.check(&[MessageId::generate()], &["logistics"]).await;
+    stage.counts("shards that are waited for", shards, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn partitions_are_there_for_the_retention_and_48_hours_ahead() {
     let mut stage = Stage::empty(&["retention=3d"]).await;
     stage.start().await;
