@@ -148,3 +148,116 @@ async fn are_confirmed(world: &World, orders: &[Order]) {
         .await;
     }
 }
+
+#[tokio::test]
+async fn what_a_wiped_broker_lost_comes_back_with_30_days_of_messages_behind_it() {
+    // As many as one cursor for everything took minutes for, at 2,000 looks a second.
+    const BEHIND: i64 = 400_000;
+    const LOST: usize = 300;
+    let mut broker = Broker::start(BrokerSettings::default()).await.unwrap();
+    let postgres = Postgres::start(PostgresSettings::default()).await.unwrap();
+    let mut world = sweeping(&broker, &postgres).await;
+    world.callback.set("COUNTERSIGN_RESEND_RATE", "400");
+    world.start().await;
+    for (database, insert) in [
+        (
+            &world.databases.orders,
+            "INSERT INTO countersign.enlisted (message_id, upstream, consumers, check_delay_ms)
+             SELECT message_id, 'orders', 'logistics', 5000 FROM old",
+        ),
+        (
+            &world.databases.callback,
+            "INSERT INTO confirmation (message_id, consumer, attempt)
+             SELECT message_id, 'logistics', 1 FROM old",
+        ),
+    ] {
+        let sql = format!(
+            "WITH old AS (
+                 SELECT (lpad(to_hex((extract(epoch FROM date_trunc('day', now())) * 1000)::bigint
+                             - 29::bigint * 86400000 + n * 28 * 86400000 / {BEHIND}), 12, '0')
+                         || '70008000' || lpad(to_hex(n), 12, '0'))::uuid AS message_id
+                 FROM generate_series(0, {BEHIND}::bigint - 1) AS series (n)
+             )
+             {insert}"
+        );
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(database).await.unwrap();
+    }
+
+    world.callback.kill();
+    world.logistics.kill();
+    let orders = world.place_many(LOST).await;
+    broker.wipe().await.unwrap();
+    world.vhost.make(broker.address()).await.unwrap();
+    world.callback.start().unwrap();
+    world.logistics.start().unwrap();
+    are_confirmed(&world, &orders).await;
+    for order in &orders {
+        assert_eq!(world.shipments(order).await, 1);
+    }
+}
+
+#[tokio::test]
+async fn what_the_ledger_forgot_is_found_by_the_walk() {
+    let broker = Broker::start(BrokerSettings::default()).await.unwrap();
+    let postgres = Postgres::start(PostgresSettings::default()).await.unwrap();
+    let world = sweeping(&broker, &postgres).await;
+    world.start().await;
+    let order = world.place("an order").await;
+    are_confirmed(&world, &[order]).await;
+    let orders = &world.databases.orders;
+    eventually("the head has passed it", HEALED, async || {
+        let passed = "SELECT coalesce(head > $1, false) FROM countersign.sweep";
+        let passed = sqlx::query_scalar(passed).bind(order.message_id).fetch_optional(orders);
+        passed.await.unwrap().unwrap_or(false)
+    })
+    .await;
+
+    // As when the ledger's database fails over and loses its last commits.
+    for sql in ["DELETE FROM confirmation", "DELETE FROM overdue"] {
+        sqlx::query(sql).execute(&world.databases.callback).await.unwrap();
+    }
+    // As in docs/operating.md.
+    sqlx::query("UPDATE countersign.sweep SET walk_begun_at = NULL, walk_ended_at = NULL")
+        .execute(orders)
+        .await
+        .unwrap();
+    are_confirmed(&world, &[order]).await;
+    assert_eq!(world.shipments(&order).await, 1);
+    world.audit().await;
+}
+
+#[tokio::test]
+async fn a_committed_order_that_was_denied_is_found_by_the_sweep_and_healed() {
+    let mut broker = Broker::start(BrokerSettings::default()).await.unwrap();
+    let postgres = Postgres::start(PostgresSettings::default()).await.unwrap();
+    let world = sweeping(&broker, &postgres).await;
+    world.start().await;
+    world.callback.kill();
+    world.logistics.kill();
+    let order = world.place("a denied order").await;
+    broker.wipe().await.unwrap();
+    world.vhost.make(broker.address()).await.unwrap();
+    // As if another upstream had answered for it.
+    sqlx::query(
+        "INSERT INTO overdue (message_id, upstream, consumers, state, cause, reason, closed_at)
+         VALUES ($1, 'orders', '{logistics}', 'never_committed', 'never_committed', '', now())",
+    )
+    .bind(order.message_id)
+    .execute(&world.databases.callback)
+    .await
+    .unwrap();
+    world.callback.start().unwrap();
+    world.logistics.start().unwrap();
+    are_confirmed(&world, &[order]).await;
+    world.is_in_state(&order, "confirmed").await;
+    let history: Vec<String> = sqlx::query_scalar(
+        "SELECT to_state FROM overdue_event WHERE message_id = $1 ORDER BY event_id",
+    )
+    .bind(order.message_id)
+    .fetch_all(&world.databases.callback)
+    .await
+    .unwrap();
+    assert_eq!(history[..2], ["conflict", "waiting"], "{history:?}");
+    assert!(world.orders.log().contains("the callback service was told otherwise"));
+    world.audit().await;
+}
