@@ -183,7 +183,7 @@ async fn prepare(
     };
     let pool = connect(&config.database, settings).await;
     migrate(&pool, migrations()).await?;
-    let ledger = Ledger::new(pool, config.retention);
+    let ledger = Ledger::new(pool.into(), config.retention);
     let horizons =
         upkeep::start(&ledger, config.retention, config.policy.resend_delay, shutdown, workers)
             .await

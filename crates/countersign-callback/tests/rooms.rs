@@ -137,6 +137,29 @@ fn no_sql_of_the_ledger_spells_a_state() {
     assert!(spelled.is_empty(), "bind the state instead:\n{}", spelled.join("\n"));
 }
 
+/// A call to a database ends, whatever becomes of the server, if it goes by `Database` or `Transaction`
+/// of countersign-postgres. Code of users gets the connection itself, at three doors.
+#[test]
+fn only_the_bounded_ways_lead_to_the_database() {
+    const DOORS: [&str; 3] = ["effect.rs", "look_up.rs", "enlist.rs"];
+    let mut unbounded = Vec::new();
+    for name in ["countersign-callback", "countersign-producer", "countersign-consumer"] {
+        for (path, code) in files_of(&workspace().join("crates").join(name).join("src")) {
+            let is_door = DOORS.iter().any(|door| path.ends_with(door));
+            let asks = [".execute(", ".fetch_", "raw_sql("].iter().any(|call| code.contains(call));
+            let by_pool = ["pool.acquire", "pool.begin"];
+            let by_pool = by_pool.iter().any(|call| code.contains(call));
+            if (code.contains("for_user(") && !is_door)
+                || (names(&code, "PgConnection") && asks)
+                || by_pool
+            {
+                unbounded.push(path.display().to_string());
+            }
+        }
+    }
+    assert!(unbounded.is_empty(), "calls without a limit:\n{}", unbounded.join("\n"));
+}
+
 #[test]
 fn no_file_is_longer_than_one_sitting() {
     let mut longer = Vec::new();

@@ -45,8 +45,20 @@ impl<H: BatchHandler> Effect for Once<H> {
         };
         let claimed = &group[..count];
         let handling = async { self.handler.handle_batch(transaction.for_user(), claimed).await };
-        let ended = match guarded(self.handler_timeout, handling).await {
+        let ended = tokio::select! {
+            biased;
+            ended = guarded(self.handler_timeout, handling) => ended,
+            () = self.inbox.lost(claimed[0].id()) => {
+                let why = "the server has lost the transaction that the handler works in";
+                Err(TryEnd::DatabaseAway(why.to_owned()))
+            }
+        };
+        let ended = match ended {
             Ok(()) => return committed(inbox::commit(transaction).await),
+            Err(ended @ TryEnd::DatabaseAway(_)) => {
+                transaction.abandon();
+                return ended;
+            }
             Err(ended @ TryEnd::TimedOut(_)) => {
                 // The transaction may be in the middle of a statement: it is rolled back behind that, not waited for.
                 drop(transaction);

@@ -10,7 +10,7 @@ use countersign_postgres::{
     CommitError, Database, Partitions, Places, Transaction, is_duplicate_key, migrate,
     sdk_migrator, sqlstate,
 };
-use countersign_protocol::Name;
+use countersign_protocol::{MessageId, Name};
 use countersign_retry::Retry;
 use sqlx::PgPool;
 use tokio::sync::watch;
@@ -31,10 +31,15 @@ const TABLE: &str = "countersign.inbox";
 /// usual handler, so that the claim mostly sees the end of that transaction; then the worker tries again.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often a handler that takes long is looked after: whether its transaction is still there.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(10);
+
 /// The consumer's inbox in its database.
 #[derive(Clone, Debug)]
 pub(crate) struct Inbox {
     database: Database,
+    /// For looks while handlers hold all connections of the pool.
+    apart: Database,
     consumer: Name,
     queue: String,
 }
@@ -95,9 +100,9 @@ impl Inbox {
         let partitions = Partitions::new(TABLE, settings.retention);
         let (sender, places) = watch::channel(first_places(&partitions, &database).await);
         tokio::spawn(partitions.keep(database.clone(), abandon.clone(), sender));
-        let inbox =
-            Self { database, consumer: settings.name.clone(), queue: settings.queue.clone() };
-        Ok((inbox, places))
+        let apart = database.apart();
+        let (consumer, queue) = (settings.name.clone(), settings.queue.clone());
+        Ok((Self { database, apart, consumer, queue }, places))
     }
 
     /// Opens a transaction and claims the group's messages in it. Those that are claimed come
@@ -230,6 +235,32 @@ RETURNING queue";
             .fetch_all(&mut *transaction)
             .await?;
         Ok(queues.into_iter().find(|queue| *queue != self.queue))
+    }
+
+    /// Returns when the transaction that has claimed this message is surely over, although this process has
+    /// not ended it: the server has lost it, or lost sight of this process. A handler that waits for the
+    /// transaction's answer would wait for ever.
+    ///
+    /// The claim itself tells: as long as the transaction is open, nobody else gets the key.
+    pub(crate) async fn lost(&self, id: MessageId) {
+        let claim = format!(
+            "-- is_claimed
+SET LOCAL lock_timeout = '100ms';
+INSERT INTO {TABLE} (message_id, consumer, queue) VALUES ('{id}', '{consumer}', '')",
+            consumer = self.consumer,
+        );
+        loop {
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+            match Transaction::open(&self.apart, &claim).await {
+                Ok(claimed) => {
+                    drop(claimed.rollback().await);
+                    return;
+                }
+                // Another delivery of the message has taken effect, or the handler has committed by itself.
+                Err(error) if is_duplicate_key(&error, TABLE) => return,
+                Err(_) => {}
+            }
+        }
     }
 
     /// Whether the database answers at all.

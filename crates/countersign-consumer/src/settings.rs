@@ -35,7 +35,10 @@ pub struct ConsumerSettings {
     pub retry_delays: Vec<Duration>,
     /// How long a handler may take, a batch as a whole. After that the handler is dropped where it waits, its
     /// transaction is rolled back, and the message is tried again later. Keep it below the broker's
-    /// `consumer_timeout` (30 min). Default `None`: as long as it likes.
+    /// `consumer_timeout` (30 min). Default `None`: as long as it likes, while the server has its
+    /// transaction. Set it where handlers are quick: it also ends those that wait for a database that is
+    /// gone without a word, which otherwise end when the server has ended the transaction
+    /// (`idle_in_transaction_session_timeout`) and a few seconds later.
     pub handler_timeout: Option<Duration>,
     /// How long the inbox remembers. A message whose id is older is not processed. It must be more
     /// than the longest time that a message can be resent or lie in a queue. Default 30 days.

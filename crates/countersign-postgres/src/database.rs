@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::Error;
-use sqlx::postgres::PgPool;
+use sqlx::postgres::{PgPool, PgPoolOptions};
 use tokio::time::timeout;
 
 /// How long a statement, a `BEGIN`, a `COMMIT` or a `ROLLBACK` may take. It is longer than the
@@ -50,6 +50,15 @@ impl Database {
     #[must_use]
     pub fn within(&self, limit: Duration) -> Self {
         Self { pool: self.pool.clone(), limit, statement_timeout: Some(limit * 2 / 3) }
+    }
+
+    /// The same database by one connection that does not count in the pool: for a look while other code
+    /// may hold all of the pool's.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        let options = self.pool.connect_options().as_ref().clone();
+        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
+        Self { pool, ..self.clone() }
     }
 
     /// Asks the server for a sign of life.

@@ -86,6 +86,11 @@ impl Lease {
         })
     }
 
+    /// Has the connection thrown away.
+    pub(crate) fn cut(&mut self) {
+        self.then = Then::IsCut;
+    }
+
     /// Has the connection closed instead of returned.
     pub(crate) fn close(&mut self) {
         if self.then == Then::Returns {

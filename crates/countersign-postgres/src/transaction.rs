@@ -140,6 +140,11 @@ impl Transaction {
         self.lease.answered(rolled_back)
     }
 
+    /// Throws the connection away, without another word to a server that has lost the transaction.
+    pub fn abandon(mut self) {
+        self.lease.cut();
+    }
+
     /// Begins a transaction for sqlx to roll back, when the server has none any more. A ROLLBACK
     /// without a transaction would be a warning, in the server's log and in ours.
     async fn give_sqlx_something_to_roll_back(&mut self) {

@@ -5,6 +5,7 @@ mod config;
 mod shipments;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use countersign_consumer::{Consumer, ConsumerSettings, ExchangeKind, Running};
@@ -14,6 +15,9 @@ use tonic::service::Routes;
 
 use crate::config::Config;
 use crate::shipments::Ship;
+
+/// How long a shipment may take.
+const HANDLER_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
     let program = Program {
@@ -46,6 +50,9 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<Running> {
         ExchangeKind::Topic,
         "order.placed",
     );
+    // To ship an order takes milliseconds. The limit ends what waits for a database that is gone without
+    // a word.
+    settings.handler_timeout = Some(HANDLER_TIMEOUT);
     settings.drain = process.drain.mul_f32(0.9);
     let mut connections = PoolSettings::new(process.name);
     // One for each handler, and two for the inbox's partitions and its count of duplicates.

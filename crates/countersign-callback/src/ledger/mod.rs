@@ -71,7 +71,6 @@ use std::time::Duration;
 use countersign_postgres::{CommitError, Database, Partitions, Transaction, sqlstate};
 use countersign_protocol::UnixMillis;
 use countersign_retry::Pulse;
-use sqlx::PgPool;
 
 pub(crate) use self::browse::{Counted, Listed, Place};
 pub(crate) use self::budget::UpstreamLoad;
@@ -105,11 +104,11 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// The ledger in this database, whose migrations are applied.
     #[must_use]
-    pub(crate) fn new(pool: PgPool, retention: Duration) -> Self {
+    pub(crate) fn new(pool: Database, retention: Duration) -> Self {
         let kept = |table| Partitions::new(table, retention);
         let partitions =
             [kept("confirmation"), kept("consumer_report"), Partitions::new("rolled_back", KEPT)];
-        Self { pool: pool.into(), retention, partitions, pulse: Pulse::new() }
+        Self { pool, retention, partitions, pulse: Pulse::new() }
     }
 
     /// Its partitioned tables: what was confirmed, what consumers reported, what was rolled back.

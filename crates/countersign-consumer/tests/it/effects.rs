@@ -121,6 +121,10 @@ impl Effects {
             b"wait" => {
                 self.0.gate.acquire().await.expect("the gate is never closed").forget();
             }
+            b"wait and ask" => {
+                self.0.gate.acquire().await.expect("the gate is never closed").forget();
+                sqlx::query("SELECT 1").execute(&mut *tx).await?;
+            }
             b"hang" => std::future::pending().await,
             b"sleep" => {
                 sqlx::query("SELECT pg_sleep(0.2)").execute(&mut *tx).await?;

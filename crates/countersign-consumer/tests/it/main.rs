@@ -28,3 +28,5 @@ mod bounds;
 mod drain;
 
 mod outages;
+
+mod silence;

@@ -20,6 +20,8 @@ mod destinations;
 
 mod resend;
 
+mod silence;
+
 mod race;
 
 mod sweep;

@@ -1,6 +1,7 @@
 //! Reading databases: all SQL of this program.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use countersign_postgres::{DatabaseUrl, connect_once};
 use sqlx::postgres::PgConnection;
@@ -20,11 +21,22 @@ const PARTS: [(Owner, &[&str], &str); 3] = [
     (Owner::Consumer, &["countersign.inbox"], "countersign._consumer_migrations"),
 ];
 
+/// How long a database may take to be read: it has a dozen small statements to answer.
+const READ_WITHIN: Duration = Duration::from_secs(30);
+
 /// Reads a database and its clock.
 ///
 /// # Errors
-/// When the database does not answer, or refuses the login.
+/// When the database does not answer in time, or refuses the login.
 pub(crate) async fn read(url: &DatabaseUrl) -> Result<(Database, Clock), sqlx::Error> {
+    let silent = || {
+        let why = format!("the database did not answer within {} s", READ_WITHIN.as_secs());
+        Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, why)))
+    };
+    tokio::time::timeout(READ_WITHIN, look(url)).await.unwrap_or_else(|_| silent())
+}
+
+async fn look(url: &DatabaseUrl) -> Result<(Database, Clock), sqlx::Error> {
     let mut connection = connect_once(url, "countersign doctor").await?;
     // The first statement of a connection takes longer, and would make the clock seem late.
     connection.ping().await?;
