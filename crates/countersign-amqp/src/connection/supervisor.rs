@@ -105,10 +105,7 @@ impl Supervisor {
         if self.topology == Topology::default() {
             return Ok(());
         }
-        let channel = epoch.channel().await?;
-        declare(&channel, &self.topology).await?;
-        channel.close(lapin::protocol::constants::REPLY_SUCCESS, "declared".into()).await?;
-        Ok(())
+        declare(epoch, &self.topology).await
     }
 
     /// Offers the epoch to publishers, batchers and consumers until it ends.

@@ -43,8 +43,12 @@ async fn the_whole_topology_of_the_contract_is_declared_and_can_be_declared_agai
 #[tokio::test]
 async fn a_queue_with_other_arguments_is_named_with_what_to_do_and_tried_again() {
     let vhost = vhost().await;
-    vhost.declare_queue("open", json!({ "x-max-length": 5 })).await;
-    let wanted = topology(&[("open", &[("x-max-length", Argument::Integer(6))])]);
+    // Its limit alone would be taken as it is.
+    vhost.declare_queue("open", json!({ "x-max-length": 5, "x-message-ttl": 5_000 })).await;
+    let wanted = topology(&[(
+        "open",
+        &[("x-max-length", Argument::Integer(6)), ("x-message-ttl", Argument::Integer(6_000))],
+    )]);
     let connection = Connection::start(vhost.url().parse().unwrap(), "other", wanted);
     let refused = state(
         &connection,
@@ -53,12 +57,34 @@ async fn a_queue_with_other_arguments_is_named_with_what_to_do_and_tried_again()
     )
     .await;
     let LinkState::Connecting { why } = refused else { unreachable!("it was matched") };
-    assert!(why.contains("x-max-length"), "the broker's own words: {why}");
+    assert!(why.contains("x-message-ttl"), "the broker's own words: {why}");
     assert!(why.contains("empty and delete it"), "what to do: {why}");
 
     vhost.delete_queue("open").await;
     soon("the queue to be declared", connection.ready()).await;
     eventually("the queue is there", LONG, async || vhost.depth("open").await).await;
+    connection.close().await;
+}
+
+#[tokio::test]
+async fn queues_of_another_release_with_other_limits_are_taken_as_they_are() {
+    let vhost = vhost().await;
+    vhost.declare_queue("larger", json!({ "x-max-length": 5_000_000_000_i64 })).await;
+    vhost.declare_queue("without", json!({})).await;
+    vhost.declare_queue("with", json!({ "x-max-length-bytes": 7, "x-delivery-limit": 3 })).await;
+    let wanted = topology(&[
+        (
+            "larger",
+            &[("x-max-length", Argument::Integer(6)), ("x-delivery-limit", Argument::Integer(9))],
+        ),
+        ("without", &[("x-max-length", Argument::Integer(6))]),
+        ("with", &[]),
+        ("new", &[]),
+    ]);
+    let connection = connect(vhost.url(), "other", wanted.clone()).await;
+    // As it was found, for the second party, too.
+    connect(vhost.url(), "again", wanted).await.close().await;
+    assert!(vhost.queues().await.contains(&"new".to_owned()));
     connection.close().await;
 }
 
