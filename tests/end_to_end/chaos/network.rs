@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use countersign_testbed::{Conduct, HEALED, Proxy, eventually};
+use countersign_testbed::{Conduct, HEALED, Proxy, Way, eventually};
 
 use super::schedule::{Plan, Strike};
 use super::trial::Trial;
@@ -10,6 +10,8 @@ use super::trial::Trial;
 /// How long connections are cut at least: long enough that the proxy's tasks, on this same thread,
 /// see the cut.
 const SEEN: Duration = Duration::from_millis(100);
+/// What a silence may cost, by the promise.
+const A_MINUTE: Duration = Duration::from_secs(60);
 const OPEN: Conduct = Conduct::Forward { after: Duration::ZERO };
 
 #[tokio::test]
@@ -40,6 +42,62 @@ async fn a_callback_service_with_a_bad_way_to_its_database_loses_and_doubles_not
 #[tokio::test]
 async fn an_upstream_with_a_bad_way_to_its_database_loses_and_doubles_nothing() {
     to_the_database("network::orders_database", "orders").await;
+}
+
+#[tokio::test]
+async fn a_consumer_whose_connections_to_the_broker_fall_silent_for_good_loses_and_doubles_nothing()
+{
+    silent_broker("network::logistics_broker_silent", "logistics").await;
+}
+
+#[tokio::test]
+async fn an_upstream_whose_connections_to_the_broker_fall_silent_for_good_loses_and_doubles_nothing()
+ {
+    silent_broker("network::orders_broker_silent", "orders").await;
+}
+
+#[tokio::test]
+async fn an_upstream_whose_connections_to_its_database_fall_silent_for_good_loses_and_doubles_nothing()
+ {
+    silent_database("network::orders_database_silent", "orders").await;
+}
+
+async fn silent_broker(test: &'static str, name: &str) {
+    let mut trial = Trial::new(test).await;
+    let proxy = trial.world.broker_through_proxy(name).await;
+    fall_silent(trial, name, &proxy).await;
+}
+
+async fn silent_database(test: &'static str, name: &str) {
+    let mut trial = Trial::new(test).await;
+    let proxy = trial.world.database_through_proxy(name).await;
+    fall_silent(trial, name, &proxy).await;
+}
+
+/// Loses the connections of a moment for ever, in each direction once. The party has to give them up
+/// by itself: nothing breaks, nothing comes back.
+async fn fall_silent(mut trial: Trial, name: &str, proxy: &Proxy) {
+    trial.start().await;
+    let plan = Plan { victims: 1, at_once: 1, after_ms: 100..2_000, lasts_ms: 0..1 };
+    let mut ways = [Way::ToTarget, Way::FromTarget, Way::Both];
+    trial.random.shuffle(&mut ways);
+    for (strike, way) in trial.draw(&plan).iter().zip(ways) {
+        if name == "callback" {
+            trial.destroy_messages().await;
+        }
+        tokio::time::sleep(strike.after).await;
+        let carried = proxy.carried();
+        proxy.lose(way);
+        trial.harms += 1;
+        eventually(
+            &format!("{name} gives its silent connections up ({way:?})"),
+            A_MINUTE,
+            async || proxy.carried() > carried,
+        )
+        .await;
+        trial.flows_again().await;
+    }
+    trial.audit().await;
 }
 
 async fn to_the_broker(test: &'static str, name: &str) {

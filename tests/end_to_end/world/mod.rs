@@ -214,7 +214,7 @@ impl World {
             "callback" => self.databases.callback_database.url(),
             other => panic!("no service {other}"),
         };
-        let (proxy, url) = through_proxy(url).await;
+        let (proxy, url) = Proxy::before(url).await.expect("a proxy");
         self.service(name).set("COUNTERSIGN_DATABASE_URL", url);
         proxy
     }
@@ -222,7 +222,7 @@ impl World {
     /// Puts a proxy between a service and the broker, from its next start on. The service notices a
     /// silent broker after some seconds.
     pub(crate) async fn broker_through_proxy(&mut self, name: &str) -> Proxy {
-        let (proxy, url) = through_proxy(self.vhost.url()).await;
+        let (proxy, url) = Proxy::before(self.vhost.url()).await.expect("a proxy");
         self.service(name).set("COUNTERSIGN_AMQP_URL", format!("{url}?heartbeat=1"));
         proxy
     }
@@ -295,15 +295,6 @@ pub(crate) async fn try_place(orders: &mut OrdersClient, name: &str) -> Result<O
     let placed = orders.place_order(request).await?.into_inner();
     let id = |text: &str| text.parse().unwrap_or_else(|_| panic!("not a UUID: {text:?}"));
     Ok(Order { order_id: id(&placed.order_id), message_id: id(&placed.message_id) })
-}
-
-/// A proxy in front of the server that a URL names, and the URL by way of the proxy.
-async fn through_proxy(url: &str) -> (Proxy, String) {
-    let (before, rest) = url.split_once('@').expect("a URL with a user");
-    let (address, after) = rest.split_once('/').expect("a URL with a path");
-    let proxy = Proxy::start(address.parse().expect("an address")).await.expect("a proxy");
-    let url = format!("{before}@{}/{after}", proxy.address());
-    (proxy, url)
 }
 
 /// Connects with the first call, and again after the service was started again.
