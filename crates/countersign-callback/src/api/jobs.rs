@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::api::filter;
 use crate::api::overdue::{By, grouped};
-use crate::api::page::Page;
+use crate::api::page::{self, Page};
 use crate::ledger::{Counted, ListedItem};
 use crate::rules::job::{ALL_AT_ONCE, Action, FIRST_STEP, ItemState, Job};
 use crate::rules::new_job::{NewJob, Selection};
@@ -22,6 +22,8 @@ const MAX_WHO: usize = 200;
 const MAX_WHY: usize = 1_000;
 /// The slowest rate: one an hour or so. What is slower may as well not be begun.
 const MIN_RATE: f64 = 0.000_2;
+/// The highest rate: more than any upstream is asked for, and a job without a rate is not slower.
+const MAX_RATE: f64 = 1_000_000.0;
 
 /// Reads a job that an operator asks for.
 ///
@@ -37,9 +39,9 @@ pub(crate) fn read_new(request: CreateJobRequest) -> Result<NewJob, Status> {
         JobAction::Note => Action::Note,
     };
     let rate = request.rate_per_second;
-    if rate != 0.0 && !(MIN_RATE..=f64::MAX).contains(&rate) {
+    if rate != 0.0 && !(MIN_RATE..=MAX_RATE).contains(&rate) {
         return Err(Status::invalid_argument(format!(
-            "rate_per_second: {rate} is none: give how many are begun in a second, at least {MIN_RATE}, or 0 for as fast as it goes"
+            "rate_per_second: {rate} is none: give how many are begun in a second, {MIN_RATE} to {MAX_RATE}, or 0 for as fast as it goes"
         )));
     }
     let (who, why) = match request.dry_run {
@@ -161,7 +163,10 @@ pub(crate) type JobsPage = Page<(i64, Uuid)>;
 /// # Errors
 /// `INVALID_ARGUMENT`, with the field and what may stand there.
 pub(crate) fn read_jobs_page(request: &ListJobsRequest) -> Result<JobsPage, Status> {
-    Page::read("ListJobs", String::new(), &request.page_token, request.page_size)
+    let page: JobsPage =
+        Page::read("ListJobs", String::new(), &request.page_token, request.page_size)?;
+    page.after().map(|(created_at_us, _)| page::moment(created_at_us)).transpose()?;
+    Ok(page)
 }
 
 /// The page, out of the jobs that were fetched.
@@ -293,6 +298,7 @@ mod tests {
             (CreateJobRequest { why: "x".repeat(1_001), ..request() }, "why: use up to 1000"),
             (CreateJobRequest { who: "a\0b".into(), ..request() }, "who: it has a control"),
             (CreateJobRequest { rate_per_second: -1.0, ..request() }, "rate_per_second"),
+            (CreateJobRequest { rate_per_second: 1e300, ..request() }, "rate_per_second"),
             (CreateJobRequest { rate_per_second: f64::NAN, ..request() }, "rate_per_second"),
         ] {
             let status = read_new(request).unwrap_err();

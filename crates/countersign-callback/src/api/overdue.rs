@@ -58,6 +58,7 @@ impl OverduePage {
 fn place((since_us, message_id, upstream): (i64, Uuid, String)) -> Result<Place, Status> {
     let message_id = MessageId::try_from(message_id).map_err(|_| page::unreadable())?;
     let upstream = upstream.parse().map_err(|_| page::unreadable())?;
+    let since_us = page::moment(since_us)?;
     Ok(Place { since_us, message_id, upstream })
 }
 

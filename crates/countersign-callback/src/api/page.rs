@@ -96,6 +96,16 @@ fn place<P: DeserializeOwned>(list: &str, filter: &str, token: &str) -> Result<P
     serde_json::from_value(token.place).map_err(|_| unreadable())
 }
 
+/// A moment of a place, in microseconds since 1970. A forged one would be out of the database's range.
+///
+/// # Errors
+/// `INVALID_ARGUMENT`: no row has such a time.
+pub(crate) fn moment(us: i64) -> Result<i64, Status> {
+    /// The end of the year 9999.
+    const LAST: i64 = 253_402_300_799_999_999;
+    if (0..=LAST).contains(&us) { Ok(us) } else { Err(unreadable()) }
+}
+
 /// The refusal of a token that cannot be read.
 #[must_use]
 pub(crate) fn unreadable() -> Status {
@@ -146,6 +156,14 @@ mod tests {
         }
         let other = Page::<(i64, String, i64)>::read("overdue", next.filter.clone(), &token, 2);
         assert!(other.is_err(), "no place of that form");
+    }
+
+    #[test]
+    fn a_forged_time_is_refused_before_the_database_sees_it() {
+        assert_eq!(moment(1_795_000_000_000_000).unwrap(), 1_795_000_000_000_000);
+        for forged in [i64::MIN, -1, i64::MAX] {
+            assert_eq!(moment(forged).unwrap_err().code(), tonic::Code::InvalidArgument);
+        }
     }
 
     #[test]
