@@ -231,7 +231,7 @@ async fn an_exchange_deleted_under_full_load_costs_no_message_of_another() {
     let publisher = Publisher::start(&connection, PublisherSettings::default());
     assert_all_routed(publish(&publisher, "x", 0..1)).await;
     assert_all_routed(publish(&publisher, "z", 0..1)).await;
-    let exchange_of = |id: usize| if id % 3 == 0 { "z" } else { "x" };
+    let exchange_of = |id: usize| if id.is_multiple_of(3) { "z" } else { "x" };
     let load = async {
         let mut left: Vec<usize> = (0..20_000).collect();
         let mut missing = 0;

@@ -67,12 +67,12 @@ impl Publisher {
     /// When the settings cannot work: all mistakes together.
     pub fn start(address: Address, settings: ProducerSettings) -> Result<Self, Error> {
         settings.check().map_err(|why| Error::new(ErrorKind::Settings, why))?;
-        let connect = |purpose: &str, topology| {
+        let connect = |address: Address, purpose: &str, topology| {
             let name = format!("{} {purpose}", settings.upstream);
-            Connection::start(address.clone(), &name, topology)
+            Connection::start(address, &name, topology)
         };
-        let checks_connection = connect("checks", Topology::arming());
-        let messages_connection = connect("messages", settings.topology());
+        let checks_connection = connect(address.clone(), "checks", Topology::arming());
+        let messages_connection = connect(address, "messages", settings.topology());
         let in_bounds = PublisherSettings {
             max_waiting: settings.max_unconfirmed,
             max_waiting_bytes: settings.max_unconfirmed_bytes,
@@ -165,7 +165,7 @@ impl Publisher {
                     match database.answers().await {
                         Ok(()) => silent = None,
                         Err(_) if silent.is_none() => {
-                            silent = Some(pulse.begin("reach the database"))
+                            silent = Some(pulse.begin("reach the database"));
                         }
                         Err(_) => {}
                     }
