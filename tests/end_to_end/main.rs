@@ -26,6 +26,7 @@ mod transactions;
 mod consumers;
 
 mod two_consumers;
+mod upgrades;
 
 mod crashes;
 

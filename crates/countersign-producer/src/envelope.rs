@@ -29,7 +29,7 @@ impl Envelope {
             key: message.key.clone(),
             kind: message.kind.clone(),
             content_type: message.content_type.clone(),
-            more: message.more.clone(),
+            more: message.more.as_deref().cloned().unwrap_or_default(),
             headers: headers.map(|(name, value)| (name.to_owned(), value.clone())).collect(),
             consumers: message.consumers.iter().map(ToString::to_string).collect(),
         }
@@ -40,7 +40,7 @@ impl Envelope {
         let mut message = Message::new(&self.exchange, &self.key, body).with_id(id);
         message.kind = self.kind;
         message.content_type = self.content_type;
-        message.more = self.more;
+        message.more = (self.more != MoreProperties::default()).then(|| Box::new(self.more));
         for (name, value) in self.headers {
             message = message.with_header(&name, value)?;
         }

@@ -18,7 +18,7 @@ pub struct Message {
     pub(crate) key: String,
     pub(crate) kind: Option<String>,
     pub(crate) content_type: Option<String>,
-    pub(crate) more: MoreProperties,
+    pub(crate) more: Option<Box<MoreProperties>>,
     pub(crate) headers: Headers,
     pub(crate) consumers: Vec<Name>,
     pub(crate) body: Bytes,
@@ -66,7 +66,7 @@ impl Message {
             key: key.to_owned(),
             kind: None,
             content_type: None,
-            more: MoreProperties::default(),
+            more: None,
             headers: Headers::new(),
             consumers: Vec::new(),
             body: body.into(),
@@ -109,31 +109,35 @@ impl Message {
         self
     }
 
+    fn more(&mut self) -> &mut MoreProperties {
+        self.more.get_or_insert_default()
+    }
+
     /// Sets how the body is encoded, such as `gzip`.
     #[must_use]
     pub fn with_content_encoding(mut self, encoding: &str) -> Self {
-        self.more.content_encoding = Some(encoding.to_owned());
+        self.more().content_encoding = Some(encoding.to_owned());
         self
     }
 
     /// Sets by which an answer to the message is to be known, or which message it answers.
     #[must_use]
     pub fn with_correlation_id(mut self, id: &str) -> Self {
-        self.more.correlation_id = Some(id.to_owned());
+        self.more().correlation_id = Some(id.to_owned());
         self
     }
 
     /// Sets where an answer is to be sent to.
     #[must_use]
     pub fn with_reply_to(mut self, address: &str) -> Self {
-        self.more.reply_to = Some(address.to_owned());
+        self.more().reply_to = Some(address.to_owned());
         self
     }
 
     /// Sets the priority, for queues that have priorities.
     #[must_use]
     pub fn with_priority(mut self, priority: u8) -> Self {
-        self.more.priority = Some(priority);
+        self.more().priority = Some(priority);
         self
     }
 
@@ -141,7 +145,7 @@ impl Message {
     /// not processed: the callback service asks for it again.
     #[must_use]
     pub fn with_expiration(mut self, after: Duration) -> Self {
-        self.more.expiration_ms = Some(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+        self.more().expiration_ms = Some(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
         self
     }
 
@@ -181,8 +185,9 @@ impl Message {
     /// Why the message cannot be sent, for a person; `None` if it can.
     pub(crate) fn problem(&self) -> Option<String> {
         let names = self.consumers.iter().map(|name| name.as_str().len() + QUOTES_AND_COMMA);
+        let more = self.more.as_deref().cloned().unwrap_or_default();
         let MoreProperties { content_encoding, correlation_id, reply_to, expiration_ms, .. } =
-            &self.more;
+            &more;
         let texts = [&self.kind, &self.content_type, content_encoding, correlation_id, reply_to];
         let longest = texts.into_iter().flatten().map(String::len).max();
         if self.consumers.is_empty() || self.consumers.len() > MAX_CONSUMERS {
@@ -212,17 +217,18 @@ impl Message {
 
     /// The message in the form in which it goes to the broker.
     pub(crate) fn outgoing(&self, upstream: &Name, attempt: Attempt, now: UnixMillis) -> Outgoing {
+        let more = self.more.as_deref().cloned().unwrap_or_default();
         let properties = Properties {
             message_id: Some(self.id.to_string()),
             kind: self.kind.clone(),
             content_type: self.content_type.clone(),
             app_id: Some(upstream.to_string()),
             timestamp: u64::try_from(now.ms() / 1_000).ok(),
-            content_encoding: self.more.content_encoding.clone(),
-            correlation_id: self.more.correlation_id.clone(),
-            reply_to: self.more.reply_to.clone(),
-            priority: self.more.priority,
-            expiration: self.more.expiration_ms.map(|after| after.to_string()),
+            content_encoding: more.content_encoding,
+            correlation_id: more.correlation_id,
+            reply_to: more.reply_to,
+            priority: more.priority,
+            expiration: more.expiration_ms.map(|after| after.to_string()),
             headers: self
                 .headers
                 .clone()

@@ -33,7 +33,7 @@ pub(crate) fn answer(
             canaries_only,
             canaries: known.storm.canaries().filter(|_| canaries_only).unwrap_or(0),
             due: known.due,
-            sweeps: swept.into_iter().map(sweep).collect(),
+            sweeps: swept.iter().map(sweep).collect(),
             breaker: told.as_ref().map_or_else(String::new, |told| told.breaker.clone()),
             address: told.map_or_else(String::new, |told| told.address),
         }
@@ -41,7 +41,7 @@ pub(crate) fn answer(
     ListUpstreamsResponse { upstreams: known.into_iter().map(upstream).collect() }
 }
 
-fn sweep(sweep: ToldSweep) -> Sweep {
+fn sweep(sweep: &ToldSweep) -> Sweep {
     // A CHECK keeps each of them from being negative.
     let number = |count: i64| u64::try_from(count).unwrap_or(0);
     Sweep {

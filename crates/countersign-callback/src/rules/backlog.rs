@@ -145,10 +145,10 @@ impl Whereabouts {
         queues.retain(|queue| !passed(queue, overdue));
         let marker_after = queues.iter().filter_map(|queue| {
             let depth = self.depths.get(queue.queue)?;
-            let reading = depth.reading.filter(|reading| reading.is_empty());
+            let reading = depth.reading.filter(Reading::is_empty);
             let found_empty = reading.map(|reading| reading.at);
             let found_empty = found_empty.filter(|at| as_of(*at, policy) > from);
-            found_empty.max(depth.passing.and_then(|passing| passing.awaits()))
+            found_empty.max(depth.passing.and_then(Passing::awaits))
         });
         Wanted {
             marker_after: marker_after.max(),

@@ -59,6 +59,41 @@ async fn a_service_that_is_upstream_and_downstream_starts_in_many_processes_at_o
 }
 
 #[tokio::test]
+async fn an_older_release_starts_against_a_newer_schema() {
+    let stage = Stage::new(1).await;
+    let newer = vec![
+        migration(1, "CREATE TABLE orders (id int)"),
+        migration(9999, "ALTER TABLE orders ADD more text"),
+    ];
+    migrate(&pool(&stage.database, 1).await, Migrator::with_migrations(newer)).await.unwrap();
+    migrate(&pool(&stage.database, 1).await, of_service()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_migration_that_waits_for_a_lock_lets_others_go_first() {
+    let stage = Stage::new(1).await;
+    migrate(&pool(&stage.database, 1).await, of_service()).await.unwrap();
+    let mut reader = stage.outside.begin().await.unwrap();
+    sqlx::query("SELECT FROM orders").execute(&mut *reader).await.unwrap();
+    let next = vec![
+        migration(1, "CREATE TABLE orders (id int)"),
+        migration(2, "ALTER TABLE orders ADD more text"),
+    ];
+    let migrating = pool(&stage.database, 1).await;
+    let migrating = tokio::spawn(async move {
+        migrate(&migrating, Migrator::with_migrations(next)).await.unwrap();
+    });
+    // Whatever comes later waits behind it, for 2 s at most, and then the migration is tried again.
+    for _ in 0..3 {
+        let later = sqlx::query("SELECT FROM orders").execute(&stage.outside);
+        tokio::time::timeout(std::time::Duration::from_secs(30), later).await.unwrap().unwrap();
+    }
+    assert!(!migrating.is_finished());
+    reader.rollback().await.unwrap();
+    migrating.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_migration_that_fails_is_an_error_and_holds_nobody_else_up() {
     let stage = Stage::new(1).await;
     let broken = Migrator::with_migrations(vec![migration(1, "CREATE TABLE oops (")]);
