@@ -145,10 +145,9 @@ async fn fill(stage: &Stage) {
             "INSERT INTO rolled_back SELECT {ID}, 'orders', n
              FROM generate_series(1, {FILLED}) AS series (n)"
         ),
-        format!(
-            "INSERT INTO overdue_event (message_id, upstream, to_state, cause, reason, resends)
+        "INSERT INTO overdue_event (message_id, upstream, to_state, cause, reason, resends)
              SELECT message_id, upstream, 'waiting', 'not_confirmed', '', 0 FROM overdue"
-        ),
+            .to_owned(),
         format!(
             "INSERT INTO confirm_marker (shard, awaited, returned_at)
              SELECT n % 8, false, now() FROM generate_series(1, {FILLED}) AS series (n)"
