@@ -225,7 +225,8 @@ async fn what_other_clients_wrote_is_read() {
     let properties = json!({
         "message_id": "an id", "type": "a kind", "content_type": "application/json",
         "app_id": "somebody", "timestamp": 1_700_000_000,
-        "headers": { "countersign-attempt": 2, "traceparent": "00-a-b-01", "X-Own": "y" },
+        "headers": { "countersign-attempt": 2, "traceparent": "00-a-b-01", "X-Own": "y",
+            "x-brokers": "z" },
     });
     vhost.publish("x", "open", properties, b"{\"a\":1}").await;
     let delivery = next(&mut consume(&connection, "open", 1)).await;
@@ -239,6 +240,7 @@ async fn what_other_clients_wrote_is_read() {
     assert_eq!(properties.timestamp, Some(1_700_000_000));
     assert_eq!(properties.headers.integer("countersign-attempt"), Some(2));
     assert_eq!(properties.headers.text("traceparent"), Some("00-a-b-01"));
-    assert_eq!(properties.headers.iter().count(), 2);
+    assert_eq!(properties.headers.text("X-Own"), Some("y"));
+    assert_eq!(properties.headers.iter().count(), 3, "what begins with x- is the broker's");
     connection.close().await;
 }
