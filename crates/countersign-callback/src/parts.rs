@@ -150,6 +150,7 @@ impl Parts {
             publisher: self.publisher.clone(),
             shards: self.shards().collect(),
             needed,
+            need: self.marker_need.clone(),
         }
     }
 

@@ -21,6 +21,9 @@ const BETWEEN_ROUNDS: Duration = Duration::from_secs(60);
 /// How often a replica reads the database's clock: for so long it may act by a clock that has just become wrong.
 const BETWEEN_READINGS: Duration = Duration::from_secs(5);
 
+/// The longest pause of a row that is waiting by right: an hour, and a quarter of jitter.
+const LONGEST_PAUSE: Duration = Duration::from_secs(75 * 60);
+
 /// How far back the database's clock has to go to count as set back: more than two readings differ by because of a
 /// slow answer.
 const SET_BACK: Duration = Duration::from_secs(2);
@@ -44,7 +47,7 @@ const RETURNED_MARKERS_KEPT: Duration = Duration::from_secs(60);
 pub(crate) async fn start(
     ledger: &Ledger,
     retention: Duration,
-    longest_pause: Duration,
+    resend_delay: Duration,
     shutdown: &CancellationToken,
     workers: &mut Workers,
 ) -> Result<Horizons, Stopped> {
@@ -52,8 +55,8 @@ pub(crate) async fn start(
     let first = until_it_works("read the database's clock", || ledger.now(), shutdown).await?;
     let (clock, read) = watch::channel(Reading::taken(first));
     // The clock may have been set back while no replica ran.
-    let take_back = || take_back_times(ledger, first, longest_pause);
-    until_it_works("mend times of the future", take_back, shutdown).await?;
+    let take_back = || take_back_times(ledger, first, LONGEST_PAUSE);
+    let to_mend = !until_it_works("mend times of the future", take_back, shutdown).await?;
     let partitions = [
         keep(confirmation, ledger, shutdown, workers).await?,
         keep(consumer_report, ledger, shutdown, workers).await?,
@@ -62,7 +65,7 @@ pub(crate) async fn start(
     let pulse = ledger.pulse().clone();
     let (reading, pruning) = (ledger.clone(), ledger.clone());
     workers.spawn("reading the database's clock", move |stop| async move {
-        stop.run_until_cancelled(readings(reading, clock, longest_pause)).await;
+        stop.run_until_cancelled(readings(reading, clock, resend_delay, to_mend)).await;
     });
     workers.spawn("upkeep of the ledger", |stop| async move {
         stop.run_until_cancelled(rounds(pruning)).await;
@@ -103,8 +106,12 @@ async fn keep(
 }
 
 /// Reads the database's clock again and again, and mends the ledger after the clock was set back.
-async fn readings(ledger: Ledger, clock: watch::Sender<Reading>, longest_pause: Duration) {
-    let mut to_mend = false;
+async fn readings(
+    ledger: Ledger,
+    clock: watch::Sender<Reading>,
+    resend_delay: Duration,
+    mut to_mend: bool,
+) {
     loop {
         tokio::time::sleep(BETWEEN_READINGS).await;
         let expected = clock.borrow().now();
@@ -118,7 +125,7 @@ async fn readings(ledger: Ledger, clock: watch::Sender<Reading>, longest_pause: 
         clock.send_replace(Reading::taken(now));
         to_mend |= now.after(SET_BACK) < expected;
         if to_mend {
-            match take_back_times(&ledger, now, longest_pause).await {
+            match take_back_times(&ledger, now, resend_delay).await {
                 Ok(mended) => to_mend = !mended,
                 Err(error) => {
                     warn!(%error, "times of the future are not mended yet: this replica tries again in 5 s");

@@ -7,8 +7,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use countersign_postgres::{
-    CommitError, Database, Partitions, Places, Transaction, is_duplicate_key, migrate,
-    sdk_migrator, sqlstate,
+    CommitError, Database, Partitions, Places, Transaction, Trouble, is_duplicate_key, migrate,
+    sdk_migrator, sqlstate, trouble,
 };
 use countersign_protocol::{MessageId, Name};
 use countersign_retry::Retry;
@@ -258,7 +258,11 @@ INSERT INTO {TABLE} (message_id, consumer, queue) VALUES ('{id}', '{consumer}', 
                 }
                 // Another delivery of the message has taken effect, or the handler has committed by itself.
                 Err(error) if is_duplicate_key(&error, TABLE) => return,
-                Err(_) => {}
+                // The claim stands, or the database is away: its lock is not to be had.
+                Err(error) if trouble(&error) == Trouble::Again => {}
+                Err(error) => {
+                    warn!(%error, "whether the server has lost a handler's transaction cannot be asked: a handler without handler_timeout may wait for ever");
+                }
             }
         }
     }

@@ -71,8 +71,8 @@ pub(crate) struct Plan {
 /// that are older than the table. Later no partition is made in the past: an empty partition where
 /// one was dropped would claim that nothing ever happened then.
 ///
-/// Partitions further ahead than 48 hours come from a clock that was wrong. They do no harm and
-/// prove nothing: the days around `now` are made all the same.
+/// Partitions further ahead than 48 hours come from a clock that was wrong. They prove nothing: the days
+/// around `now` are made all the same, also where such partitions leave a hole when time comes to them.
 pub(crate) fn plan(
     existing: &BTreeSet<Day>,
     now: UnixMillis,
@@ -83,10 +83,11 @@ pub(crate) fn plan(
     let newest_needed = Day::of(now.after(AHEAD));
     let newest = existing.range(..=newest_needed).next_back();
     let first_missing = newest.map_or(oldest_kept, |newest| newest.next());
-    let create = std::iter::successors(Some(first_missing), |day| Some(day.next()))
-        .take_while(|day| *day <= newest_needed)
-        .filter(|day| *day >= oldest_kept)
-        .collect();
+    let missing = std::iter::successors(Some(first_missing), |day| Some(day.next()))
+        .take_while(|day| *day <= newest_needed);
+    let around = Plan::around(existing, [now, now]).create;
+    let create: BTreeSet<Day> = missing.chain(around).filter(|day| *day >= oldest_kept).collect();
+    let create = create.into_iter().collect();
     let past = existing.iter().copied().take_while(|day| *day < oldest_kept);
     Plan { create, drop: past.take(may_drop).collect() }
 }
@@ -206,6 +207,13 @@ mod tests {
             assert!(right.is_subset(&jumped), "{wrong}: {jumped:?}");
             assert_eq!(current_run(&jumped, noon_of(100)), Some((Day(70), Day(102))), "{wrong}");
         }
+    }
+
+    #[test]
+    fn partitions_that_a_wrong_clock_left_ahead_leave_no_hole_when_time_comes_to_them() {
+        let left: BTreeSet<Day> = days(70..=102).union(&days(104..=107)).copied().collect();
+        let later = after(&left, 103, 0);
+        assert_eq!(current_run(&later, noon_of(103)), Some((Day(70), Day(105))));
     }
 
     #[test]

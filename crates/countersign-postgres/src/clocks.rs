@@ -36,8 +36,10 @@ fn compare(database: UnixMillis, machine: UnixMillis) -> Result<(), ClocksDisagr
     if apart > MOST_APART { Err(ClocksDisagree { database, machine }) } else { Ok(()) }
 }
 
+/// What this machine's clock says, to be compared with the database's.
+#[must_use]
 #[expect(clippy::disallowed_methods, reason = "it is compared with the database's clock")]
-pub(crate) fn this_machine() -> UnixMillis {
+pub fn this_machine() -> UnixMillis {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMillis::EPOCH.after(since_1970)
 }

@@ -24,7 +24,7 @@ mod clocks;
 
 mod partitions;
 
-pub use clocks::{ClocksDisagree, agree};
+pub use clocks::{ClocksDisagree, agree, this_machine};
 pub use database::Database;
 pub use migrate::{migrate, sdk_migrator};
 pub use partitions::{Partitions, Places};

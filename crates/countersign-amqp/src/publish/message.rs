@@ -72,6 +72,8 @@ const PERSISTENT: u8 = 2;
 /// A message's properties travel in one frame, which is 128 KiB unless the broker is set to less;
 /// larger properties would cost the connection.
 const MAX_HEADER_BYTES: usize = 32 * 1024;
+/// The longest name in a table that AMQP 0-9-1 can say.
+const MAX_NAME_BYTES: usize = 255;
 /// What a header takes on the wire besides its name and its text: two lengths, the kind, a number.
 const HEADER_OVERHEAD_BYTES: usize = 16;
 
@@ -131,7 +133,27 @@ pub fn header_problem(headers: &Headers) -> Option<String> {
     const ROOM: usize = 1024;
     let bytes: usize = headers.iter().map(|(name, value)| header_bytes(name, value)).sum();
     let most = MAX_HEADER_BYTES - ROOM;
+    if let Some((name, why)) =
+        headers.iter().find_map(|(name, value)| Some((name, unwritable(value)?)))
+    {
+        return Some(format!("its header {name:?} cannot be sent: {why}"));
+    }
     (bytes > most).then(|| format!("its headers have {bytes} bytes: at most {most} are sent"))
+}
+
+/// What AMQP, or the broker, cannot read of a header's value.
+fn unwritable(value: &HeaderValue) -> Option<String> {
+    match value {
+        // The broker reads a finite number only; another one would cost the connection.
+        HeaderValue::Float(number) if !number.is_finite() => Some(format!("{number} is no number")),
+        HeaderValue::List(values) => values.iter().find_map(unwritable),
+        HeaderValue::Table(values) => values.iter().find_map(|(name, value)| {
+            let long = name.len() > MAX_NAME_BYTES;
+            let long = long.then(|| format!("a name in it is over {MAX_NAME_BYTES} bytes"));
+            long.or_else(|| unwritable(value))
+        }),
+        _ => None,
+    }
 }
 
 /// What a header takes on the wire, at most.
@@ -330,6 +352,24 @@ mod tests {
         assert!(prepare(outgoing(properties)).is_err());
         let headers = Headers::new().with_text(header::REASON, &"x".repeat(MAX_HEADER_BYTES));
         assert!(prepare(outgoing(Properties { headers, ..Properties::default() })).is_err());
+    }
+
+    #[test]
+    fn what_a_header_cannot_say_is_a_problem_before_it_is_sent() {
+        let table = |name: String| HeaderValue::Table([(name, HeaderValue::Nothing)].into());
+        for (value, part) in [
+            (HeaderValue::Float(f64::NAN), Some("NaN")),
+            (HeaderValue::List(vec![HeaderValue::Float(f64::INFINITY)]), Some("inf")),
+            (table("x".repeat(256)), Some("255 bytes")),
+            (table("x".repeat(255)), None),
+            (HeaderValue::Float(1.5), None),
+        ] {
+            let mut headers = Headers::new();
+            headers.set("X-Own", value.clone());
+            let problem = header_problem(&headers);
+            assert_eq!(problem.is_some(), part.is_some(), "{value:?}: {problem:?}");
+            assert!(problem.unwrap_or_default().contains(part.unwrap_or_default()));
+        }
     }
 
     #[test]

@@ -76,6 +76,8 @@ impl Ledger {
                      ELSE known.claimed_since
                  END
              WHERE known.claimed_at < excluded.claimed_at - make_interval(secs => $2)
+                 -- Left by a clock that was set back.
+                 OR known.claimed_at > excluded.claimed_at + make_interval(secs => 1)
              RETURNING queue, (extract(epoch FROM claimed_at) * 1000000)::bigint",
         )
         .bind(queues)

@@ -73,8 +73,9 @@ impl Ledger {
         Ok(u16::try_from(last).unwrap_or(u16::MAX).saturating_add(1).max(configured))
     }
 
-    /// Everything that was in any of these shards, or of those that another replica has noted, before this
-    /// moment is recorded: the oldest of their watermarks, on the database's clock. `None` while one has none.
+    /// Everything that was in any of these shards before this moment is recorded: the oldest of
+    /// their watermarks, on the database's clock. `None` while one has none; one of the future, which a clock
+    /// that was set back has left, is none.
     ///
     /// To be read before what is recorded, which is then at least as new.
     ///
@@ -86,9 +87,8 @@ impl Ledger {
     ) -> Result<Option<UnixMillis>, sqlx::Error> {
         let oldest: Option<Time> = sqlx::query_scalar(
             "-- watermark
-             SELECT CASE WHEN count(sent_at) = count(*) THEN min(sent_at) END
-             FROM (SELECT shard FROM confirm_shard UNION SELECT UNNEST($1::integer[])) AS known (shard)
-             LEFT JOIN shard_watermark USING (shard)",
+             SELECT CASE WHEN count(*) = cardinality($1) THEN min(sent_at) END
+             FROM shard_watermark WHERE shard = ANY($1) AND sent_at <= clock_timestamp()",
         )
         .bind(stored(shards))
         .fetch_one(self.pool())

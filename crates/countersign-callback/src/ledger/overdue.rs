@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use countersign_postgres::Transaction;
+use countersign_postgres::{Transaction, this_machine};
 use countersign_protocol::{ArmingId, MessageId, Name, UnixMillis};
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Row as _};
@@ -70,13 +70,18 @@ impl Ledger {
         let sent: Vec<Time> = sorted.iter().map(|(check, _)| Time(check.armed_at)).collect();
         sqlx::query_as(
             "-- note_overdue
-             WITH noted AS (
+             WITH present AS (
+                 -- For some seconds this service does not know that the database's clock has become wrong:
+                 -- by a clock that is days behind, the row would be past its time once that is right again.
+                 SELECT CASE WHEN now() BETWEEN $11 - interval '1 hour' AND $11 + interval '1 hour'
+                             THEN now() ELSE $11 END AS at
+             ), noted AS (
                  INSERT INTO overdue
                      (message_id, upstream, database, consumers, state, cause, reason, due_at,
-                      sent_at)
+                      since, missing_after, sent_at)
                  SELECT message_id, upstream, database, string_to_array(consumers, ','), $9, $5,
-                        reason, now(), sent_at
-                 FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $8::timestamptz[],
+                        reason, present.at, present.at, present.at, sent_at
+                 FROM present, UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $8::timestamptz[],
                              $10::uuid[])
                      AS entry (message_id, upstream, consumers, reason, sent_at, database)
                  ON CONFLICT DO NOTHING
@@ -106,6 +111,7 @@ impl Ledger {
         .bind(sent)
         .bind::<&str>(StateName::Waiting.into())
         .bind(databases)
+        .bind(Time(this_machine()))
         .fetch_all(&self.pool)
         .await
     }

@@ -9,7 +9,8 @@ const MOVED_AT_ONCE: i64 = 1_000;
 
 impl Ledger {
     /// Moves every time that lies after the database's present back to it, so that nothing waits for the clock to
-    /// come there again. No open row waits longer than `longest_pause` from now on.
+    /// come there again. No waiting row waits longer than `longest_pause` from now on, no asking row longer than a
+    /// lease.
     ///
     /// What such times say about the past is forgotten: depths are read anew, and a shard's watermark is unknown until
     /// the next marker has come back. Nothing counts as missing meanwhile.
@@ -29,14 +30,20 @@ impl Ledger {
                  WITH ahead AS (
                      SELECT message_id, upstream FROM overdue
                      WHERE due_at IS NOT NULL
-                         AND (due_at > clock_timestamp() + make_interval(secs => $1)
+                         AND (due_at > clock_timestamp()
+                                 + CASE WHEN lease IS NULL THEN make_interval(secs => $1)
+                                        ELSE interval '1 minute' END
                              OR greatest(since, granted_at) > clock_timestamp()
                              OR missing_after > clock_timestamp() + make_interval(secs => $1))
                      LIMIT $2 FOR UPDATE SKIP LOCKED
                  )
                  UPDATE overdue
-                 SET due_at = least(due_at, clock_timestamp() + make_interval(secs => $1)),
-                     missing_after = least(missing_after, clock_timestamp()),
+                 -- A lease takes 20 s.
+                 SET due_at = least(due_at, clock_timestamp()
+                                 + CASE WHEN lease IS NULL THEN make_interval(secs => $1)
+                                        ELSE interval '1 minute' END),
+                     missing_after = least(missing_after,
+                                           clock_timestamp() + make_interval(secs => $1)),
                      since = least(since, clock_timestamp()),
                      -- least() passes over a NULL, which says that nobody has granted anything.
                      granted_at = CASE WHEN granted_at IS NOT NULL

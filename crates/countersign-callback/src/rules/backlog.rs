@@ -184,9 +184,11 @@ impl Whereabouts {
         let recorded = |at: &UnixMillis| self.watermark.is_some_and(|mark| mark > *at);
         let reading = depth.reading;
         let found_empty = reading.filter(Reading::is_empty).map(|reading| reading.at);
-        let empty_at = depth.empty_at.max(found_empty.filter(recorded));
+        // What lies in the future was left by a clock that was set back.
+        let is_past = |at: &UnixMillis| *at <= now;
+        let empty_at = depth.empty_at.max(found_empty.filter(recorded)).filter(is_past);
         if empty_at.is_some_and(|at| as_of(at, policy) > from)
-            || depth.passed_to.is_some_and(|to| to > from)
+            || depth.passed_to.filter(is_past).is_some_and(|to| to > from)
         {
             return BacklogPosition::Missing;
         }

@@ -28,6 +28,8 @@ pub(crate) struct Markers {
     pub(crate) shards: Vec<u16>,
     /// From which moment on a marker is needed, if one is.
     pub(crate) needed: watch::Receiver<Option<UnixMillis>>,
+    /// Where the need is taken back when it is of the future.
+    pub(crate) need: MarkerNeed,
 }
 
 /// A marker that has not come back for so long is followed by another: an operator may have purged its
@@ -41,6 +43,20 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// When no marker has come back for so long, an operator should know: longer than a restart of the broker
 /// or of all replicas takes.
 const ALARM_AFTER: Duration = Duration::from_secs(5 * 60);
+
+/// How often this replica looks whether the database's clock was set back behind the last need: until it has seen
+/// that, it would take every need for one that is satisfied.
+const CLOCK_EVERY: Duration = Duration::from_secs(5);
+
+/// What a look at the markers came to.
+enum Looked {
+    /// A marker sent after this moment has come back through every shard.
+    Back(UnixMillis),
+    /// Some shards lack one.
+    Lacking,
+    /// The need lies after this, the database's present: its clock was set back. What needs a marker says so again.
+    AheadOf(UnixMillis),
+}
 
 impl MarkerNeed {
     /// No marker is needed yet.
@@ -70,14 +86,27 @@ impl Markers {
         let mut satisfied = None;
         loop {
             let further = self.needed.wait_for(|needed| *needed > satisfied);
-            let needed = match shutdown.run_until_cancelled(further).await {
-                Some(Ok(needed)) => needed.unwrap_or(UnixMillis::EPOCH),
+            let further = async { further.await.map(|needed| needed.unwrap_or(UnixMillis::EPOCH)) };
+            let further = tokio::time::timeout(CLOCK_EVERY, further);
+            let further = shutdown.run_until_cancelled(further).await;
+            let looked = match further {
+                Some(Ok(Ok(needed))) => self.look(needed, &mut alarm).await,
+                // None is needed: this replica only looks whether the last need is still of the past.
+                Some(Err(_)) => match self.ledger.now().await {
+                    Ok(now) if satisfied.is_some_and(|at| at > now) => Ok(Looked::AheadOf(now)),
+                    Ok(_) => continue,
+                    Err(error) => Err(error.into()),
+                },
                 // This replica stops, or no part of it is left that could need a marker.
-                Some(Err(_)) | None => return,
+                Some(Ok(Err(_))) | None => return,
             };
-            match self.look(needed, &mut alarm).await {
-                Ok(true) => satisfied = Some(needed),
-                Ok(false) => {}
+            match looked {
+                Ok(Looked::Back(needed)) => satisfied = Some(needed),
+                Ok(Looked::Lacking) => {}
+                Ok(Looked::AheadOf(now)) => {
+                    self.need.0.send_replace(Some(now));
+                    satisfied = None;
+                }
                 Err(error) => {
                     if retry.wait(&error, &shutdown).await.is_err() {
                         return;
@@ -94,8 +123,11 @@ impl Markers {
 
     /// Whether a marker sent after this moment has come back through every shard. Sends a marker
     /// through each shard that lacks one and has none on its way.
-    async fn look(&self, needed: UnixMillis, alarm: &mut Alarm) -> Result<bool, NotSent> {
+    async fn look(&self, needed: UnixMillis, alarm: &mut Alarm) -> Result<Looked, NotSent> {
         let (markers, now) = self.ledger.markers(&self.shards).await?;
+        if needed > now {
+            return Ok(Looked::AheadOf(now));
+        }
         alarm.look(&markers, now);
         let lacking: Vec<u16> = markers
             .iter()
@@ -103,7 +135,7 @@ impl Markers {
             .map(|shard| shard.shard)
             .collect();
         if lacking.is_empty() {
-            return Ok(true);
+            return Ok(Looked::Back(needed));
         }
         let made = self.ledger.make_markers(&lacking, FOLLOWED_AFTER).await?;
         for marker in made {
@@ -113,7 +145,7 @@ impl Markers {
             }
             debug!(shard = marker.shard, number = marker.number, "marker sent");
         }
-        Ok(false)
+        Ok(Looked::Lacking)
     }
 
     async fn send(&self, marker: Marker) -> Result<(), NotSent> {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use countersign_postgres::{CommitError, Database, Transaction, sqlstate};
+use countersign_postgres::{CommitError, Database, Transaction, agree, sqlstate};
 use countersign_protocol::{DatabaseId, MessageId, Name};
 use thiserror::Error;
 use tokio::time::timeout;
@@ -26,6 +26,9 @@ pub(crate) enum Unanswered {
     #[error("the message source was asked for {asked} and returned {returned}")]
     WrongMessage { asked: MessageId, returned: MessageId },
 }
+
+/// The pause after which a question is worth another try while the clocks disagree: an operator has to act.
+const CLOCKS_DISAGREE: Duration = Duration::from_secs(60);
 
 /// How long the user's source may look for a message. Its statements are not ours to bound one by one;
 /// the callback service has stopped waiting long before, and asks again.
@@ -77,7 +80,14 @@ pub(crate) async fn by_enlistment(
         Some(_) => Meant::ThisDatabase,
         None => Meant::AnyDatabase,
     };
-    match decision::first_look(record, meant, now.since(id.time()), policy) {
+    let next = match decision::first_look(record, meant, now.since(id.time()), policy) {
+        // How old the id is, is not known by a wrong clock, and so not whether its records are still there.
+        FirstLook::Fence if agree(now).is_err() => {
+            FirstLook::Answer(Answer::InProgress { retry_after: CLOCKS_DISAGREE })
+        }
+        next => next,
+    };
+    match next {
         FirstLook::AskSource => {
             let found = find(source, reading.for_user(), id).await?;
             reading.rollback().await?;

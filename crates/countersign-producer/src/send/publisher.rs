@@ -156,7 +156,8 @@ impl Publisher {
             inner.checks_connection.feed(&pulse),
             inner.messages_connection.feed(&pulse),
         );
-        let database = Database::from(pool);
+        // Not through the pool: one that is merely busy has its database.
+        let database = Database::from(pool).apart();
         let asking = {
             let pulse = pulse.clone();
             async move {

@@ -57,6 +57,8 @@ impl Turn {
              ON CONFLICT (upstream, check_delay_ms) DO UPDATE
              SET holder = excluded.holder, until = excluded.until
              WHERE sweep.until <= now() OR sweep.holder = excluded.holder
+                 -- No lease is longer than one term: a clock that was set back has left it.
+                 OR sweep.until > now() + $4::bigint * interval '1 millisecond'
              RETURNING head",
         )
         .bind(self.upstream.as_str())
@@ -129,7 +131,9 @@ impl Turn {
                  walk_ended_at = NULL
              WHERE upstream = $1 AND check_delay_ms = $2 AND holder = $3
                AND (walk_begun_at IS NULL OR walk_ended_at IS NULL
-                    OR walk_begun_at <= now() - $4::bigint * interval '1 millisecond')
+                    OR walk_begun_at <= now() - $4::bigint * interval '1 millisecond'
+                    -- A clock that was set back has left it.
+                    OR walk_begun_at > now())
              RETURNING walk, (extract(epoch FROM walk_begun_at) * 1000000)::bigint",
         )
         .bind(self.upstream.as_str())

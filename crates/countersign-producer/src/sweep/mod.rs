@@ -10,7 +10,7 @@ pub use settings::SweepSettings;
 
 use std::time::Duration;
 
-use countersign_postgres::Database;
+use countersign_postgres::{Database, agree};
 use countersign_protocol::{MessageId, UnixMillis};
 use countersign_retry::{Retry, Stopped};
 use sqlx::PgPool;
@@ -172,6 +172,8 @@ impl Sweeper {
         let mut too_old = 0;
         loop {
             let Some(now) = self.renew(head).await? else { return Ok(false) };
+            // By a wrong clock the head would go past what is still to be committed, or back to the beginning.
+            agree(now).map_err(|why| Halt::Trouble(why.to_string()))?;
             let newest = self.newest(now);
             head.begin_at(newest.before(FIRST_HEAD), newest);
             if let Some(stretch) = head.due(Instant::now()) {
