@@ -107,7 +107,10 @@ impl Plan {
                 std::iter::successors(Some(Day::of(now.before(DAY))), |day| Some(day.next()));
             create.extend(days.take_while(|day| *day <= newest_needed));
         }
-        create.retain(|day| !existing.is_empty() && !existing.contains(day));
+        // Older ones than there are were dropped: empty, they would claim that nothing ever happened then.
+        create.retain(|day| {
+            existing.first().is_some_and(|oldest| day > oldest) && !existing.contains(day)
+        });
         Self { create: create.into_iter().collect(), drop: Vec::new() }
     }
 }
@@ -227,6 +230,7 @@ mod tests {
         assert_eq!(around(&[10]), [99, 100, 101, 102, 199, 200, 201, 202]);
         assert_eq!(around(&[98, 99, 101, 199, 200, 201]), [100, 102, 202]);
         assert_eq!(around(&[]), [0; 0]);
+        assert_eq!(around(&[101]), [102, 199, 200, 201, 202], "what was dropped stays dropped");
     }
 
     #[test]
