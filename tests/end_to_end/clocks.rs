@@ -12,12 +12,12 @@ const YEAR: i64 = 365 * DAY;
 
 #[tokio::test]
 async fn a_database_server_whose_clock_jumps_ahead_loses_nothing() {
-    the_servers_clock_jumps(&[10 * MINUTE, 3 * DAY, 40 * DAY, 20 * YEAR]).await;
+    the_servers_clock_jumps(&[10 * MINUTE, 40 * DAY, 20 * YEAR]).await;
 }
 
 #[tokio::test]
 async fn a_database_server_whose_clock_jumps_back_loses_nothing() {
-    the_servers_clock_jumps(&[-10 * MINUTE, -3 * DAY, -40 * DAY, -50 * YEAR]).await;
+    the_servers_clock_jumps(&[-10 * MINUTE, -40 * DAY, -50 * YEAR]).await;
 }
 
 /// The server with all three databases: its clock jumps while a destroyed message waits for its check and others
@@ -98,7 +98,7 @@ async fn each_party_s_clock_may_jump_and_nothing_is_lost() {
     });
     world.start().await;
     for (name, clock) in &clocks {
-        for jump in [10 * MINUTE, -10 * MINUTE, 36 * 60 * MINUTE, -3 * DAY, 20 * YEAR] {
+        for jump in [10 * MINUTE, -3 * DAY, 20 * YEAR] {
             let before = world.place("before").await;
             world.is_in_state(&before, "confirmed").await;
             assert!(world.logistics.terminate(GRACE).await.unwrap().success());

@@ -18,6 +18,7 @@ const CHUNK: usize = 16 * 1024;
 pub struct Proxy {
     address: SocketAddr,
     conduct: watch::Sender<Conduct>,
+    target: watch::Sender<SocketAddr>,
     counts: Arc<Counts>,
     task: AbortHandle,
 }
@@ -69,8 +70,9 @@ impl Proxy {
         let address = listener.local_addr()?;
         let (conduct, seen) = watch::channel(Conduct::Forward { after: Duration::ZERO });
         let counts = Arc::new(Counts::default());
-        let task = tokio::spawn(serve(listener, target, seen, Arc::clone(&counts))).abort_handle();
-        Ok(Self { address, conduct, counts, task })
+        let (target, led_to) = watch::channel(target);
+        let task = tokio::spawn(serve(listener, led_to, seen, Arc::clone(&counts))).abort_handle();
+        Ok(Self { address, conduct, target, counts, task })
     }
 
     /// Starts a proxy in front of the server that a URL names. Returns the URL by way of the proxy, too.
@@ -105,6 +107,11 @@ impl Proxy {
         self.conduct.send_replace(conduct);
     }
 
+    /// Leads new connections to another target, as a balancer does; those that there are stay where they are.
+    pub fn lead_to(&self, target: SocketAddr) {
+        self.target.send_replace(target);
+    }
+
     /// Loses the connections of this moment for ever: what goes this way over them is taken and thrown
     /// away, and their end is not told either. So each side's TCP has its bytes acknowledged, as by a
     /// machine in the middle that has forgotten the connection. New connections are treated as usual.
@@ -127,7 +134,7 @@ impl Drop for Proxy {
 
 async fn serve(
     listener: TcpListener,
-    target: SocketAddr,
+    target: watch::Receiver<SocketAddr>,
     conduct: watch::Receiver<Conduct>,
     counts: Arc<Counts>,
 ) {
@@ -136,6 +143,7 @@ async fn serve(
     loop {
         tokio::select! {
             Ok((client, _)) = listener.accept() => {
+                let target = *target.borrow();
                 connections.spawn(connect(client, target, conduct.clone(), Arc::clone(&counts)));
             }
             Some(_) = connections.join_next() => {}

@@ -5,6 +5,7 @@ use std::time::Duration;
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::RequestResendResponse;
 use countersign_protocol::grpc::request_resend_response::Outcome;
+use countersign_testbed::Proxy;
 use serde_json::json;
 use tonic::Status;
 
@@ -105,6 +106,7 @@ async fn what_surely_did_nothing_uses_up_no_attempt() {
         Reply::Fail(Status::unauthenticated("who?")),
         Reply::Fail(Status::permission_denied("you?")),
         Reply::Fail(Status::invalid_argument("which?")),
+        Reply::Fail(Status::resource_exhausted("later")),
     ] {
         let name = format!("{reply:?}");
         let (upstream, stage, id) = overdue(reply, &[RESENT_SOON, "max-resends=1"]).await;
@@ -205,6 +207,43 @@ async fn a_rejection_parks_an_open_message() {
     assert_eq!(row.reason, "rejected by logistics: no such article");
     stage.confirm("logistics", &[id]).await;
     stage.state(id, "confirmed").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejection_by_one_consumer_ends_no_healing_for_the_other() {
+    let upstream = Upstream::always(say(Outcome::Republished)).await;
+    let stage = Stage::new(&upstream, &[]).await;
+    let id = MessageId::generate();
+    let rejected = json!({ "id": id.to_string(), "outcome": "rejected", "reason": "sold out" });
+    stage.say("logistics", vec![rejected]).await;
+    stage.reports_are_recorded(1).await;
+    stage.check(&[id], &["billing", "logistics"]).await;
+    let asked = upstream.is_asked(id, 2).await;
+    assert_eq!(asked.missing_consumers, ["billing"], "the other one has said no");
+    stage.confirm("billing", &[id]).await;
+    let row = stage.state(id, "parked").await;
+    assert_eq!(row.reason, "rejected by logistics: sold out");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_hangs_behind_a_balancer_is_left_for_another() {
+    const MESSAGES: usize = 10;
+    let hung = Upstream::always(Reply::Hang).await;
+    let well = Upstream::always(say(Outcome::Republished)).await;
+    // The first connection leads to the replica that hangs, for as long as it lasts.
+    let balancer = Proxy::start(hung.address()).await.unwrap();
+    let mut stage = Stage::empty(&[RESENT_SOON, "max-resends=5"]).await;
+    stage.set(&format!("upstreams=orders=http://{}", balancer.address()));
+    let mut config = stage.config();
+    config.timing.call = Duration::from_millis(300);
+    stage.start_with(config).await;
+    let ids: Vec<_> = (0..MESSAGES).map(|_| MessageId::generate()).collect();
+    stage.check(&ids, &["logistics"]).await;
+    hung.is_asked(ids[0], 2).await;
+    balancer.lead_to(well.address());
+    for id in ids {
+        stage.row_when(id, "sent again", |row| row.reason.contains("sent again")).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -79,8 +79,7 @@ impl Upstream {
     }
 
     pub(crate) async fn listen(&mut self) {
-        let address = SocketAddr::from(([127, 0, 0, 1], self.port.number()));
-        let listener = TcpListener::bind(address).await.unwrap();
+        let listener = TcpListener::bind(self.address()).await.unwrap();
         let service =
             Service { answers: Arc::clone(&self.answers), asked: Arc::clone(&self.asked) };
         let stop = CancellationToken::new();
@@ -98,7 +97,11 @@ impl Upstream {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port.number())
+        format!("http://{}", self.address())
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port.number()))
     }
 
     /// Everything it was asked, in order.
