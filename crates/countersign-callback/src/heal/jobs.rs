@@ -4,12 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_protocol::UnixMillis;
 use countersign_retry::Retry;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use crate::horizon::Horizons;
 use crate::ledger::{Began, Ledger, LockedJob};
 use crate::log;
 use crate::rules::job::{Job, JobState, Next};
@@ -19,6 +21,8 @@ use crate::rules::job::{Job, JobState, Next};
 pub(crate) struct Jobs {
     /// The database with the jobs.
     pub(crate) ledger: Ledger,
+    /// Tells which messages are too old.
+    pub(crate) horizons: Horizons,
     /// Wakes this worker when an operator has created a job.
     pub(crate) created: Arc<Notify>,
     /// Starts a round when a job has made rows due.
@@ -31,6 +35,9 @@ const BEGUN_AT_ONCE: u64 = 500;
 
 /// How many items one transaction leaves out: it changes only items of the job, and locks no overdue row.
 const SKIPPED_AT_ONCE: u64 = 5_000;
+
+/// For how long a message that is sent again has to be young enough to be confirmed.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(60 * 60);
 
 /// How long a job may wait for a replica that was not woken for it, and how often a replica looks
 /// whether the items of a job have ended.
@@ -86,7 +93,7 @@ impl Jobs {
         }
     }
 
-    /// Takes one step of one job. Returns whether the job changed.
+    /// Takes one step of one job. Returns whether there may be another one to take.
     async fn turn(&self, mut turn: LockedJob) -> Result<bool, sqlx::Error> {
         let before = turn.job.clone();
         let mut transitions = Vec::new();
@@ -96,7 +103,15 @@ impl Jobs {
             next = turn.job.next(turn.now);
         }
         match next {
-            Next::Begin(most) => transitions = begin(&mut turn, most.min(BEGUN_AT_ONCE)).await?,
+            Next::Begin(most) => {
+                // While the clocks disagree, what is too old cannot be told: nothing begins.
+                let Ok(window) = self.horizons.now() else {
+                    turn.leave().await?;
+                    return Ok(false);
+                };
+                let oldest = window.oldest.after(CONFIRMED_WITHIN);
+                transitions = begin(&mut turn, most.min(BEGUN_AT_ONCE), oldest).await?;
+            }
             Next::Stop(why) => {
                 turn.job.state = JobState::Stopped;
                 turn.job.reason = why;
@@ -113,10 +128,12 @@ impl Jobs {
             }
             Next::Wait | Next::Step(_) => {}
         }
-        if turn.job == before {
+        let waits = turn.job == before;
+        if waits && !turn.has_counted() {
             turn.leave().await?;
             return Ok(false);
         }
+        let goes_on = !waits || turn.has_more_to_count();
         let job = turn.job.clone();
         turn.end().await?;
         transitions.iter().for_each(log::transition);
@@ -124,7 +141,7 @@ impl Jobs {
             self.wake.notify_one();
         }
         tell(&before, &job);
-        Ok(true)
+        Ok(goes_on)
     }
 }
 
@@ -132,11 +149,12 @@ impl Jobs {
 async fn begin(
     turn: &mut LockedJob,
     most: u64,
+    oldest: UnixMillis,
 ) -> Result<Vec<crate::rules::overdue::Transition>, sqlx::Error> {
     let items = turn.next_items(most).await?;
     let (mut began, mut transitions, mut granted) = (Vec::new(), Vec::new(), Vec::new());
     for item in items {
-        let beginning = turn.job.begin(item.overdue.as_ref(), &item.recorded, turn.now);
+        let beginning = turn.job.begin(item.overdue.as_ref(), &item.recorded, turn.now, oldest);
         if let (Some(up_to), Some(overdue)) = (beginning.grant, item.overdue) {
             granted.push((overdue.key, up_to));
         }

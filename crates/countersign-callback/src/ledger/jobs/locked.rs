@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{JobRow, number, stored};
 use crate::ledger::columns::{Id, Text, Time, stored_count};
-use crate::ledger::overdue::{lock, recorded};
+use crate::ledger::overdue::{Locked, lock, recorded};
 use crate::ledger::transitions::write;
 use crate::ledger::{Ledger, committed};
 use crate::rules::job::{ItemState, Job, JobState};
@@ -47,11 +47,13 @@ pub(crate) struct LockedJob {
     pub(crate) job: Job,
     /// The database's clock.
     pub(crate) now: UnixMillis,
+    /// How many ended items were counted just now.
+    counted: u64,
 }
 
 /// How many ended items are counted at once: a bulk job must not hold the lock of its row while
 /// hundreds of thousands are.
-const COUNTED_AT_ONCE: i64 = 10_000;
+const COUNTED_AT_ONCE: u64 = 10_000;
 
 impl Ledger {
     /// Lets a job begin nothing more; one that does not run stays as it is.
@@ -104,13 +106,23 @@ impl Ledger {
             transaction.rollback().await?;
             return Ok(None);
         };
-        let mut job = LockedJob { transaction, now: row.now.0, job: row.job };
+        let mut job = LockedJob { transaction, now: row.now.0, job: row.job, counted: 0 };
         job.count().await?;
         Ok(Some(job))
     }
 }
 
 impl LockedJob {
+    /// Whether ended items were counted just now: they are again, if the job is left as it was.
+    pub(crate) fn has_counted(&self) -> bool {
+        self.counted > 0
+    }
+
+    /// Whether there may be more ended items to count.
+    pub(crate) fn has_more_to_count(&self) -> bool {
+        self.counted >= COUNTED_AT_ONCE
+    }
+
     async fn count(&mut self) -> Result<(), sqlx::Error> {
         let counted: Vec<(Text<ItemState>, i64)> = sqlx::query_as(
             "-- count_ended
@@ -126,11 +138,12 @@ impl LockedJob {
              SELECT state, count(*) FROM ended GROUP BY state",
         )
         .bind(self.job.id)
-        .bind(COUNTED_AT_ONCE)
+        .bind(stored(COUNTED_AT_ONCE))
         .fetch_all(&mut self.transaction)
         .await?;
         for (Text(state), count) in counted {
             let count = number(count);
+            self.counted += count;
             self.job.begun = self.job.begun.saturating_sub(count);
             self.job.ended.add(state, count);
         }
@@ -161,16 +174,20 @@ impl LockedJob {
         };
         let keys: Vec<Key> = next.iter().filter_map(key).collect();
         let rows = lock(&mut self.transaction, &keys).await?.into_iter();
-        let mut rows: BTreeMap<Key, Overdue> =
-            rows.map(|row| (row.overdue.key.clone(), row.overdue)).collect();
+        let mut rows: BTreeMap<Key, Locked> =
+            rows.map(|row| (row.overdue.key.clone(), row)).collect();
         let ids = next.iter().map(|(_, Id(id), _)| *id);
         // Read under the locks: see `Taken::read`.
         let recorded = recorded(&mut self.transaction, ids).await?;
         let item = |item| {
-            let overdue = key(&item).and_then(|key| rows.remove(&key));
+            let row = key(&item).and_then(|key| rows.remove(&key));
             let (position, Id(message_id), _) = item;
             // The same message may be there again, of another upstream.
             let recorded = recorded.get(&message_id).cloned().unwrap_or_default();
+            let (overdue, recorded) = match row.map(|row| row.with(recorded.clone())) {
+                Some((overdue, recorded)) => (Some(overdue), recorded),
+                None => (None, recorded),
+            };
             Item { position, message_id, overdue, recorded }
         };
         Ok(next.into_iter().map(item).collect())
@@ -190,7 +207,8 @@ impl LockedJob {
             self.grant(granted).await?;
         }
         if !transitions.is_empty() {
-            write(&mut self.transaction, transitions).await?;
+            // No step of a job parks a row.
+            write(&mut self.transaction, transitions, |_| None).await?;
         }
         let positions: Vec<i64> = began.iter().map(|item| item.position).collect();
         let states: Vec<&str> = began.iter().map(|item| item.state.into()).collect();
