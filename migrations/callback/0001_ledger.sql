@@ -84,6 +84,8 @@ CREATE TABLE overdue (
     granted_by_person boolean NOT NULL DEFAULT false,
     sent_at timestamptz,
     missing_after timestamptz NOT NULL DEFAULT now(),
+    confirmed text[] COLLATE "C" NOT NULL DEFAULT '{}',
+    parked_at timestamptz,
     closed_at timestamptz,
     CONSTRAINT overdue_pkey PRIMARY KEY (message_id, upstream),
     CONSTRAINT overdue_state CHECK (state IN (
@@ -96,6 +98,7 @@ CREATE TABLE overdue (
         (closed_at IS NOT NULL)
         = (state IN ('confirmed', 'never_committed', 'withdrawn', 'conflict', 'closed_by_hand'))
     ),
+    CONSTRAINT overdue_parked_at_only_if_parked CHECK (parked_at IS NULL OR state = 'parked'),
     CONSTRAINT overdue_asking_counts CHECK (state <> 'asking' OR resends >= 1),
     CONSTRAINT overdue_counts_from_0 CHECK (resends >= 0 AND calls_not_made >= 0),
     CONSTRAINT overdue_granted_at_if_granted CHECK ((granted_at IS NOT NULL) = (granted > 0)),
@@ -120,6 +123,8 @@ COMMENT ON COLUMN overdue.granted_at IS 'When an operator last asked for a resen
 COMMENT ON COLUMN overdue.granted_by_person IS 'Whether an operator has granted the resends, and not the row''s being opened again: such a resend is made although the consumer may be behind.';
 COMMENT ON COLUMN overdue.sent_at IS 'When the awaited publish was sent, on its upstream''s clock: when its check was armed, then when it was published again. NULL if the upstream does not say.';
 COMMENT ON COLUMN overdue.missing_after IS 'The message counts as missing only when a confirm marker that was sent after this moment has come back, on this database''s clock. Its check''s coming due at first; when it is to be judged again, once its upstream has been asked. A deferral leaves it as it is.';
+COMMENT ON COLUMN overdue.confirmed IS 'The consumers that had confirmed it when it was parked: a parked row may outlive their rows in confirmation.';
+COMMENT ON COLUMN overdue.parked_at IS 'When it was parked, on this database''s clock: after COUNTERSIGN_PARKED_RETENTION it is deleted. NULL unless parked.';
 COMMENT ON COLUMN overdue.closed_at IS 'When it was closed, on this database''s clock. NULL unless confirmed, never_committed, withdrawn, conflict or closed_by_hand.';
 
 -- The service looks for due rows upstream by upstream: those of a paused upstream are not read.
@@ -134,7 +139,9 @@ CREATE INDEX overdue_open ON overdue (upstream, greatest(since, granted_at))
     WHERE due_at IS NOT NULL;
 -- Groups, and the rows of each in order: lists and counts are answered from it alone.
 CREATE INDEX overdue_groups ON overdue (state, upstream, cause, consumers, since, message_id);
-CREATE INDEX overdue_closed ON overdue (closed_at) WHERE closed_at IS NOT NULL;
+-- Rows to delete. A conflict stays for an operator.
+CREATE INDEX overdue_closed ON overdue (state, closed_at) WHERE closed_at IS NOT NULL;
+CREATE INDEX overdue_parked ON overdue (parked_at) WHERE parked_at IS NOT NULL;
 
 CREATE TABLE overdue_event (
     message_id uuid NOT NULL,
@@ -203,6 +210,7 @@ CREATE TABLE job (
     failed bigint NOT NULL DEFAULT 0,
     skipped bigint NOT NULL DEFAULT 0,
     created_at timestamptz NOT NULL DEFAULT now(),
+    items_kept boolean NOT NULL DEFAULT true,
     cancelled_at timestamptz,
     ended_at timestamptz,
     CONSTRAINT job_pkey PRIMARY KEY (job_id),
@@ -239,10 +247,12 @@ COMMENT ON COLUMN job.succeeded IS 'How many of its items ended well, a number f
 COMMENT ON COLUMN job.failed IS 'How many of its items ended otherwise, a number from 0.';
 COMMENT ON COLUMN job.skipped IS 'How many of its items were left out, a number from 0. Items begin in the order of their position: those above begun + succeeded + failed + skipped are pending.';
 COMMENT ON COLUMN job.created_at IS 'When an operator asked for it, on this database''s clock.';
+COMMENT ON COLUMN job.items_kept IS 'Whether its items are still there: they are deleted COUNTERSIGN_PARKED_RETENTION after its end.';
 COMMENT ON COLUMN job.cancelled_at IS 'When an operator cancelled it, on this database''s clock. NULL unless cancelled.';
 COMMENT ON COLUMN job.ended_at IS 'When its last item ended, on this database''s clock. NULL until then, also if it is cancelled or stopped.';
 
 CREATE INDEX job_open ON job (job_id) WHERE ended_at IS NULL;
+CREATE INDEX job_ended ON job (ended_at) WHERE items_kept AND ended_at IS NOT NULL;
 CREATE INDEX job_newest ON job (created_at, job_id);
 
 CREATE TABLE job_item (
@@ -266,7 +276,7 @@ CREATE TABLE job_item (
     CONSTRAINT job_item_position_from_1 CHECK (position >= 1)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 
-COMMENT ON TABLE job_item IS 'What became of each message of a job. Never deleted.';
+COMMENT ON TABLE job_item IS 'What became of each message of a job. Deleted COUNTERSIGN_PARKED_RETENTION after the end of the job.';
 COMMENT ON COLUMN job_item.job_id IS 'The job.';
 COMMENT ON COLUMN job_item.position IS 'Items begin in this order, from 1.';
 COMMENT ON COLUMN job_item.message_id IS 'The message: a UUIDv7.';

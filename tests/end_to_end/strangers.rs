@@ -79,16 +79,15 @@ async fn garbage_on_every_exchange_harms_nothing_and_is_found_with_reasons() {
 
     // The rest lies in quarantine, or in the consumer's dead queue, each with its reason.
     let quarantined = number("quarantined") + number("refused");
-    world.holds(QUARANTINE, quarantined + number("direct")).await;
-    let reasons = world.with_reason(QUARANTINE).await;
+    let reasons = world.pieces_with_reason(QUARANTINE, quarantined + number("direct")).await;
     assert_eq!(reasons, quarantined, "each piece in quarantine says why");
     let direct = said
         .iter()
         .filter(|line| line["key"] == format!("{ORDERS_QUEUE}.dead"))
         .filter(|line| line["outcome"] == "routed")
         .count();
-    world.holds(&format!("{ORDERS_QUEUE}.dead"), number("dead")).await;
-    let reasons = world.with_reason(&format!("{ORDERS_QUEUE}.dead")).await;
+    let dead = format!("{ORDERS_QUEUE}.dead");
+    let reasons = world.pieces_with_reason(&dead, number("dead")).await;
     assert_eq!(reasons, number("dead") - u64::try_from(direct).unwrap(), "so do dead letters");
 
     let after = world.place("after the garbage").await;

@@ -13,7 +13,7 @@ Prints one JSON object per line:
     {"event": "done", "published", "outcomes": {…}, "expected": {…}}
 `expected` counts only what was routed:
     quarantined   envelopes that cannot be read: whole in quarantine
-    refused       single entries of readable envelopes: each in quarantine
+    refused       single entries of readable envelopes: in quarantine, those of an envelope together
     direct        messages published to the quarantine itself
     dead          messages in the consumer's `.dead` queue
     confirms      ids (a list): good confirms among garbage, which have to be recorded

@@ -186,6 +186,7 @@ impl Parts {
     pub(crate) fn jobs(&self) -> Jobs {
         Jobs {
             ledger: self.ledger.clone(),
+            horizons: self.horizons.clone(),
             created: Arc::clone(&self.job_created),
             wake: Arc::clone(&self.wake),
         }

@@ -50,7 +50,8 @@ pub enum Error {
 const APPLICATION_NAME: &str = "countersign-callback";
 
 /// Connections to the database beyond one for each confirm shard: for checks, rolled-back notices,
-/// rounds, answers, jobs, upkeep, markers, depths, recent checks, and a few for calls of the API.
+/// rounds, answers, jobs, upkeep, markers, depths, recent checks, and a few for sweeps and new jobs.
+/// People's queries have three more of their own.
 const OTHER_CONNECTIONS: u32 = 11;
 
 /// How long a process that is stuck in the middle of a transaction holds up the other replicas, which
@@ -184,10 +185,9 @@ async fn prepare(
     let pool = connect(&config.database, settings).await;
     migrate(&pool, migrations()).await?;
     let ledger = Ledger::new(pool.into(), config.retention);
-    let horizons =
-        upkeep::start(&ledger, config.retention, config.policy.resend_delay, shutdown, workers)
-            .await
-            .map_err(|Stopped| Error::Stopped)?;
+    let horizons = upkeep::start(&ledger, config, shutdown, workers)
+        .await
+        .map_err(|Stopped| Error::Stopped)?;
     Ok((ledger, horizons))
 }
 

@@ -99,6 +99,11 @@ settings! {
     RETENTION = "COUNTERSIGN_RETENTION", default Some("30d"),
         "how long the ledger keeps confirms, from 2d. The service refuses messages that are older. \
          Longer than COUNTERSIGN_PARK_AFTER, and than any message may be under way";
+
+    PARKED_RETENTION = "COUNTERSIGN_PARKED_RETENTION", default Some("365d"),
+        "how long the ledger keeps messages that are parked, and what became of each message of a job, \
+         for an operator. Then it forgets them, with a warning in the log. \
+         Not shorter than COUNTERSIGN_RETENTION";
 }
 
 /// The settings, read.
@@ -124,6 +129,8 @@ pub struct Config {
     pub confirm_shards: u16,
     /// How long confirms and reports are kept.
     pub retention: Duration,
+    /// How long parked messages and the items of jobs are kept.
+    pub parked_retention: Duration,
     /// The token that calls which change something have to show, and that upstreams are shown.
     pub token: Option<Token>,
 }
@@ -153,6 +160,7 @@ impl Config {
         let tiers: Option<Vec<Tier>> = settings.list(CHECK_TIERS.name);
         let confirm_shards = settings.read(CONFIRM_SHARDS.name);
         let retention = settings.duration(RETENTION.name);
+        let parked_retention = settings.duration(PARKED_RETENTION.name);
         let token = settings.secret(TOKEN.name, TOKEN_FILE.name);
         if let Some(twice) = upstreams.as_deref().and_then(named_twice) {
             settings.mistake(UPSTREAMS.name, format!("{} is listed twice", twice.name));
@@ -183,6 +191,12 @@ impl Config {
                 ),
             );
         }
+        if let (Some(retention), Some(parked)) = (retention, parked_retention)
+            && parked < retention
+        {
+            let mistake = format!("has to be {} or longer", RETENTION.name);
+            settings.mistake(PARKED_RETENTION.name, mistake);
+        }
         if !settings.mistakes().is_empty() {
             return None;
         }
@@ -203,6 +217,7 @@ impl Config {
             tiers: tiers?,
             confirm_shards: confirm_shards?,
             retention: retention?,
+            parked_retention: parked_retention?,
             token,
         })
     }

@@ -8,11 +8,13 @@ use countersign_postgres::{Partitions, Places, agree};
 use countersign_protocol::UnixMillis;
 use countersign_retry::{Retry, Stopped};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::horizon::{Horizons, Reading};
 use crate::ledger::Ledger;
+use crate::settings::Config;
 use crate::workers::Workers;
 
 /// How often a replica prunes rows. Rows that are pruned a minute late do no harm.
@@ -31,6 +33,9 @@ const SET_BACK: Duration = Duration::from_secs(2);
 /// How many closed rows one statement deletes: few enough that it takes milliseconds.
 const PRUNED_AT_ONCE: u16 = 1_000;
 
+/// How often the log warns of parked messages that will be forgotten.
+const BETWEEN_WARNINGS: Duration = Duration::from_secs(60 * 60);
+
 /// How long the ledger keeps markers that have not come back: longer than any shard lags behind, since a
 /// marker that comes back and is not in the ledger proves nothing about its shard.
 const MARKERS_KEPT: Duration = Duration::from_secs(60 * 60);
@@ -46,11 +51,12 @@ const RETURNED_MARKERS_KEPT: Duration = Duration::from_secs(60);
 /// When the process has to stop first.
 pub(crate) async fn start(
     ledger: &Ledger,
-    retention: Duration,
-    resend_delay: Duration,
+    config: &Config,
     shutdown: &CancellationToken,
     workers: &mut Workers,
 ) -> Result<Horizons, Stopped> {
+    let (retention, parked_retention) = (config.retention, config.parked_retention);
+    let resend_delay = config.policy.resend_delay;
     let [confirmation, consumer_report, rolled_back] = ledger.partitioned();
     let first = until_it_works("read the database's clock", || ledger.now(), shutdown).await?;
     let (clock, read) = watch::channel(Reading::taken(first));
@@ -68,7 +74,7 @@ pub(crate) async fn start(
         stop.run_until_cancelled(readings(reading, clock, resend_delay, to_mend)).await;
     });
     workers.spawn("upkeep of the ledger", |stop| async move {
-        stop.run_until_cancelled(rounds(pruning)).await;
+        stop.run_until_cancelled(rounds(pruning, parked_retention)).await;
     });
     let horizons = Horizons::new(retention, read, partitions);
     let feeding = horizons.clone().feed(pulse);
@@ -154,16 +160,21 @@ async fn take_back_times(
     Ok(true)
 }
 
-async fn rounds(ledger: Ledger) {
+async fn rounds(ledger: Ledger, parked_retention: Duration) {
+    let mut told = None;
     loop {
-        if let Err(error) = round(&ledger).await {
+        if let Err(error) = round(&ledger, parked_retention, &mut told).await {
             warn!(%error, "upkeep of the ledger failed: this replica tries again in a minute");
         }
         tokio::time::sleep(BETWEEN_ROUNDS).await;
     }
 }
 
-async fn round(ledger: &Ledger) -> Result<(), sqlx::Error> {
+async fn round(
+    ledger: &Ledger,
+    parked_retention: Duration,
+    told: &mut Option<Instant>,
+) -> Result<(), sqlx::Error> {
     let now = ledger.now().await?;
     if let Err(why) = agree(now) {
         // By a clock that is years ahead every closed row would be past the retention.
@@ -173,18 +184,46 @@ async fn round(ledger: &Ledger) -> Result<(), sqlx::Error> {
     ledger.prune_markers(now.before(RETURNED_MARKERS_KEPT), now.before(MARKERS_KEPT)).await?;
     ledger.prune_progress(now).await?;
     ledger.prune_sweeps(now).await?;
-    let mut pruned = 0;
-    loop {
-        let deleted = ledger.prune(now, PRUNED_AT_ONCE).await?;
-        pruned += deleted;
-        if deleted < u64::from(PRUNED_AT_ONCE) {
-            break;
-        }
-    }
+    let pruned = all(|most| ledger.prune(now, most)).await?;
     if pruned > 0 {
         info!(rows = pruned, "pruned rows that were closed longer ago than the retention");
     }
+    let forgotten = now.before(parked_retention);
+    let parked = all(|most| ledger.forget_parked(forgotten, most)).await?;
+    if parked > 0 {
+        warn!(
+            messages = parked,
+            "forgot messages that were parked longer ago than COUNTERSIGN_PARKED_RETENTION: nobody has resent or closed them"
+        );
+    }
+    all(|most| ledger.forget_items(forgotten, most)).await?;
+    if told.is_none_or(|at| at.elapsed() >= BETWEEN_WARNINGS) {
+        let soon = now.before(parked_retention - parked_retention / 10);
+        let messages = ledger.parked_before(soon, u16::MAX).await?;
+        if messages > 0 {
+            warn!(
+                messages,
+                "parked messages will be forgotten soon: resend or close them, or raise COUNTERSIGN_PARKED_RETENTION"
+            );
+            *told = Some(Instant::now());
+        }
+    }
     Ok(())
+}
+
+/// Deletes until a statement finds fewer rows than it may delete. Returns how many rows were deleted.
+async fn all<F>(mut delete: impl FnMut(u16) -> F) -> Result<u64, sqlx::Error>
+where
+    F: Future<Output = Result<u64, sqlx::Error>>,
+{
+    let mut all = 0;
+    loop {
+        let deleted = delete(PRUNED_AT_ONCE).await?;
+        all += deleted;
+        if deleted < u64::from(PRUNED_AT_ONCE) {
+            return Ok(all);
+        }
+    }
 }
 
 async fn until_it_works<T, F>(

@@ -61,6 +61,19 @@ impl Database {
         Self { pool, ..self.clone() }
     }
 
+    /// The same database by connections of its own, on which the server ends each statement after
+    /// `statement_timeout`: for callers whose number nobody bounds.
+    #[must_use]
+    pub fn for_others(&self, connections: u32, statement_timeout: Duration) -> Self {
+        let limit = statement_timeout.as_millis().to_string();
+        let options = self.pool.connect_options().as_ref().clone();
+        let pool = PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(statement_timeout)
+            .connect_lazy_with(options.options([("statement_timeout", limit)]));
+        Self { pool, ..self.clone() }
+    }
+
     /// Asks the server for a sign of life.
     ///
     /// # Errors

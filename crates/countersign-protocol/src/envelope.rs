@@ -26,14 +26,21 @@ pub trait Header: Layout {}
 impl<H: Layout> Header for H {}
 
 /// An entry that a reader cannot take. The rest of its envelope is not affected.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Refused {
-    /// The JSON of an envelope with this entry alone, as the sender wrote it, under the header of the
-    /// envelope that it came in. It can be kept in quarantine and replayed from there as it is.
-    pub envelope: Vec<u8>,
+    /// The entry's JSON, as the sender wrote it.
+    pub entry: Box<RawValue>,
     /// What is wrong with the entry, for a person.
     pub reason: String,
 }
+
+impl PartialEq for Refused {
+    fn eq(&self, other: &Self) -> bool {
+        (self.entry.get(), &self.reason) == (other.entry.get(), &other.reason)
+    }
+}
+
+impl Eq for Refused {}
 
 impl<H: Header> Envelope<H> {
     /// An envelope of these entries.
@@ -63,10 +70,19 @@ impl<H: Header> Envelope<H> {
         for raw in raw {
             match H::read_entry(raw.get(), window) {
                 Ok(entry) => entries.push(entry),
-                Err(refusal) => refused
-                    .push(Refused { envelope: header.write(&[raw]), reason: refusal.to_string() }),
+                Err(refusal) => {
+                    refused.push(Refused { entry: raw.to_owned(), reason: refusal.to_string() });
+                }
             }
         }
         Ok((Self { header, entries }, refused))
+    }
+
+    /// The JSON of an envelope with the refused entries alone, as the sender wrote them, under this
+    /// envelope's header. It can be kept in quarantine and replayed from there as it is.
+    #[must_use]
+    pub fn encode_refused(&self, refused: &[Refused]) -> Vec<u8> {
+        let entries: Vec<&RawValue> = refused.iter().map(|refused| &*refused.entry).collect();
+        self.header.write(&entries)
     }
 }

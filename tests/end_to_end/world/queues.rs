@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use countersign_amqp::Connection;
 use countersign_protocol::Topology;
-use countersign_testbed::{Depth, HEALED, Peeked, Queue, Rest, SOON, Vhost, eventually, in_time};
+use countersign_testbed::{Depth, HEALED, Queue, Rest, SOON, Vhost, eventually, in_time};
+use serde_json::Value;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::World;
@@ -22,21 +23,25 @@ const DUE_QUEUE: &str = "countersign.check.due";
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 impl World {
-    /// How many messages of a queue carry a reason. The call takes them out.
-    pub(crate) async fn with_reason(&self, queue: &str) -> u64 {
+    /// Takes everything out of a queue, as it comes, until that is so many pieces. Returns how many of
+    /// them carry a reason.
+    pub(crate) async fn pieces_with_reason(&self, queue: &str, pieces: u64) -> u64 {
         const AT_A_TIME: u64 = 50;
-        let mut count = 0;
-        loop {
-            let some = self.vhost.take(queue, AT_A_TIME).await;
-            if some.is_empty() {
-                return count;
+        let (mut taken, mut with_reason) = (0, 0);
+        eventually(&format!("{pieces} pieces in {queue}"), HEALED, async || {
+            for peeked in self.vhost.take(queue, AT_A_TIME).await {
+                // Some garbage brings a header of that name that is no text.
+                let reason = peeked.headers.get("countersign-reason").and_then(Value::as_str);
+                let pieces = reason.map_or(1, pieces_of);
+                taken += pieces;
+                with_reason += reason.map_or(0, |_| pieces);
             }
-            // Some garbage brings a header of that name that is no text.
-            let has_reason = |peeked: &&Peeked| {
-                peeked.headers.get("countersign-reason").is_some_and(serde_json::Value::is_string)
-            };
-            count += u64::try_from(some.iter().filter(has_reason).count()).expect("a small number");
-        }
+            if taken >= pieces { Ok(()) } else { Err(taken) }
+        })
+        .await;
+        self.holds(queue, 0).await;
+        assert_eq!(taken, pieces, "{queue}");
+        with_reason
     }
 
     /// Waits until no check waits, and none that came due is left.
@@ -67,14 +72,6 @@ impl World {
         })
         .await;
         observer.close().await;
-    }
-
-    /// How many messages of a queue no consumer holds.
-    pub(crate) async fn waiting(&self, queue: &str) -> u64 {
-        let observer = self.observer().await;
-        let ready = ready(&observer, queue).await.unwrap_or_else(|why| panic!("{why}"));
-        observer.close().await;
-        ready
     }
 
     /// Waits until a queue holds at least this many messages that no consumer holds.
@@ -138,4 +135,13 @@ fn pace() -> Interval {
     let mut pace = tokio::time::interval(LOOK_EVERY);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     pace
+}
+
+/// How many entries a message in quarantine stands for: the reason of several says so.
+fn pieces_of(reason: &str) -> u64 {
+    let words: Vec<&str> = reason.splitn(5, ' ').collect();
+    match words.as_slice() {
+        [refused, "of", _, "entries:", _] => refused.parse().unwrap_or(1),
+        _ => 1,
+    }
 }

@@ -50,7 +50,7 @@ pub(crate) fn read_new(request: CreateJobRequest) -> Result<NewJob, Status> {
     };
     let canaries = action == Action::Resend && !request.all_at_once;
     Ok(NewJob {
-        id: Uuid::now_v7(),
+        id: if request.job_id.is_empty() { Uuid::now_v7() } else { job_id(&request.job_id)? },
         action,
         selection: selection(&request.message_ids, request.filter)?,
         who,
@@ -144,7 +144,7 @@ fn said(field: &str, text: &str, most: usize) -> Result<String, Status> {
 /// `INVALID_ARGUMENT` if that is no job's id.
 pub(crate) fn job_id(text: &str) -> Result<Uuid, Status> {
     text.parse().map_err(|_| {
-        Status::invalid_argument("job_id: it is no job's id: give what CreateJob or ListJobs told")
+        Status::invalid_argument("job_id: it is no UUID: give what CreateJob or ListJobs told")
     })
 }
 
@@ -152,6 +152,12 @@ pub(crate) fn job_id(text: &str) -> Result<Uuid, Status> {
 #[must_use]
 pub(crate) fn no_such_job(id: Uuid) -> Status {
     Status::not_found(format!("there is no job {id}: ListJobs tells which there are"))
+}
+
+/// The answer about a new job whose id another one has.
+#[must_use]
+pub(crate) fn another_job(id: Uuid) -> Status {
+    Status::already_exists(format!("job {id} is about something else: choose a new job_id"))
 }
 
 /// A page of jobs that an operator asks for. A job's place is when it was created, in microseconds
@@ -243,6 +249,7 @@ impl From<Job> for grpc::Job {
             failed: job.ended.failed,
             skipped: job.ended.skipped,
             step: job.step,
+            items_forgotten: !job.items_kept,
         }
     }
 }

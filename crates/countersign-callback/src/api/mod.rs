@@ -19,6 +19,7 @@ pub(crate) mod sweep;
 
 use std::sync::Arc;
 
+use countersign_postgres::sqlstate;
 use countersign_protocol::Token;
 use countersign_protocol::grpc::callback_server::{Callback, CallbackServer};
 use countersign_protocol::grpc::{
@@ -39,7 +40,7 @@ use crate::api::jobs::ItemsPage;
 use crate::api::overdue::{By, OverduePage, grouped};
 use crate::api::sweep::{Question, Sweeps, Unanswered};
 use crate::heal::upstreams::Upstreams;
-use crate::ledger::{Counted, Ledger};
+use crate::ledger::{Counted, Created, Ledger, QUERIES_END};
 use crate::rules::budget::Pacing;
 use crate::rules::new_job::Selection;
 use crate::rules::overdue::Key;
@@ -47,7 +48,10 @@ use crate::rules::overdue::Key;
 /// `countersign.v1.Callback`.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
+    /// For what changes something: it needs the token.
     ledger: Ledger,
+    /// For queries: everybody who reaches the port may ask.
+    queries: Ledger,
     upstreams: Upstreams,
     pacing: Pacing,
     token: Option<Token>,
@@ -69,6 +73,7 @@ impl Admin {
         settings: GetSettingsResponse,
     ) -> CallbackServer<Self> {
         CallbackServer::new(Self {
+            queries: ledger.for_people(),
             ledger,
             upstreams,
             pacing,
@@ -80,14 +85,14 @@ impl Admin {
     }
 
     async fn find_job(&self, id: Uuid) -> Result<grpc::Job, Status> {
-        let job = self.ledger.job(id).await.map_err(|e| no_answer(&e))?;
+        let job = self.queries.job(id).await.map_err(|e| no_answer(&e))?;
         Ok(job.ok_or_else(|| jobs::no_such_job(id))?.into())
     }
 
     async fn count(&self, selection: &Selection) -> Result<Vec<Counted>, Status> {
         let counted = match selection {
-            Selection::Ids(ids) => self.ledger.count_ids(ids).await,
-            Selection::Matching(filter) => self.ledger.count_overdue(filter).await,
+            Selection::Ids(ids) => self.queries.count_ids(ids).await,
+            Selection::Matching(filter) => self.queries.count_overdue(filter).await,
         };
         counted.map_err(|e| no_answer(&e))
     }
@@ -110,7 +115,7 @@ impl Callback for Admin {
         request: Request<GetMessageRequest>,
     ) -> Result<Response<GetMessageResponse>, Status> {
         let id = message::id(&request.into_inner().message_id)?;
-        let story = self.ledger.story(id).await.map_err(|e| no_answer(&e))?;
+        let story = self.queries.story(id).await.map_err(|e| no_answer(&e))?;
         Ok(Response::new(message::answer(story)))
     }
 
@@ -118,7 +123,7 @@ impl Callback for Admin {
         &self,
         _: Request<GetSettingsRequest>,
     ) -> Result<Response<GetSettingsResponse>, Status> {
-        let now = self.ledger.now().await.map_err(|e| no_answer(&e))?;
+        let now = self.queries.now().await.map_err(|e| no_answer(&e))?;
         Ok(Response::new(GetSettingsResponse { now_ms: now.ms(), ..self.settings.clone() }))
     }
 
@@ -159,7 +164,7 @@ impl Callback for Admin {
         request: Request<ListOverdueRequest>,
     ) -> Result<Response<ListOverdueResponse>, Status> {
         let page = OverduePage::read(request.into_inner())?;
-        let rows = self.ledger.list_overdue(&page.filter, page.after.as_ref(), page.limit()).await;
+        let rows = self.queries.list_overdue(&page.filter, page.after.as_ref(), page.limit()).await;
         Ok(Response::new(page.answer(rows.map_err(|e| no_answer(&e))?)))
     }
 
@@ -169,7 +174,7 @@ impl Callback for Admin {
     ) -> Result<Response<CountOverdueResponse>, Status> {
         let CountOverdueRequest { filter, group_by } = request.into_inner();
         let (filter, by) = (filter::read(filter)?, By::read(&group_by)?);
-        let counted = self.ledger.count_overdue(&filter).await.map_err(|e| no_answer(&e))?;
+        let counted = self.queries.count_overdue(&filter).await.map_err(|e| no_answer(&e))?;
         Ok(Response::new(grouped(&counted, &by)))
     }
 
@@ -177,7 +182,7 @@ impl Callback for Admin {
         &self,
         _: Request<ListConsumersRequest>,
     ) -> Result<Response<ListConsumersResponse>, Status> {
-        let consumers = self.ledger.consumers().await.map_err(|e| no_answer(&e))?;
+        let consumers = self.queries.consumers().await.map_err(|e| no_answer(&e))?;
         Ok(Response::new(consumers::answer(consumers)))
     }
 
@@ -185,8 +190,8 @@ impl Callback for Admin {
         &self,
         _: Request<ListUpstreamsRequest>,
     ) -> Result<Response<ListUpstreamsResponse>, Status> {
-        let known = self.ledger.upstreams().await.map_err(|e| no_answer(&e))?;
-        let sweeps = self.ledger.sweeps().await.map_err(|e| no_answer(&e))?;
+        let known = self.queries.upstreams().await.map_err(|e| no_answer(&e))?;
+        let sweeps = self.queries.sweeps().await.map_err(|e| no_answer(&e))?;
         Ok(Response::new(upstreams::answer(&self.upstreams, known, sweeps, &self.pacing)))
     }
 
@@ -208,10 +213,13 @@ impl Callback for Admin {
             created.notify_one();
             result
         });
-        creating
+        let created = creating
             .await
             .map_err(|_| Status::internal("creating the job panicked: see the log"))?
             .map_err(|e| no_answer(&e))?;
+        if created == Created::AsAnother {
+            return Err(jobs::another_job(id));
+        }
         Ok(Response::new(CreateJobResponse { job: Some(self.find_job(id).await?), groups: vec![] }))
     }
 
@@ -228,7 +236,7 @@ impl Callback for Admin {
         request: Request<ListJobsRequest>,
     ) -> Result<Response<ListJobsResponse>, Status> {
         let page = jobs::read_jobs_page(&request.into_inner())?;
-        let rows = self.ledger.list_jobs(page.after(), page.limit()).await;
+        let rows = self.queries.list_jobs(page.after(), page.limit()).await;
         Ok(Response::new(jobs::jobs_answer(&page, rows.map_err(|e| no_answer(&e))?)))
     }
 
@@ -239,7 +247,7 @@ impl Callback for Admin {
         let page = ItemsPage::read(&request.into_inner())?;
         // An unknown job is NOT_FOUND, not a list without items.
         self.find_job(page.job).await?;
-        let rows = self.ledger.list_items(page.job, page.state, page.after(), page.limit()).await;
+        let rows = self.queries.list_items(page.job, page.state, page.after(), page.limit()).await;
         Ok(Response::new(page.answer(rows.map_err(|e| no_answer(&e))?)))
     }
 
@@ -255,8 +263,22 @@ impl Callback for Admin {
     }
 }
 
-/// Nothing is known to the caller then but that it may try again; the log says more.
+/// What a caller is told whose question or job the database has not answered; the log says more.
 fn no_answer(error: &sqlx::Error) -> Status {
     warn!(%error, "the ledger's database does not answer a person");
-    Status::unavailable("the ledger's database does not answer: try again")
+    match error {
+        sqlx::Error::PoolTimedOut => Status::resource_exhausted(
+            "this replica answers as many queries as it may at once: try again, or ask another replica",
+        ),
+        error if sqlstate(error).as_deref() == Some(QUERY_CANCELED) => {
+            Status::deadline_exceeded(format!(
+                "the query took longer than {} s: ask for less, with a filter or a smaller page",
+                QUERIES_END.as_secs()
+            ))
+        }
+        _ => Status::unavailable("the ledger's database does not answer: try again"),
+    }
 }
+
+/// The SQLSTATE of a statement that took longer than `statement_timeout`.
+const QUERY_CANCELED: &str = "57014";

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
 use crate::heal::recent_checks::RecentChecks;
-use crate::intake::{Read, Recorder};
+use crate::intake::{Read, Recorder, RefusedEntries};
 use crate::ledger::{DueCheck, Expected, Ledger, RolledBackArming, Tallies, merge};
 use crate::log;
 use crate::rules::budget::Tally;
@@ -33,7 +33,9 @@ impl Recorder for Checks {
     type Entry = DueCheck;
 
     fn read(_: Option<&str>, body: &[u8], window: Window) -> Result<Read<DueCheck>, Unreadable> {
-        let (Check { header, entries }, refused) = Check::read(body, window)?;
+        let (check, refused) = Check::read(body, window)?;
+        let refused = RefusedEntries::of(&check, &refused);
+        let Check { header, entries } = check;
         let CheckHeader { upstream, database, armed_at } = header;
         let entry = |message: CheckedMessage| DueCheck {
             origin: Origin::named(database.filter(|id| !id.uuid().is_nil())),

@@ -10,7 +10,7 @@ use countersign_protocol::{
 };
 use tracing::{debug, warn};
 
-use crate::intake::{Read, Recorder};
+use crate::intake::{Read, Recorder, RefusedEntries};
 use crate::ledger::{Ledger, Reached};
 use crate::log;
 use crate::rules::budget::confirmed_canaries;
@@ -50,13 +50,15 @@ impl Recorder for Confirms {
     ) -> Result<Read<Entry>, Unreadable> {
         if message_type == Some(marker::KIND) {
             let entries = vec![Entry::Marker(Marker::read(body)?)];
-            return Ok(Read { entries, refused: Vec::new() });
+            return Ok(Read { entries, refused: None });
         }
-        let (Confirm { header: ConfirmHeader { consumer }, entries }, refused) =
-            Confirm::read(body, window)?;
+        let (confirm, refused) = Confirm::read(body, window)?;
+        let refused = RefusedEntries::of(&confirm, &refused);
+        let consumer = confirm.header.consumer;
         Ok(Read {
             refused,
-            entries: entries
+            entries: confirm
+                .entries
                 .into_iter()
                 .map(|message| Entry::Confirm { consumer: consumer.clone(), message })
                 .collect(),

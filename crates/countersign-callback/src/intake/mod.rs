@@ -14,8 +14,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use countersign_amqp::{Acks, Connection, Consumer, Delivery, DeliveryTag, Subscription};
 use countersign_postgres::{Trouble, trouble};
+use countersign_protocol::envelope::{Envelope, Header};
 use countersign_protocol::{Refused, Unreadable, Window};
 use countersign_retry::{Retry, Stopped};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -31,6 +33,9 @@ const MERGED_ENTRIES: usize = 5_000;
 /// How many deliveries this process holds of each queue. Enough that messages of a single entry are
 /// merged well, and few enough that full messages (150 kB each) fit into memory.
 pub(crate) const PREFETCH: u16 = 100;
+
+/// How many reasons are told of one envelope.
+const REASONS_TOLD: usize = 10;
 
 /// How long a replica that cannot reach the database holds its deliveries. A restart of Postgres takes
 /// less, and a call on a silent connection ends after 15 s; with what follows, another replica records
@@ -72,8 +77,37 @@ pub(crate) trait Recorder: Send + Sync + 'static {
 pub(crate) struct Read<E> {
     /// The entries that can be taken.
     pub(crate) entries: Vec<E>,
-    /// The entries that cannot, each in an envelope of its own, and why not.
-    pub(crate) refused: Vec<Refused>,
+    /// The entries that cannot, if there are any.
+    pub(crate) refused: Option<RefusedEntries>,
+}
+
+/// The entries of an envelope that cannot be taken.
+#[derive(Debug)]
+pub(crate) struct RefusedEntries {
+    /// An envelope with these alone.
+    pub(crate) envelope: Vec<u8>,
+    /// Why not, for a person.
+    pub(crate) reason: String,
+}
+
+impl RefusedEntries {
+    /// What is refused of this envelope. However many entries it is, it is one message for the quarantine:
+    /// a sender of garbage costs as many publishes as it sends.
+    pub(crate) fn of<H: Header>(envelope: &Envelope<H>, refused: &[Refused]) -> Option<Self> {
+        let [first, others @ ..] = refused else { return None };
+        let mut reason = first.reason.clone();
+        if !others.is_empty() {
+            let mut reasons: Vec<&str> = Vec::new();
+            for Refused { reason, .. } in refused {
+                if !reasons.contains(&reason.as_str()) && reasons.len() < REASONS_TOLD {
+                    reasons.push(reason);
+                }
+            }
+            let (refused, all) = (refused.len(), refused.len() + envelope.entries.len());
+            reason = format!("{refused} of {all} entries: {}", reasons.join("; "));
+        }
+        Some(Self { envelope: envelope.encode_refused(refused), reason })
+    }
 }
 
 /// Takes in the messages of one queue.
@@ -131,22 +165,31 @@ impl<R: Recorder> Intake<R> {
     ) -> Result<(), Halt> {
         let acks = consumer.acks();
         let most = usize::from(PREFETCH);
-        loop {
+        let mut quarantining = JoinSet::new();
+        let taken = loop {
             let batch = shutdown.run_until_cancelled(consumer.next_batch(most)).await;
-            let Some(batch) = batch.filter(|batch| !batch.is_empty()) else { return Ok(()) };
-            self.take_in(batch, &acks, shutdown).await.inspect_err(|_| {
+            let Some(batch) = batch.filter(|batch| !batch.is_empty()) else { break Ok(()) };
+            if let Err(halt) = self.take_in(batch, &acks, &mut quarantining, shutdown).await {
                 info!(
                     queue = self.queue,
                     "this replica stops with deliveries in hand: the broker gives them to the next consumer"
                 );
-            })?;
+                break Err(halt);
+            }
+            while quarantining.try_join_next().is_some() {}
+        };
+        if let Err(Halt::LetGo) = taken {
+            quarantining.abort_all();
         }
+        while quarantining.join_next().await.is_some() {}
+        taken
     }
 
     async fn take_in(
         &self,
         batch: Vec<Delivery>,
         acks: &Acks,
+        quarantining: &mut JoinSet<()>,
         shutdown: &CancellationToken,
     ) -> Result<(), Halt> {
         let mut deliveries = batch.into_iter();
@@ -155,13 +198,40 @@ impl<R: Recorder> Intake<R> {
                 self.ledger.pulse().begin(format!("record what came through {}", self.queue));
             let window = self.window(shutdown).await?;
             let merged = self.merge(&mut deliveries, window);
-            if merged.tags.is_empty() {
+            if merged.is_empty() {
                 return Ok(());
             }
-            self.quarantine.keep(&merged.refused, shutdown).await?;
-            self.record(&merged.entries, shutdown).await?;
+            let refused = self.record(&merged.entries, shutdown).await?;
             R::crash_point();
-            for tag in merged.tags {
+            let mut held = merged.held;
+            if refused.is_empty() {
+                for tag in merged.tags {
+                    acks.ack(tag);
+                }
+            } else {
+                held.things.extend(refused);
+                held.tags.extend(merged.tags);
+            }
+            if !held.things.is_empty() {
+                quarantining.spawn(self.quarantine(held, acks.clone(), shutdown.clone()));
+            }
+        }
+    }
+
+    /// Puts what is held into quarantine, and acks it then. What can be recorded does not wait for the quarantine:
+    /// a broker that does not take one bad entry would otherwise hold up the confirms of everybody. The
+    /// prefetch bounds how many wait.
+    fn quarantine(
+        &self,
+        held: Held,
+        acks: Acks,
+        shutdown: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + use<R> {
+        let quarantine = self.quarantine.clone();
+        async move {
+            // The broker gives what is not acked to the next consumer.
+            let Ok(()) = quarantine.keep(&held.things, &shutdown).await else { return };
+            for tag in held.tags {
                 acks.ack(tag);
             }
         }
@@ -187,58 +257,59 @@ impl<R: Recorder> Intake<R> {
         deliveries: &mut impl Iterator<Item = Delivery>,
         window: Window,
     ) -> Merged<R::Entry> {
-        let mut merged = Merged { entries: Vec::new(), refused: Vec::new(), tags: Vec::new() };
+        let mut merged = Merged::default();
         while merged.entries.len() < MERGED_ENTRIES
-            && merged.refused.len() < MERGED_ENTRIES
             && let Some(delivery) = deliveries.next()
         {
-            let app_id = delivery.properties.app_id.clone();
-            let quarantined = |body, reason| Quarantined {
-                body,
-                reason,
-                source: self.queue.clone(),
-                app_id: app_id.clone(),
-            };
             let message_type = delivery.properties.kind.as_deref();
-            match R::read(message_type, &delivery.body, window) {
-                Ok(read) => {
-                    merged.entries.extend(read.entries);
-                    merged.refused.extend(read.refused.into_iter().map(
-                        |Refused { envelope, reason }| quarantined(Bytes::from(envelope), reason),
-                    ));
+            let refused = match R::read(message_type, &delivery.body, window) {
+                Ok(Read { entries, refused }) => {
+                    merged.entries.extend(entries);
+                    refused.map(|refused| (Bytes::from(refused.envelope), refused.reason))
                 }
-                Err(why) => merged.refused.push(quarantined(delivery.body, why.to_string())),
-            }
-            merged.tags.push(delivery.tag);
+                Err(why) => Some((delivery.body, why.to_string())),
+            };
+            let Some((body, reason)) = refused else {
+                merged.tags.push(delivery.tag);
+                continue;
+            };
+            let source = self.queue.clone();
+            let app_id = delivery.properties.app_id;
+            merged.held.things.push(Quarantined { body, reason, source, app_id });
+            merged.held.tags.push(delivery.tag);
         }
         merged
     }
 
-    /// Records all entries, but for those that the database refuses: these go to quarantine.
+    /// Records all entries, but for those that the database refuses: these are for the quarantine.
     ///
     /// While the database is away, the deliveries in hand are held for half a minute. A requeued delivery would only come
     /// back at once, and RabbitMQ 4.0 to 4.2 count that towards dropping the message.
-    async fn record(&self, entries: &[R::Entry], shutdown: &CancellationToken) -> Result<(), Halt> {
+    async fn record(
+        &self,
+        entries: &[R::Entry],
+        shutdown: &CancellationToken,
+    ) -> Result<Vec<Quarantined>, Halt> {
+        let mut refused_entries = Vec::new();
         let mut ranges = vec![entries];
         while let Some(entries) = ranges.pop() {
             let Err(refused) = self.record_or_be_refused(entries, shutdown).await? else {
                 continue;
             };
             if let [culprit] = entries {
-                let thing = Quarantined {
+                refused_entries.push(Quarantined {
                     body: R::print(culprit).into(),
                     reason: format!("the database refuses it: {refused}"),
                     source: self.queue.clone(),
                     app_id: None,
-                };
-                self.quarantine.keep(&[thing], shutdown).await?;
+                });
             } else {
                 debug!(%refused, entries = entries.len(), "the database refuses a batch of entries: this replica halves it");
                 let (first, second) = entries.split_at(entries.len() / 2);
                 ranges.extend([second, first]);
             }
         }
-        Ok(())
+        Ok(refused_entries)
     }
 
     /// Records the entries as soon as there is a database that does, or returns why it never will.
@@ -298,6 +369,26 @@ impl From<Stopped> for Halt {
 /// The entries that one statement records, and the deliveries they came in.
 struct Merged<E> {
     entries: Vec<E>,
-    refused: Vec<Quarantined>,
+    /// The deliveries of which nothing is refused.
+    tags: Vec<DeliveryTag>,
+    held: Held,
+}
+
+impl<E> Default for Merged<E> {
+    fn default() -> Self {
+        Self { entries: Vec::new(), tags: Vec::new(), held: Held::default() }
+    }
+}
+
+impl<E> Merged<E> {
+    fn is_empty(&self) -> bool {
+        self.tags.is_empty() && self.held.tags.is_empty()
+    }
+}
+
+/// What has to be in quarantine before these deliveries are acked.
+#[derive(Default)]
+struct Held {
+    things: Vec<Quarantined>,
     tags: Vec<DeliveryTag>,
 }

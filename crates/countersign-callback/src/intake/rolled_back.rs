@@ -8,7 +8,7 @@ use countersign_protocol::rolled_back::{RolledBackHeader, RolledBackMessage};
 use countersign_protocol::window::MAX_AHEAD;
 use countersign_protocol::{RolledBack, Unreadable, Window};
 
-use crate::intake::{Read, Recorder};
+use crate::intake::{Read, Recorder, RefusedEntries};
 use crate::ledger::{KEPT, Ledger, RolledBackArming};
 use crate::rules::overdue::Key;
 
@@ -27,8 +27,9 @@ impl Recorder for Notices {
         body: &[u8],
         window: Window,
     ) -> Result<Read<RolledBackArming>, Unreadable> {
-        let (RolledBack { header: RolledBackHeader { upstream }, entries }, refused) =
-            RolledBack::read(body, window)?;
+        let (notice, refused) = RolledBack::read(body, window)?;
+        let refused = RefusedEntries::of(&notice, &refused);
+        let RolledBack { header: RolledBackHeader { upstream }, entries } = notice;
         // An older id has no partition, and its check has come due. The window ends MAX_AHEAD after now.
         let oldest = window.newest.before(MAX_AHEAD + KEPT);
         let entry = |RolledBackMessage { id, arming }| RolledBackArming {

@@ -4,7 +4,7 @@ use countersign_protocol::{DatabaseId, MessageId, Name};
 use uuid::Uuid;
 
 use super::columns::{Ids, joined, stored_count, stored_origin};
-use super::overdue::{DueCheck, Taken};
+use super::overdue::{DueCheck, Taken, confirmed_by};
 use super::transitions::write;
 use super::{Ledger, committed};
 use crate::rules::filter;
@@ -89,7 +89,7 @@ impl Taken {
         // One after the other: a statement changes a row once.
         for transitions in [of(|row| &row.conflict), of(|row| &row.opened)] {
             if !transitions.is_empty() {
-                write(&mut self.transaction, &transitions).await?;
+                write(&mut self.transaction, &transitions, confirmed_by(&self.rows)).await?;
             }
         }
         let keys = || corrections.iter().map(|row| &row.key);

@@ -77,13 +77,19 @@ pub(crate) use self::budget::UpstreamLoad;
 use self::columns::Time;
 pub(crate) use self::confirmations::Expected;
 pub(crate) use self::depths::Reading;
-pub(crate) use self::jobs::{Began, ListedItem, LockedJob};
+pub(crate) use self::jobs::{Began, Created, ListedItem, LockedJob};
 pub(crate) use self::markers::ShardMarkers;
 pub(crate) use self::overdue::{DueCheck, Taken};
 pub(crate) use self::progress::{Reached, Watched};
 pub(crate) use self::rolled_back::{KEPT, RolledBackArming};
 pub(crate) use self::sweeps::{SweepProgress, ToldSweep};
 pub(crate) use self::tallies::{Tallies, merge};
+
+/// Connections for people's queries.
+const PEOPLES_CONNECTIONS: u32 = 3;
+
+/// How long a query of a person may take, and how long it waits for a connection.
+pub(crate) const QUERIES_END: Duration = Duration::from_secs(5);
 
 /// The ledger's migrations.
 #[must_use]
@@ -109,6 +115,14 @@ impl Ledger {
         let partitions =
             [kept("confirmation"), kept("consumer_report"), Partitions::new("rolled_back", KEPT)];
         Self { pool, retention, partitions, pulse: Pulse::new() }
+    }
+
+    /// The same ledger for callers whose number nobody bounds: they share three connections, and none of
+    /// their statements takes longer than [`QUERIES_END`]. Whatever they ask, recording and healing have the
+    /// connections that they need.
+    #[must_use]
+    pub(crate) fn for_people(&self) -> Self {
+        Self { pool: self.pool.for_others(PEOPLES_CONNECTIONS, QUERIES_END), ..self.clone() }
     }
 
     /// Its partitioned tables: what was confirmed, what consumers reported, what was rolled back.

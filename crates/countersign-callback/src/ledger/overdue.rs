@@ -22,7 +22,7 @@ use crate::rules::states::StateName;
 macro_rules! overdue_columns {
     () => {
         "message_id, upstream, database, consumers, state, reason, resends, calls_not_made, lease, due_at,
-         granted, granted_at, granted_by_person, since, missing_after, sent_at, clock_timestamp() AS now"
+         granted, granted_at, granted_by_person, since, missing_after, sent_at, confirmed, clock_timestamp() AS now"
     };
 }
 
@@ -157,21 +157,75 @@ impl Ledger {
     /// When nothing was deleted.
     pub(crate) async fn prune(&self, now: UnixMillis, limit: u16) -> Result<u64, sqlx::Error> {
         let before = now.before(self.retention);
+        // A conflict waits for an operator, however long it takes.
+        let states = StateName::all_that(|state| state.closed && !state.unresolved);
         let deleted = sqlx::query(
             "-- prune
              DELETE FROM overdue WHERE (message_id, upstream) IN (
-                 SELECT message_id, upstream FROM overdue
-                 WHERE closed_at < $1 AND message_id < $2
-                 ORDER BY closed_at LIMIT $3
-                 FOR UPDATE SKIP LOCKED
+                 SELECT old.message_id, old.upstream
+                 FROM UNNEST($4::text[]) AS closed (state) CROSS JOIN LATERAL (
+                     SELECT message_id, upstream FROM overdue
+                     WHERE overdue.state = closed.state AND closed_at < $1 AND message_id < $2
+                     ORDER BY closed_at LIMIT $3
+                     FOR UPDATE SKIP LOCKED
+                 ) AS old
+                 LIMIT $3
              )",
         )
         .bind(Time(before))
         .bind(MessageId::from_parts(before, [0; 10]).uuid())
         .bind(i64::from(limit))
+        .bind(filter::texts(&states))
         .execute(&self.pool)
         .await?;
         Ok(deleted.rows_affected())
+    }
+
+    /// Deletes up to `limit` rows that were parked before this moment, and whose messages were made before
+    /// it: a clock that was years behind once deletes nothing. Returns how many there were.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(crate) async fn forget_parked(
+        &self,
+        before: UnixMillis,
+        limit: u16,
+    ) -> Result<u64, sqlx::Error> {
+        let deleted = sqlx::query(
+            "-- forget_parked
+             DELETE FROM overdue WHERE (message_id, upstream) IN (
+                 SELECT message_id, upstream FROM overdue
+                 WHERE parked_at < $1 AND message_id < $3
+                 ORDER BY parked_at LIMIT $2
+                 FOR UPDATE SKIP LOCKED
+             )",
+        )
+        .bind(Time(before))
+        .bind(i64::from(limit))
+        .bind(MessageId::from_parts(before, [0; 10]).uuid())
+        .execute(&self.pool)
+        .await?;
+        Ok(deleted.rows_affected())
+    }
+
+    /// How many rows were parked before this moment; no more than `most` are counted.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(crate) async fn parked_before(
+        &self,
+        moment: UnixMillis,
+        most: u16,
+    ) -> Result<u64, sqlx::Error> {
+        let count: i64 = sqlx::query_scalar(
+            "-- parked_before
+             SELECT count(*) FROM (SELECT FROM overdue WHERE parked_at < $1 LIMIT $2) AS parked",
+        )
+        .bind(Time(moment))
+        .bind(i64::from(most))
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(u64::try_from(count).unwrap_or(0))
     }
 }
 
@@ -201,14 +255,13 @@ impl Taken {
             transaction.rollback().await?;
             return Ok(None);
         };
-        let overdue: Vec<Overdue> = rows.into_iter().map(|row| row.overdue).collect();
-        let ids = overdue.iter().map(|overdue| overdue.key.message_id);
+        let ids = rows.iter().map(|row| row.overdue.key.message_id);
         let recorded = recorded(&mut transaction, ids).await?;
-        let with_recorded = |overdue: Overdue| {
-            let recorded = recorded.get(&overdue.key.message_id).cloned().unwrap_or_default();
-            (overdue, recorded)
+        let with_recorded = |row: Locked| {
+            let recorded = recorded.get(&row.overdue.key.message_id).cloned().unwrap_or_default();
+            row.with(recorded)
         };
-        let rows = overdue.into_iter().map(with_recorded).collect();
+        let rows = rows.into_iter().map(with_recorded).collect();
         Ok(Some(Self { transaction, rows, now }))
     }
 
@@ -218,9 +271,18 @@ impl Taken {
     /// When nothing was written, or nobody knows whether it was: the connection was lost during the
     /// commit. To be done again from the taking on, which then sees what is there.
     pub(crate) async fn write(mut self, transitions: &[Transition]) -> Result<(), sqlx::Error> {
-        write(&mut self.transaction, transitions).await?;
+        write(&mut self.transaction, transitions, confirmed_by(&self.rows)).await?;
         committed(self.transaction).await
     }
+}
+
+/// Who has confirmed each of these rows' messages, as a column holds it.
+pub(super) fn confirmed_by(
+    rows: &[(Overdue, Recorded)],
+) -> impl Fn(&Key) -> Option<String> + use<'_> {
+    let recorded: BTreeMap<&Key, &Recorded> =
+        rows.iter().map(|(row, recorded)| (&row.key, recorded)).collect();
+    move |key| recorded.get(key).map(|recorded| joined(&recorded.confirmed))
 }
 
 /// Locks these rows, waiting for whoever has them.
@@ -290,7 +352,21 @@ pub(super) async fn recorded(
 pub(super) struct Locked {
     #[sqlx(flatten)]
     pub(super) overdue: Overdue,
+    /// Who had confirmed it when it was parked.
+    confirmed: Vec<Text<Name>>,
     pub(super) now: Time,
+}
+
+impl Locked {
+    /// The row, and what is recorded about its message: what was known when it was parked, too.
+    pub(super) fn with(self, mut recorded: Recorded) -> (Overdue, Recorded) {
+        for Text(consumer) in self.confirmed {
+            if !recorded.confirmed.contains(&consumer) {
+                recorded.confirmed.push(consumer);
+            }
+        }
+        (self.overdue, recorded)
+    }
 }
 
 impl FromRow<'_, PgRow> for Key {

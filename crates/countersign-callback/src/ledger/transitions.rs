@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::columns::{Time, stored_count};
 use crate::rules::job::ItemState;
-use crate::rules::overdue::Transition;
+use crate::rules::overdue::{Key, Transition};
 use crate::rules::states::StateName;
 
 /// The transitions as rows: each array has one element for each of them.
@@ -17,10 +17,10 @@ macro_rules! transitions {
                  $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::integer[],
                  $7::integer[], $8::timestamptz[], $9::uuid[], $10::text[], $11::timestamptz[],
                  $12::timestamptz[],
-                 $13::boolean[], $14::boolean[], $15::text[], $16::text[]
+                 $13::boolean[], $14::boolean[], $15::text[], $16::text[], $17::text[]
              ) AS transition (
                  message_id, upstream, from_state, to_state, reason, resends, calls_not_made,
-                 due_at, lease, cause, missing_after, sent_at, closes, leaves_history, item_state, item_result
+                 due_at, lease, cause, missing_after, sent_at, closes, leaves_history, item_state, item_result, parked_with
              )
          )"
     };
@@ -36,7 +36,9 @@ macro_rules! rows {
                  lease = transition.lease, due_at = transition.due_at,
                  missing_after = coalesce(transition.missing_after, overdue.missing_after),
                  sent_at = coalesce(transition.sent_at, overdue.sent_at),
-                 closed_at = CASE WHEN transition.closes THEN now() END
+                 closed_at = CASE WHEN transition.closes THEN now() END,
+                 parked_at = CASE WHEN transition.parked_with IS NOT NULL THEN now() END,
+                 confirmed = coalesce(string_to_array(transition.parked_with, ','), overdue.confirmed)
              FROM transition
              WHERE overdue.message_id = transition.message_id
                AND overdue.upstream = transition.upstream
@@ -79,10 +81,11 @@ fn leaves_history(transition: &Transition) -> bool {
 }
 
 /// Writes the transitions of locked rows, in one round trip: what is decided about them is decided
-/// by the rules before.
+/// by the rules before. `recorded` tells who has confirmed a message that is parked: its row keeps that.
 pub(super) async fn write(
     transaction: &mut Transaction,
     transitions: &[Transition],
+    recorded: impl Fn(&Key) -> Option<String>,
 ) -> Result<(), sqlx::Error> {
     fn column<T>(transitions: &[Transition], of: impl Fn(&Transition) -> T) -> Vec<T> {
         transitions.iter().map(of).collect()
@@ -94,6 +97,10 @@ pub(super) async fn write(
         .map(|t| ItemState::after(t).unzip())
         .map(|(s, r)| (s.map(<&str>::from), r))
         .unzip();
+    let parked_with = |t: &Transition| {
+        let is_parked = t.to.name() == StateName::Parked;
+        is_parked.then(|| recorded(&t.key).unwrap_or_default())
+    };
     sqlx::query(concat!(transitions!(), rows!(), job_items!(), history!()))
         .bind(column(transitions, |t| t.key.message_id.uuid()))
         .bind(upstreams)
@@ -111,6 +118,7 @@ pub(super) async fn write(
         .bind(column(transitions, leaves_history))
         .bind(item_states)
         .bind(item_results)
+        .bind(column(transitions, parked_with))
         .execute(&mut *transaction)
         .await?;
     Ok(())

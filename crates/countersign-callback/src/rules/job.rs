@@ -36,6 +36,8 @@ pub(crate) struct Job {
     pub(crate) step: u64,
     /// All of its items.
     pub(crate) items: u64,
+    /// Whether the items are still there.
+    pub(crate) items_kept: bool,
     /// Those that are begun.
     pub(crate) begun: u64,
     /// How its items ended.
@@ -223,12 +225,14 @@ impl Job {
     }
 
     /// How an item begins, given its row, if there is one, and what is recorded about its message.
+    /// Confirms of messages made before `oldest` cannot be recorded.
     #[must_use]
     pub(crate) fn begin(
         &self,
         overdue: Option<&Overdue>,
         recorded: &Recorded,
         now: UnixMillis,
+        oldest: UnixMillis,
     ) -> Beginning {
         let ended =
             |state, result: String| Beginning { state, result, transition: None, grant: None };
@@ -249,6 +253,11 @@ impl Job {
                 transition: Some(settled.clone()),
                 ..ended(ItemState::Skipped, settled.reason)
             };
+        }
+        let is_open = matches!(state, StateName::Waiting | StateName::Asking | StateName::Parked);
+        if self.action == Action::Resend && is_open && overdue.key.message_id.time() < oldest {
+            let result = "older than COUNTERSIGN_RETENTION: the confirm of a resend could not be recorded. Close it; if it is still wanted, have its upstream send a new message";
+            return ended(ItemState::Skipped, result.to_owned());
         }
         match (self.action, state) {
             (Action::Resend, StateName::Asking) => Beginning {

@@ -9,7 +9,7 @@ use crate::rules::job::Action;
 /// A job that an operator asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct NewJob {
-    /// Chosen by the replica that takes the request.
+    /// Chosen by the caller, or else by the replica that takes the request.
     pub(crate) id: Uuid,
     /// What the job does about each message.
     pub(crate) action: Action,

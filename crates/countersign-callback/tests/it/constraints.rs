@@ -158,7 +158,7 @@ async fn every_column_says_what_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_what_was_closed_longer_ago_than_the_retention_is_pruned() {
+async fn only_what_was_closed_or_parked_longer_ago_than_its_retention_is_forgotten() {
     let mut stage = Stage::empty(&["max-resends=0", "upstreams=orders=http://127.0.0.1:1"]).await;
     stage.start().await;
     let now = stage.count("SELECT (extract(epoch FROM now()) * 1000)::bigint").await;
@@ -169,22 +169,27 @@ async fn only_what_was_closed_longer_ago_than_the_retention_is_pruned() {
         (days_ago(3, 1), "confirmed", 3, false),
         (days_ago(3, 2), "confirmed", 1, true),
         (days_ago(1, 3), "confirmed", 3, true),
-        (days_ago(9, 4), "parked", 0, true),
+        (days_ago(40, 4), "conflict", 40, true),
+        (days_ago(400, 5), "parked", 366, false),
+        (days_ago(400, 6), "parked", 364, true),
+        // By a clock that was a year behind.
+        (days_ago(9, 7), "parked", 366, true),
     ];
-    for (id, state, closed_days_ago, _) in rows {
+    for (id, state, ended_days_ago, _) in rows {
         sqlx::query(
             "WITH row AS (
                  INSERT INTO overdue
-                     (message_id, upstream, consumers, state, cause, reason, closed_at)
+                     (message_id, upstream, consumers, state, cause, reason, closed_at, parked_at)
                  VALUES ($1, 'orders', '{logistics}', $2, '', '',
-                         CASE WHEN $3 > 0 THEN now() - make_interval(days => $3) END)
+                         CASE WHEN $2 <> 'parked' THEN now() - make_interval(days => $3) END,
+                         CASE WHEN $2 = 'parked' THEN now() - make_interval(days => $3) END)
              )
              INSERT INTO overdue_event (message_id, upstream, to_state, cause, reason, resends)
              VALUES ($1, 'orders', 'waiting', '', '', 0)",
         )
         .bind(id.uuid())
         .bind(state)
-        .bind(closed_days_ago)
+        .bind(ended_days_ago)
         .execute(&stage.pool)
         .await
         .unwrap();
@@ -194,6 +199,7 @@ async fn only_what_was_closed_longer_ago_than_the_retention_is_pruned() {
     let shutdown = CancellationToken::new();
     let service = Service::start(stage.config(), shutdown.clone()).await.unwrap();
     stage.gone(rows[0].0).await;
+    stage.gone(rows[4].0).await;
     shutdown.cancel();
     service.finish().await.unwrap();
     for (id, state, _, stays) in rows {

@@ -1,8 +1,11 @@
 //! The database or the broker goes away.
 
 use countersign_protocol::MessageId;
+use countersign_protocol::grpc::ListJobsRequest;
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use countersign_testbed::{Database, Postgres, PostgresSettings, SOON, eventually};
+use tokio::task::JoinSet;
+use tonic::Code;
 
 use crate::stage::{QUARANTINE, Stage};
 use crate::upstream::{Upstream, say};
@@ -78,4 +81,38 @@ async fn while_the_quarantine_takes_nothing_what_belongs_there_is_held() {
     })
     .await;
     stage.all_is_acked_in_the_end().await;
+}
+
+/// As somebody does who leaves a page open that asks each second about a million rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn people_s_queries_hold_up_no_confirm() {
+    let mut stage = Stage::empty(&[]).await;
+    stage.start().await;
+    // No query about jobs gets its answer.
+    let mut slow = stage.pool.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE job IN ACCESS EXCLUSIVE MODE").execute(&mut *slow).await.unwrap();
+    let mut asking = JoinSet::new();
+    for _ in 0..50 {
+        let mut admin = stage.admin();
+        asking.spawn(async move { admin.list_jobs(ListJobsRequest::default()).await });
+    }
+    let first = asking.join_next().await.unwrap().unwrap().unwrap_err();
+    for _ in 0..20 {
+        let id = MessageId::generate();
+        stage.confirm("logistics", &[id]).await;
+        stage.recorded("logistics", id).await;
+    }
+    let mut refused = vec![first];
+    while let Some(answer) = asking.join_next().await {
+        refused.push(answer.unwrap().unwrap_err());
+    }
+    slow.rollback().await.unwrap();
+    for status in &refused {
+        let (code, text) = (status.code(), status.message());
+        let is_slow = code == Code::DeadlineExceeded && text.contains("longer than 5 s");
+        let is_one_of_many = code == Code::ResourceExhausted && text.contains("as many queries");
+        assert!(is_slow || is_one_of_many, "{status}");
+    }
+    assert!(refused.iter().any(|status| status.code() == Code::ResourceExhausted));
+    stage.admin().list_jobs(ListJobsRequest::default()).await.unwrap();
 }

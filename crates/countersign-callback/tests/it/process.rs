@@ -97,6 +97,7 @@ async fn every_wrong_setting_is_named_at_once() {
         "confirm-shards=65",
         "retention=1d",
         "park-after=2d",
+        "parked-retention=1h",
     ] {
         stage.set(wrong);
     }
@@ -113,6 +114,7 @@ async fn every_wrong_setting_is_named_at_once() {
         "COUNTERSIGN_CONFIRM_SHARDS: ",
         "COUNTERSIGN_RETENTION: use 2d or more",
         "COUNTERSIGN_RETENTION: has to be longer than COUNTERSIGN_PARK_AFTER",
+        "COUNTERSIGN_PARKED_RETENTION: has to be COUNTERSIGN_RETENTION or longer",
     ] {
         assert!(log.contains(part), "{part} is missing in:\n{log}");
     }

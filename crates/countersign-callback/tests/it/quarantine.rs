@@ -91,11 +91,12 @@ async fn a_refused_entry_goes_to_quarantine_in_an_envelope_of_its_own() {
         (json!({ "id": at(now), "outcome": "processed", "queue": "a\0b" }), "queue"),
         (json!("what"), "entry"),
     ];
-    let good = MessageId::generate();
-    let mut entries: Vec<Value> = bad.iter().map(|(entry, _)| entry.clone()).collect();
-    entries.insert(4, json!({ "id": good.to_string(), "outcome": "processed" }));
-    stage.say("logistics", entries).await;
-    stage.recorded("logistics", good).await;
+    for (entry, _) in &bad {
+        let good = MessageId::generate();
+        let good_entry = json!({ "id": good.to_string(), "outcome": "processed" });
+        stage.say("logistics", vec![entry.clone(), good_entry]).await;
+        stage.recorded("logistics", good).await;
+    }
     let all = quarantined(&stage, bad.len()).await;
     for ((entry, reason), (body, why, _)) in bad.iter().zip(&all) {
         let envelope: Value = serde_json::from_str(body).unwrap();
@@ -115,6 +116,43 @@ async fn a_refused_entry_goes_to_quarantine_in_an_envelope_of_its_own() {
     let expected = json!({ "v": 1, "upstream": "orders", "armed_at_ms": 5, "messages": [nobody] });
     assert_eq!(envelope, expected);
     assert!(why.contains("consumers"), "{why}");
+    stage.all_is_acked_in_the_end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_much_of_an_envelope_is_refused_it_is_one_message_in_quarantine() {
+    let mut stage = Stage::empty(&[]).await;
+    stage.start().await;
+    let bad: Vec<Value> =
+        (0..999).map(|n| json!({ "id": n.to_string(), "outcome": "processed" })).collect();
+    let good = MessageId::generate();
+    let mut entries = bad.clone();
+    entries.insert(500, json!({ "id": good.to_string(), "outcome": "processed" }));
+    stage.say("logistics", entries).await;
+    stage.recorded("logistics", good).await;
+    let (body, why, _) = quarantined(&stage, 1).await.remove(0);
+    let envelope: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(envelope, json!({ "v": 1, "consumer": "logistics", "confirms": bad }));
+    assert!(why.starts_with("999 of 1000 entries: id: not a UUID"), "{why}");
+    stage.all_is_acked_in_the_end().await;
+}
+
+/// A quarantine queue without a leader takes nothing; neither does one that is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quarantine_that_takes_nothing_holds_up_no_confirm() {
+    let mut stage = Stage::empty(&[]).await;
+    stage.start().await;
+    stage.vhost.delete_queue(QUARANTINE).await;
+    stage.publish("countersign.confirm", "0", b"garbage").await;
+    for _ in 0..3 {
+        let good = MessageId::generate();
+        stage.confirm("logistics", &[good]).await;
+        stage.recorded("logistics", good).await;
+    }
+    stage.vhost.declare_queue(QUARANTINE, json!({ "x-queue-type": "quorum" })).await;
+    stage.vhost.bind(QUARANTINE, QUARANTINE, "").await;
+    let (body, _, _) = quarantined(&stage, 1).await.remove(0);
+    assert_eq!(body, "garbage");
     stage.all_is_acked_in_the_end().await;
 }
 

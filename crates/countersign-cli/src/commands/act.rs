@@ -1,10 +1,14 @@
 //! `countersign resend`, `close` and `note`: an operator's actions on overdue messages.
 
+use std::time::Duration;
+
 use clap::Args;
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::{CreateJobRequest, CreateJobResponse, Job, JobAction};
 use serde_json::json;
+use tokio::time::{Instant, sleep};
 use tonic::Code;
+use uuid::Uuid;
 
 use crate::commands::filter::Filter;
 use crate::commands::job::{self, Leaving, follow};
@@ -15,6 +19,10 @@ use crate::connect::credentials::Credentials;
 use crate::terminal::ask_person;
 use crate::terminal::output::{Output, UsageError};
 use crate::terminal::table::quantity;
+
+/// For how long a job is asked for while the callback service is away, and how often.
+const ASKED_FOR: Duration = Duration::from_secs(30);
+const BETWEEN_TRIES: Duration = Duration::from_secs(1);
 
 /// The flags of `resend`, `close` and `note`.
 #[derive(Debug, Args)]
@@ -90,7 +98,7 @@ impl Act {
     ) -> anyhow::Result<Output> {
         self.check()?;
         let mut client = self.callback.client().await?;
-        let planned = self.create(&mut client, action, all_at_once, true).await?;
+        let planned = self.create(&mut client, self.request(action, all_at_once, None)).await?;
         let items = planned.job.as_ref().map_or(0, |job| job.items);
         let plan = || plan(action, items, &planned);
         if self.dry_run {
@@ -113,7 +121,8 @@ impl Act {
         }
         // Before there is a job: an operator who leaves early is told how to find it.
         let leaving = Leaving::listen()?;
-        let created = self.create(&mut client, action, all_at_once, false).await?;
+        let request = self.request(action, all_at_once, Some(Uuid::now_v7()));
+        let created = self.create(&mut client, request).await?;
         follow(&mut client, created.job.unwrap_or_default(), leaving).await?.output(as_json)
     }
 
@@ -139,29 +148,43 @@ impl Act {
         Err(UsageError(wrong.to_owned()).into())
     }
 
-    async fn create(
-        &self,
-        client: &mut Client,
-        action: JobAction,
-        all_at_once: bool,
-        dry_run: bool,
-    ) -> anyhow::Result<CreateJobResponse> {
-        let request = CreateJobRequest {
+    /// What is asked: a dry run if there is no id for a job.
+    fn request(&self, action: JobAction, all_at_once: bool, job: Option<Uuid>) -> CreateJobRequest {
+        CreateJobRequest {
             action: action.into(),
             message_ids: self.ids.iter().map(ToString::to_string).collect(),
             filter: self.all.then(|| self.filter.wire()),
             who: self.who.clone(),
             why: self.why.clone(),
-            dry_run,
+            dry_run: job.is_none(),
             rate_per_second: self.rate.unwrap_or(0.0),
             all_at_once,
-        };
-        match client.create_job(self.credentials.call(request)?).await {
-            Ok(answer) => Ok(answer.into_inner()),
-            Err(status) if status.code() == Code::InvalidArgument => {
-                Err(UsageError(status.message().to_owned()).into())
+            job_id: job.map(|id| id.to_string()).unwrap_or_default(),
+        }
+    }
+
+    /// Asks until there is an answer: the job's id keeps a second request from making a second job.
+    async fn create(
+        &self,
+        client: &mut Client,
+        request: CreateJobRequest,
+    ) -> anyhow::Result<CreateJobResponse> {
+        let began = Instant::now();
+        loop {
+            match client.create_job(self.credentials.call(request.clone())?).await {
+                Ok(answer) => return Ok(answer.into_inner()),
+                Err(status) if status.code() == Code::InvalidArgument => {
+                    return Err(UsageError(status.message().to_owned()).into());
+                }
+                Err(status)
+                    if status.code() == Code::Unavailable
+                        && !request.dry_run
+                        && began.elapsed() < ASKED_FOR =>
+                {
+                    sleep(BETWEEN_TRIES).await;
+                }
+                Err(status) => return Err(refused(&status)),
             }
-            Err(status) => Err(refused(&status)),
         }
     }
 }

@@ -182,6 +182,11 @@ async fn show(
         "next_page_token": next_page_token });
     let output = Output::json_or_text(as_json, &json, || {
         let mut text = format!("{}\n{}", job::origin(&job), job::sentence(&job));
+        if job.items_forgotten {
+            text = format!(
+                "{text}\n  its messages are forgotten: COUNTERSIGN_PARKED_RETENTION is over"
+            );
+        }
         if !items.is_empty() {
             text = format!("{text}\n{}", table(items));
         }

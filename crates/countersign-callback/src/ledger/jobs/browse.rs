@@ -1,10 +1,12 @@
 //! Jobs and their items, for an operator.
 
+use countersign_protocol::UnixMillis;
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::JobRow;
+use super::{JobRow, number};
 use crate::ledger::Ledger;
+use crate::ledger::columns::Time;
 use crate::rules::job::{ItemState, Job};
 
 /// An item, as it is listed. Times are in milliseconds since 1970.
@@ -54,6 +56,41 @@ impl Ledger {
         .fetch_all(self.pool())
         .await?;
         Ok(rows.into_iter().map(|row| (row.created_at_us, row.job)).collect())
+    }
+
+    /// Deletes up to `limit` items of one job that ended before this moment. Returns how many there were;
+    /// the job itself stays.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(crate) async fn forget_items(
+        &self,
+        before: UnixMillis,
+        limit: u16,
+    ) -> Result<u64, sqlx::Error> {
+        let (deleted,): (i64,) = sqlx::query_as(
+            "-- forget_items
+             WITH old AS (
+                 SELECT job_id FROM job
+                 WHERE items_kept AND ended_at IS NOT NULL AND ended_at < $1
+                 ORDER BY ended_at LIMIT 1
+                 FOR UPDATE SKIP LOCKED
+             ), deleted AS (
+                 DELETE FROM job_item WHERE (job_id, position) IN (
+                     SELECT job_id, position FROM job_item
+                     WHERE job_id = (SELECT job_id FROM old) ORDER BY position LIMIT $2)
+                 RETURNING position
+             ), done AS (
+                 UPDATE job SET items_kept = FALSE
+                 WHERE job_id = (SELECT job_id FROM old) AND (SELECT count(*) FROM deleted) < $2
+             )
+             SELECT count(*) FROM deleted",
+        )
+        .bind(Time(before))
+        .bind(i64::from(limit))
+        .fetch_one(self.pool())
+        .await?;
+        Ok(number(deleted))
     }
 
     /// Items of a job in the order in which they begin, from the one behind position `after` on.

@@ -11,20 +11,32 @@ use crate::ledger::{Counted, Ledger, committed};
 use crate::rules::job::JobState;
 use crate::rules::new_job::{NewJob, Selection};
 
+/// Whether a job was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Created {
+    /// It was.
+    Now,
+    /// It was there already: its request came before.
+    Before,
+    /// There is another job of this id.
+    AsAnother,
+}
+
 /// How long one statement may take that makes a job's items: there may be a million.
 const CREATION: Duration = Duration::from_secs(45);
 
 impl Ledger {
-    /// Creates a job and its items, however many.
+    /// Creates a job and its items, however many, unless there is a job of this id.
     ///
     /// # Errors
     /// When the database does not answer: it is unknown then whether the job exists.
-    pub(crate) async fn create_job(&self, new: &NewJob) -> Result<(), sqlx::Error> {
+    pub(crate) async fn create_job(&self, new: &NewJob) -> Result<Created, sqlx::Error> {
         let mut transaction = Transaction::open(&self.pool().within(CREATION), "").await?;
-        sqlx::query(
+        let inserted = sqlx::query(
             "-- create_job
              INSERT INTO job (job_id, action, selection, who, why, rate, step, state, items)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0)
+             ON CONFLICT (job_id) DO NOTHING",
         )
         .bind(new.id)
         .bind::<&str>(new.action.into())
@@ -36,6 +48,21 @@ impl Ledger {
         .bind::<&str>(JobState::Running.into())
         .execute(&mut transaction)
         .await?;
+        if inserted.rows_affected() == 0 {
+            let (is_same,): (bool,) = sqlx::query_as(
+                "-- same_job
+                 SELECT (action, selection, who, why) = ($2, $3, $4, $5) FROM job WHERE job_id = $1",
+            )
+            .bind(new.id)
+            .bind::<&str>(new.action.into())
+            .bind(new.selection.text())
+            .bind(&new.who)
+            .bind(&new.why)
+            .fetch_one(&mut transaction)
+            .await?;
+            transaction.rollback().await?;
+            return Ok(if is_same { Created::Before } else { Created::AsAnother });
+        }
         let (items,): (i64,) = match &new.selection {
             Selection::Ids(ids) => {
                 sqlx::query_as(
@@ -95,7 +122,7 @@ impl Ledger {
         .bind::<&str>(JobState::Done.into())
         .execute(&mut transaction)
         .await?;
-        committed(transaction).await
+        committed(transaction).await.map(|()| Created::Now)
     }
 
     /// How many of these messages there are, in groups as [`count_overdue`](Self::count_overdue)

@@ -13,7 +13,7 @@ macro_rules! job_query {
             $name,
             "
              SELECT job_id, action, state, reason, who, why, rate, step, items, begun, succeeded,
-                    failed, skipped, created_at, ended_at, begins_at,
+                    failed, skipped, created_at, ended_at, begins_at, items_kept,
                     (extract(epoch FROM created_at) * 1000000)::bigint AS created_at_us,
                     clock_timestamp() AS now
              ",
@@ -34,6 +34,7 @@ use sqlx::{FromRow, Row as _};
 use uuid::Uuid;
 
 pub(crate) use self::browse::ListedItem;
+pub(crate) use self::create::Created;
 pub(crate) use self::locked::{Began, LockedJob};
 use super::columns::{Text, Time};
 use crate::rules::job::{Ended, Job};
@@ -70,6 +71,7 @@ impl FromRow<'_, PgRow> for Job {
             begins_at: time("begins_at")?,
             step: count("step")?,
             items: count("items")?,
+            items_kept: row.try_get("items_kept")?,
             begun: count("begun")?,
             ended: Ended {
                 succeeded: count("succeeded")?,

@@ -3,6 +3,8 @@ use countersign_protocol::Name;
 use super::*;
 use crate::rules::fixture::{self, NOW, now};
 
+const OLDEST: UnixMillis = UnixMillis::from_ms(0);
+
 fn job(step: u64, items: u64, begun: u64, succeeded: u64, failed: u64) -> Job {
     let ended = Ended { succeeded, failed, skipped: 0 };
     Job {
@@ -18,6 +20,7 @@ fn job(step: u64, items: u64, begun: u64, succeeded: u64, failed: u64) -> Job {
         begins_at: None,
         step,
         items,
+        items_kept: true,
         begun,
         ended,
     }
@@ -105,7 +108,7 @@ fn each_action_begins_as_the_row_allows() {
     ] {
         let job = Job { action, ..job(0, 1, 0, 0, 0) };
         for (state, expected) in StateName::VARIANTS.iter().copied().zip(expected) {
-            let begun = job.begin(Some(&row(state)), &Recorded::default(), now());
+            let begun = job.begin(Some(&row(state)), &Recorded::default(), now(), OLDEST);
             assert_eq!(begun.state, expected, "{action:?}, {state}");
             assert!(!begun.result.is_empty());
             let grants =
@@ -123,12 +126,12 @@ fn what_is_confirmed_meanwhile_is_settled_and_left_out() {
     let recorded = Recorded { confirmed: vec![logistics], ..Recorded::default() };
     for action in [Action::Resend, Action::Close] {
         let job = Job { action, ..job(0, 1, 0, 0, 0) };
-        let begun = job.begin(Some(&row(StateName::Parked)), &recorded, now());
+        let begun = job.begin(Some(&row(StateName::Parked)), &recorded, now(), OLDEST);
         assert_eq!(begun.state, ItemState::Skipped);
         assert_eq!(begun.transition.unwrap().to, State::Confirmed);
-        let unknown = job.begin(None, &recorded, now());
+        let unknown = job.begin(None, &recorded, now(), OLDEST);
         assert_eq!(unknown.result, "confirmed by logistics");
-        let unknown = job.begin(None, &Recorded::default(), now());
+        let unknown = job.begin(None, &Recorded::default(), now(), OLDEST);
         assert_eq!(unknown.state, ItemState::Skipped);
     }
 }
