@@ -1,24 +1,33 @@
 //! Only the upstream that is meant, with the database that is meant, closes a message for good.
 
+use countersign_callback::Timing;
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::RequestResendResponse;
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use countersign_testbed::{SOON, eventually};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::stage::{DATABASE, Stage};
 use crate::upstream::{Reply, Upstream, say, saying};
 
 const OTHER: &str = "00000000-0000-4000-8000-000000000000";
 
-/// A check of a message that names a database.
+/// A check of a message that names the usual database.
 async fn check(stage: &Stage, id: MessageId, consumers: &[&str]) {
+    check_in(DATABASE, stage, id, consumers).await;
+}
+
+async fn check_in(database: &str, stage: &Stage, id: MessageId, consumers: &[&str]) {
     let message = json!({ "id": id.to_string(), "consumers": consumers });
     let check = json!({
-        "v": 1, "upstream": "orders", "database": DATABASE, "armed_at_ms": 1, "messages": [message],
+        "v": 1, "upstream": "orders", "database": database, "armed_at_ms": 1, "messages": [message],
     });
     stage.due(&check).await;
 }
+
+const DISPUTED: &str =
+    "SELECT count(*) FROM overdue WHERE database = '00000000-0000-0000-0000-000000000000'";
 
 async fn summary_says(stage: &Stage, part: &str) {
     eventually(&format!("the upstream's summary says {part:?}"), SOON, async || {
@@ -169,16 +178,37 @@ async fn of_two_databases_that_checks_name_neither_is_asked_to_deny_the_message(
     let stage = Stage::new(&upstream, &[]).await;
     let id = MessageId::generate();
     for database in [DATABASE, OTHER, DATABASE] {
-        let check = json!({
-            "v": 1, "upstream": "orders", "database": database, "armed_at_ms": 1,
-            "messages": [{ "id": id.to_string(), "consumers": ["logistics"] }],
-        });
-        stage.due(&check).await;
+        check_in(database, &stage, id, &["logistics"]).await;
     }
-    let disputed = "SELECT count(*) FROM overdue
-                    WHERE database = '00000000-0000-0000-0000-000000000000'";
-    stage.counts("disputed rows", disputed, 1).await;
+    stage.counts("disputed rows", DISPUTED, 1).await;
     assert_eq!(stage.told(&id.to_string()).await.unwrap().database, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_last_word_of_a_database_that_is_not_the_rows_any_more_closes_nothing() {
+    let upstream = Upstream::always(Reply::Hang).await;
+    let mut stage = Stage::empty(&[]).await;
+    stage.upstream(&upstream);
+    let mut config = stage.config();
+    // As long as the test may take: the answer comes when it lets it.
+    config.timing = Timing { call: SOON * 2, lease: SOON * 4 };
+    stage.start_with(config).await;
+    for (outcome, disputed) in [(Outcome::NeverCommitted, 1), (Outcome::Withdrawn, 2)] {
+        let let_go = CancellationToken::new();
+        let reply = Reply::Once(let_go.clone(), saying(outcome));
+        upstream.reply(move |_| reply.clone());
+        let id = MessageId::generate();
+        check(&stage, id, &["logistics"]).await;
+        upstream.is_asked(id, 2).await;
+        // While it is asked, a check says that the message is in another database, too.
+        check_in(OTHER, &stage, id, &["logistics"]).await;
+        stage.counts("disputed rows", DISPUTED, disputed).await;
+        let_go.cancel();
+        let row = stage.row_when(id, "answered for", |row| row.state != "asking").await;
+        assert_eq!(row.state, "waiting", "{outcome:?}: {row:?}");
+        assert!(row.reason.contains("is no longer the one that is meant"), "{row:?}");
+        assert_eq!((row.resends, row.calls_not_made), (0, 1));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

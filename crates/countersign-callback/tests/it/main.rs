@@ -10,6 +10,8 @@
 
 mod stage;
 
+mod blocking;
+
 mod upstream;
 
 mod recording;
@@ -25,6 +27,9 @@ mod progress;
 mod behind;
 
 mod healing;
+
+mod judging;
+
 mod identity;
 
 mod answers;

@@ -2,22 +2,17 @@
 
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::request_resend_response::Outcome;
-use countersign_testbed::{SOON, counts};
+use countersign_testbed::{SOON, counts, eventually};
 use serde_json::json;
-use sqlx::{PgPool, Postgres, Transaction};
+use sqlx::PgPool;
 
+use crate::blocking::{hold_confirm, hold_confirms, is_blocked};
+use crate::judging::is_judged_anew;
 use crate::replicas::start_doomed;
 use crate::stage::Stage;
 use crate::upstream::{Upstream, say};
 
 const SHARD: &str = "countersign.confirm.0";
-
-/// Confirms wait for this lock, so that a replica holds them.
-async fn hold_confirms(stage: &Stage) -> Transaction<'static, Postgres> {
-    let mut blocking = stage.pool.begin().await.unwrap();
-    sqlx::query("LOCK TABLE confirmation IN SHARE MODE").execute(&mut *blocking).await.unwrap();
-    blocking
-}
 
 /// So many messages are confirmed, then their checks come due. Returns when they are overdue.
 async fn confirmed_and_due(stage: &Stage, count: usize) -> Vec<MessageId> {
@@ -92,6 +87,103 @@ async fn a_marker_overtakes_nothing_when_a_replica_stops() {
     all_are_confirmed(&stage, &ids, &upstream).await;
 }
 
+/// Publishes a marker through the shard, as a replica does.
+async fn send_marker(stage: &Stage) {
+    let number: i64 =
+        sqlx::query_scalar("INSERT INTO confirm_marker (shard) VALUES (0) RETURNING number")
+            .fetch_one(&stage.pool)
+            .await
+            .unwrap();
+    let marker = json!({ "v": 1, "kind": "marker", "shard": 0, "number": number });
+    let properties = json!({ "delivery_mode": 2, "type": "countersign.marker" });
+    let body = marker.to_string();
+    assert!(stage.vhost.publish("countersign.confirm", "0", properties, body.as_bytes()).await);
+}
+
+const RETURNED: &str = "SELECT count(*) FROM confirm_marker WHERE returned_at IS NOT NULL";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_marker_is_noted_after_its_batch_is_committed() {
+    let mut stage = Stage::empty(&[]).await;
+    stage.start().await;
+    let [first, second] = [(); 2].map(|()| MessageId::generate());
+    let holds_first = hold_confirm(&stage, "logistics", first).await;
+    let holds_second = hold_confirm(&stage, "logistics", second).await;
+    stage.confirm("logistics", &[first]).await;
+    is_blocked(&stage, "confirm").await;
+    // While the first is being recorded, these two gather, and become one batch.
+    stage.confirm("logistics", &[second]).await;
+    send_marker(&stage).await;
+    stage.are_held(SHARD, 3).await;
+    holds_first.rollback().await.unwrap();
+    stage.recorded("logistics", first).await;
+    is_blocked(&stage, "confirm").await;
+    assert_eq!(stage.count(RETURNED).await, 0, "the confirm before it is not recorded yet");
+    holds_second.rollback().await.unwrap();
+    stage.counts("markers that came back", RETURNED, 1).await;
+    assert!(stage.has_confirmed("logistics", second).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_marker_behind_an_entry_that_is_refused_is_noted_last() {
+    let mut stage = Stage::empty(&[]).await;
+    stage.start().await;
+    let [first, second, culprit] = [(); 3].map(|()| MessageId::generate());
+    let refuses = format!("ALTER TABLE confirmation ADD CHECK (message_id <> '{culprit}')");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(refuses)).execute(&stage.pool).await.unwrap();
+    let holds_first = hold_confirm(&stage, "logistics", first).await;
+    stage.confirm("logistics", &[first]).await;
+    is_blocked(&stage, "confirm").await;
+    // While the first is being recorded, these three gather, and become one batch.
+    stage.confirm("logistics", &[second]).await;
+    stage.confirm("logistics", &[culprit]).await;
+    send_marker(&stage).await;
+    stage.are_held(SHARD, 4).await;
+    holds_first.rollback().await.unwrap();
+    stage.counts("markers that came back", RETURNED, 1).await;
+    stage.recorded("logistics", second).await;
+    stage.are_quarantined(1).await;
+    let too_early = "SELECT count(*) FROM confirmation CROSS JOIN confirm_marker
+                     WHERE confirmation.recorded_at > confirm_marker.returned_at";
+    assert_eq!(stage.count(too_early).await, 0, "a confirm before it was recorded after it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_marker_through_one_of_two_shards_is_not_enough() {
+    let upstream = Upstream::always(say(Outcome::Republished)).await;
+    let stage = Stage::new(&upstream, &["confirm-shards=2"]).await;
+    // From here on a marker has come back through each shard.
+    let first = MessageId::generate();
+    stage.check(&[first], &["logistics"]).await;
+    upstream.is_asked(first, 2).await;
+
+    let id = MessageId::generate();
+    let blocking = hold_confirm(&stage, "logistics", id).await;
+    let confirms = [json!({ "id": id.to_string(), "outcome": "processed" })];
+    let confirm = json!({ "v": 1, "consumer": "logistics", "confirms": confirms }).to_string();
+    stage.publish("countersign.confirm", "1", confirm.as_bytes()).await;
+    is_blocked(&stage, "confirm").await;
+    stage.check(&[id], &["logistics"]).await;
+    eventually("a marker is back through the other shard", SOON, async || {
+        sqlx::query_scalar::<_, bool>(
+            "SELECT EXISTS (
+                 SELECT FROM overdue JOIN shard_watermark ON shard_watermark.sent_at > since
+                 WHERE message_id = $1 AND shard = 0
+             )",
+        )
+        .bind(id.uuid())
+        .fetch_one(&stage.pool)
+        .await
+        .unwrap()
+    })
+    .await;
+    is_judged_anew(&stage, id).await;
+    assert_eq!(upstream.attempts(id), [] as [u32; 0], "its confirm is in the other shard");
+    blocking.rollback().await.unwrap();
+    stage.state(id, "confirmed").await;
+    assert_eq!(upstream.attempts(id), [] as [u32; 0]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forged_marker_proves_nothing() {
     let upstream = Upstream::always(say(Outcome::Republished)).await;
@@ -114,8 +206,7 @@ async fn a_forged_marker_proves_nothing() {
     let after = MessageId::generate();
     stage.confirm("logistics", &[after]).await;
     stage.recorded("logistics", after).await;
-    let returned = "SELECT count(*) FROM confirm_marker WHERE returned_at IS NOT NULL";
-    assert_eq!(stage.count(returned).await, 0);
+    assert_eq!(stage.count(RETURNED).await, 0);
     let unreadable = stage.vhost.peek("countersign.quarantine", 5).await;
     assert_eq!(unreadable.len(), 1, "{unreadable:?}");
 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use countersign_callback::Service;
+use countersign_callback::{Service, Timing};
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::request_resend_response::Outcome;
+use countersign_testbed::SOON;
 use tokio_util::sync::CancellationToken;
 
 use crate::stage::Stage;
@@ -79,6 +80,58 @@ async fn what_a_dead_replica_was_asking_for_is_taken_over_when_its_lease_ends() 
     .await
     .unwrap();
     assert!(taken_over_after >= LEASE.as_secs_f64(), "{taken_over_after}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_not_heard_while_another_replica_holds_the_lease() {
+    let mut stage = Stage::empty(&[]).await;
+    let upstream = Upstream::always(Reply::Hang).await;
+    stage.upstream(&upstream);
+    let mut config = stage.config();
+    // As long as the test may take: the answer comes when it lets it.
+    config.timing = Timing { call: SOON * 2, lease: SOON * 4 };
+    stage.start_with(config).await;
+    for (outcome, answers) in [(Outcome::NeverCommitted, 1), (Outcome::Withdrawn, 2)] {
+        let let_go = CancellationToken::new();
+        let reply = Reply::Once(let_go.clone(), saying(outcome));
+        upstream.reply(move |_| reply.clone());
+        let id = MessageId::generate();
+        stage.check(&[id], &["logistics"]).await;
+        upstream.is_asked(id, 2).await;
+        // As if its lease had ended meanwhile and another replica had taken the row over.
+        let taken_over = sqlx::query(
+            "UPDATE overdue SET lease = gen_random_uuid(), due_at = now() + interval '1 hour'
+             WHERE message_id = $1 AND state = 'asking'",
+        )
+        .bind(id.uuid())
+        .execute(&stage.pool)
+        .await
+        .unwrap();
+        assert_eq!(taken_over.rows_affected(), 1);
+        let_go.cancel();
+        // It is counted in the transaction that would write the row.
+        let counted = "SELECT coalesce(sum(not_missing), 0)::bigint FROM upstream_tally";
+        stage.counts("answers that are heard", counted, answers).await;
+        assert_eq!(stage.history(id).await, ["waiting", "asking"], "{outcome:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_asked_under_a_lease_that_is_nearly_over() {
+    let upstream = Upstream::always(say(Outcome::Republished)).await;
+    let mut stage = Stage::empty(&[]).await;
+    stage.upstream(&upstream);
+    let mut config = stage.config();
+    // From its first moment on the lease ends before a call could.
+    config.timing = Timing { call: Duration::from_secs(60), lease: Duration::from_secs(59) };
+    stage.start_with(config).await;
+    let id = MessageId::generate();
+    stage.check(&[id], &["logistics"]).await;
+    let done = |row: &crate::stage::Row| row.state == "waiting" && row.reason.contains("orders");
+    let row = stage.row_when(id, "asked for, or not", done).await;
+    assert!(row.reason.contains("the lease was nearly over"), "{row:?}");
+    assert_eq!((row.resends, row.calls_not_made), (0, 1));
+    assert_eq!(upstream.attempts(id), [] as [u32; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

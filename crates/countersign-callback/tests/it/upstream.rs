@@ -36,6 +36,8 @@ pub(crate) enum Reply {
     Hang,
     /// The first one after a while.
     After(Duration, RequestResendResponse),
+    /// The first one when the test lets it, by cancelling the token.
+    Once(CancellationToken, RequestResendResponse),
 }
 
 pub(crate) fn say(outcome: Outcome) -> Reply {
@@ -152,6 +154,10 @@ impl upstream_server::Upstream for Service {
             Reply::Hang => std::future::pending().await,
             Reply::After(delay, response) => {
                 tokio::time::sleep(delay).await;
+                Ok(Response::new(named(response)))
+            }
+            Reply::Once(let_go, response) => {
+                let_go.cancelled().await;
                 Ok(Response::new(named(response)))
             }
         }
