@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use countersign_producer::{ErrorKind, Found, MessageId, MessageSource, SourceError, upstream};
+use countersign_protocol::Token;
 use countersign_protocol::grpc::request_resend_response::Outcome;
 use countersign_protocol::grpc::upstream_client::UpstreamClient;
 use countersign_testbed::{SOON, id_of_age};
 use sqlx::PgConnection;
-use tonic::Code;
+use tonic::{Code, Request};
 
 use crate::stage::{QUEUE, Stage, Things, outcome, settings, thing};
 
@@ -150,6 +151,31 @@ async fn what_the_broker_does_not_take_is_not_published_and_the_same_attempt_is_
     let answer = ask().await;
     assert_eq!(outcome(&answer), Outcome::Republished, "{answer:?}");
     stage.published(id).await;
+}
+
+#[tokio::test]
+async fn who_shows_no_token_has_nothing_sent_again() {
+    let mut settings = settings();
+    settings.token = Some("let-me-in".parse().unwrap());
+    let stage = Stage::new(settings).await;
+    let id = stage.place("a chair").await;
+    stage.published(id).await;
+    let mut upstream =
+        UpstreamClient::new(upstream(stage.publisher.clone(), stage.pool.clone(), Things));
+    let mut ask = async |token: Option<&str>| {
+        let mut request = Request::new(stage.request(&id.to_string(), 2));
+        if let Some(token) = token {
+            token.parse::<Token>().unwrap().show(request.metadata_mut());
+        }
+        upstream.request_resend(request).await.map_err(|status| status.code())
+    };
+    assert_eq!(ask(None).await.unwrap_err(), Code::Unauthenticated);
+    assert_eq!(ask(Some("let-me-out")).await.unwrap_err(), Code::PermissionDenied);
+    assert_eq!(stage.checks_of(id).await, 1, "no fresh check");
+    let answer = ask(Some("let-me-in")).await.unwrap().into_inner();
+    assert_eq!(outcome(&answer), Outcome::Republished, "{answer:?}");
+    stage.publisher.close(SOON).await;
+    assert_eq!(stage.vhost.take(QUEUE, 100).await.len(), 1, "sent again once");
 }
 
 struct Broken(Trouble);

@@ -99,6 +99,49 @@ async fn what_is_dropped_or_rolled_back_is_told_by_its_arming_and_nothing_else_i
     assert!(told.is_subset(&armed), "each names the arming of its check: {told:?} {armed:?}");
 }
 
+/// At this moment nothing but the withheld notice speaks for the arming: the id is not in
+/// `countersign.enlisted` yet, and in a moment it is committed.
+#[tokio::test]
+async fn an_arming_whose_commit_may_be_on_its_way_is_not_told() {
+    const WAITING: &str = "SELECT count(*) FROM pg_stat_activity
+                           WHERE datname = current_database() AND wait_event = 'advisory'";
+    let stage = Stage::new(settings()).await;
+    stage.place("so that it is known where its transactions are").await;
+    // From here on the database commits no thing while somebody has this lock.
+    sqlx::raw_sql(
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql
+         AS $$ BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NULL; END $$;
+         CREATE CONSTRAINT TRIGGER waits AFTER INSERT ON thing
+         DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait()",
+    )
+    .execute(&stage.pool)
+    .await
+    .unwrap();
+    let mut holder = stage.pool.begin().await.unwrap();
+    sqlx::raw_sql("SELECT pg_advisory_xact_lock(42)").execute(&mut *holder).await.unwrap();
+
+    let message = thing("a chair");
+    let id = message.id();
+    let tx = stage.begin(message, "a chair").await;
+    let is_on_its_way = eventually("the COMMIT is on its way", SOON, async || {
+        let waiting: i64 = sqlx::query_scalar(WAITING).fetch_one(&stage.pool).await.unwrap();
+        waiting == 1
+    });
+    tokio::select! {
+        committed = tx.commit() => panic!("the lock holds it up: {committed:?}"),
+        () = is_on_its_way => {}
+    }
+    // The future is dropped now. Notices leave in the order of the drops.
+    let last = thing("last");
+    let last_id = last.id();
+    drop(stage.publisher.arm(last).unwrap());
+    is_told(&stage, last_id).await;
+    let told: BTreeSet<String> = told(&stage).await.into_iter().map(|(id, _)| id).collect();
+    assert_eq!(told, [last_id.to_string()].into(), "and not {id}, which is about to be committed");
+    holder.rollback().await.unwrap();
+    eventually("it is committed", SOON, async || stage.is_committed(id).await).await;
+}
+
 #[tokio::test]
 async fn armed_again_an_id_has_another_arming() {
     let stage = Stage::new(settings()).await;

@@ -24,6 +24,7 @@ use crate::stage::{Stage, settings};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const MINUTE: Duration = Duration::from_secs(60);
+const SECOND: Duration = Duration::from_secs(1);
 /// The check delay of [`settings`], in milliseconds.
 const DELAY_MS: i32 = 300_000;
 
@@ -267,6 +268,25 @@ async fn a_sweep_asks_about_its_own_upstream_s_messages_of_its_own_check_delay_a
     running.stop().await;
     let asked: BTreeSet<MessageId> = swept.ledger.said().asked.iter().copied().collect();
     assert_eq!(asked, lost.iter().copied().collect());
+}
+
+#[tokio::test]
+async fn what_is_too_young_for_a_look_is_not_passed_and_has_its_look_in_time() {
+    const CHECK_DELAY: Duration = Duration::from_secs(300);
+    let swept = Swept::new().await;
+    // Too young by a few seconds, and by minutes: the broker may still deliver their checks.
+    let aged = |age: Duration| (age, Duration::ZERO);
+    let soon = swept.enlist("tested", DELAY_MS, 1, aged(CHECK_DELAY - 3 * SECOND)).await[0];
+    let young = swept.enlist("tested", DELAY_MS, 1, aged(MINUTE)).await[0];
+    swept.ledger.said().lost.extend([soon, young]);
+    let running = swept.sweep();
+    eventually("the head has made a round", SOON, async || swept.places().await.0.is_some()).await;
+    eventually("what was lost has a fresh check", SOON, async || {
+        swept.stage.checks_of(soon).await > 0
+    })
+    .await;
+    running.stop().await;
+    assert_eq!(swept.ledger.asked(young), 0, "its check may still come due");
 }
 
 #[tokio::test]

@@ -53,6 +53,18 @@ fn only_what_may_have_happened_uses_up_an_attempt() {
 }
 
 #[test]
+fn a_resend_that_cannot_have_left_gives_the_rate_limit_s_token_back() {
+    let may_have_sent = answers().map(|(answer, _)| answer.may_have_sent());
+    assert_eq!(may_have_sent, [true, true, false, false, false, false, false, false, false]);
+}
+
+#[test]
+fn the_last_words_are_never_committed_withdrawn_and_unknown() {
+    let is_last_word = answers().map(|(answer, _)| answer.is_last_word());
+    assert_eq!(is_last_word, [false, false, false, false, false, false, true, true, true]);
+}
+
+#[test]
 fn each_answer_leads_somewhere() {
     let waits = |seconds: i64| State::Waiting { due: in_s(seconds) };
     let expected = [
