@@ -14,6 +14,7 @@ use crate::heal::recent_checks::{Keeper, RecentChecks};
 use crate::heal::round::Rounds;
 use crate::heal::upstreams::Upstreams;
 use crate::horizon::Horizons;
+use crate::intake::all_confirms::AllConfirms;
 use crate::intake::checks::Checks;
 use crate::intake::confirms::Confirms;
 use crate::intake::quarantine::Quarantine;
@@ -74,11 +75,6 @@ impl Parts {
         (parts, markers_needed)
     }
 
-    /// The confirm shards.
-    pub(crate) fn shards(&self) -> impl Iterator<Item = u16> + use<> {
-        0..self.config.confirm_shards
-    }
-
     /// The ledger.
     pub(crate) fn ledger(&self) -> Ledger {
         self.ledger.clone()
@@ -91,7 +87,8 @@ impl Parts {
 
     /// The subscription to a confirm shard.
     pub(crate) fn shard(&self, shard: u16) -> Subscription {
-        let priority = (self.config.confirm_shards > 1).then(|| fastrand::i32(0..=MOST_PRIORITY));
+        let is_one_of_many = self.config.confirm_shards > 1 || shard > 0;
+        let priority = is_one_of_many.then(|| fastrand::i32(0..=MOST_PRIORITY));
         let queue = topology::confirm_queue(shard);
         Subscription { queue, prefetch: PREFETCH, priority }
     }
@@ -99,6 +96,11 @@ impl Parts {
     /// The subscription to a queue.
     pub(crate) fn queue(queue: &str) -> Subscription {
         Subscription { queue: queue.to_owned(), prefetch: PREFETCH, priority: None }
+    }
+
+    /// Records the confirms of every shard that is in use.
+    pub(crate) fn all_confirms(self: &Arc<Self>, consuming: Connection) -> AllConfirms {
+        AllConfirms { parts: Arc::clone(self), consuming, at_first: self.config.confirm_shards }
     }
 
     /// Records the confirms of a shard.
@@ -148,7 +150,6 @@ impl Parts {
         Markers {
             ledger: self.ledger.clone(),
             publisher: self.publisher.clone(),
-            shards: self.shards().collect(),
             needed,
             need: self.marker_need.clone(),
         }
@@ -160,7 +161,6 @@ impl Parts {
         let management = self.config.management.clone();
         Depths {
             ledger: self.ledger.clone(),
-            shards: self.shards().collect(),
             connection,
             management: management.map(|url| Held::new(url, vhost)),
             wanted: self.wanted_depths.clone(),
@@ -175,7 +175,6 @@ impl Parts {
             policy: self.config.policy,
             pacing: self.config.pacing,
             timing: self.config.timing,
-            shards: self.shards().collect(),
             markers: self.marker_need.clone(),
             depths: self.wanted_depths.clone(),
             wake: Arc::clone(&self.wake),
@@ -197,7 +196,6 @@ impl Parts {
         let sweeps = Sweeps {
             ledger: self.ledger.clone(),
             horizons: self.horizons.clone(),
-            shards: self.shards().collect(),
             markers: self.marker_need.clone(),
             wake: Arc::clone(&self.wake),
             policy: self.config.policy,

@@ -1,5 +1,6 @@
 //! The service as a whole: started in the order of what needs what, and stopped.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_amqp::{Connection, Publisher, PublisherSettings};
@@ -77,10 +78,9 @@ impl Service {
     /// Can be dropped; nothing has been taken from the broker then that would not go back.
     pub async fn start(mut config: Config, shutdown: CancellationToken) -> Result<Self, Error> {
         let mut workers = Workers::new(shutdown.clone());
-        let prepared = prepare(&config, &shutdown, &mut workers);
+        let prepared = prepare(&mut config, &shutdown, &mut workers);
         let (ledger, horizons) =
             shutdown.run_until_cancelled(prepared).await.ok_or(Error::Stopped)??;
-        config.confirm_shards = shards(&ledger, config.confirm_shards, &shutdown).await?;
         let topology = Topology::callback(&config.tiers, config.confirm_shards);
         let connection = |name, topology| Connection::start(config.amqp.clone(), name, topology);
         let consuming = connection("countersign-callback consuming", topology.clone());
@@ -99,12 +99,9 @@ impl Service {
         );
 
         let (parts, markers_needed) = Parts::new(config, ledger, horizons, publisher);
-        for shard in parts.shards() {
-            let confirms = parts.confirms(shard);
-            let shard = parts.shard(shard);
-            workers
-                .spawn("recording confirms", |stop| confirms.run(consuming.clone(), shard, stop));
-        }
+        let parts = Arc::new(parts);
+        let confirms = parts.all_confirms(consuming.clone());
+        workers.spawn("recording confirms", |stop| confirms.run(stop));
         let checks = parts.checks();
         let queue = Parts::queue(topology::CHECK_DUE);
         workers.spawn("looking checks up", |stop| checks.run(consuming.clone(), queue, stop));
@@ -173,18 +170,28 @@ impl Service {
 }
 
 async fn prepare(
-    config: &Config,
+    config: &mut Config,
     shutdown: &CancellationToken,
     workers: &mut Workers,
 ) -> Result<(Ledger, Horizons), Error> {
-    let settings = PoolSettings {
-        max_connections: OTHER_CONNECTIONS + u32::from(config.confirm_shards),
-        idle_in_transaction_timeout: LONGEST_HOLD,
-        ..PoolSettings::new(APPLICATION_NAME)
+    let open = async |config: &Config| {
+        let settings = PoolSettings {
+            max_connections: OTHER_CONNECTIONS + u32::from(config.confirm_shards),
+            idle_in_transaction_timeout: LONGEST_HOLD,
+            ..PoolSettings::new(APPLICATION_NAME)
+        };
+        connect(&config.database, settings).await
     };
-    let pool = connect(&config.database, settings).await;
+    let pool = open(config).await;
     migrate(&pool, migrations()).await?;
-    let ledger = Ledger::new(pool.into(), config.retention);
+    let mut ledger = Ledger::new(pool.into(), config.retention);
+    let in_use = shards(&ledger, config.confirm_shards, shutdown).await?;
+    if in_use > config.confirm_shards {
+        // Each shard needs a connection.
+        ledger.pool().close().await;
+        config.confirm_shards = in_use;
+        ledger = Ledger::new(open(config).await.into(), config.retention);
+    }
     let horizons = upkeep::start(&ledger, config, shutdown, workers)
         .await
         .map_err(|Stopped| Error::Stopped)?;

@@ -30,8 +30,6 @@ pub(crate) struct Sweeps {
     pub(crate) ledger: Ledger,
     /// Which ids it knows about.
     pub(crate) horizons: Horizons,
-    /// All confirm shards.
-    pub(crate) shards: Vec<u16>,
     /// Takes from a sweep that it needs a marker through them.
     pub(crate) markers: MarkerNeed,
     /// Starts a round when a row was opened again.
@@ -136,7 +134,7 @@ impl Sweeps {
         let end = Instant::now() + MARKERS_WITHIN;
         let asked_at = self.ledger.now().await?;
         self.markers.after(asked_at);
-        while self.ledger.watermark(&self.shards).await?.is_none_or(|mark| mark <= asked_at) {
+        while self.ledger.watermark().await?.is_none_or(|mark| mark <= asked_at) {
             if Instant::now() >= end {
                 return Err(Unanswered::Recording);
             }

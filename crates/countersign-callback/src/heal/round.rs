@@ -42,8 +42,6 @@ pub(crate) struct Rounds {
     pub(crate) pacing: Pacing,
     /// How long a call may take, and the lease it is made under.
     pub(crate) timing: Timing,
-    /// The confirm shards that a message can be confirmed through.
-    pub(crate) shards: Vec<u16>,
     /// Takes from a round that it needs a marker.
     pub(crate) markers: MarkerNeed,
     /// Takes from a round the queues whose depths it wants.
@@ -158,7 +156,7 @@ impl Rounds {
         }
         // Read before the rows are locked and their confirms read: the facts beyond a row must never be
         // newer than the confirms and reports of its message.
-        let whereabouts = self.ledger.whereabouts(&self.shards).await?;
+        let whereabouts = self.ledger.whereabouts().await?;
         let taken = self.ledger.take_due(JUDGED_AT_ONCE, &paused, park_after).await?;
         Ok(taken.map(|taken| Due { whereabouts, taken }).ok_or(OTHER_REPLICA_WORKS))
     }

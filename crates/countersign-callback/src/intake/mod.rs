@@ -1,6 +1,8 @@
 //! From the broker into the ledger: messages are taken in merged batches, and each is acked when all of
 //! it is recorded or in quarantine.
 
+pub(crate) mod all_confirms;
+
 pub(crate) mod confirms;
 
 pub(crate) mod checks;

@@ -20,27 +20,22 @@ pub(crate) struct ShardMarkers {
 }
 
 impl Ledger {
-    /// What is known of each of these shards' markers, and the time.
+    /// What is known of each confirm shard's markers, and the time.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub(crate) async fn markers(
-        &self,
-        shards: &[u16],
-    ) -> Result<(Vec<ShardMarkers>, UnixMillis), sqlx::Error> {
+    pub(crate) async fn markers(&self) -> Result<(Vec<ShardMarkers>, UnixMillis), sqlx::Error> {
         type Shard = (i32, Option<Time>, Option<Time>, Time);
         let rows: Vec<Shard> = sqlx::query_as(
             "-- markers
              SELECT shard, shard_watermark.sent_at,
                     (SELECT min(sent_at) FROM confirm_marker
-                     WHERE confirm_marker.shard = configured.shard AND returned_at IS NULL
+                     WHERE confirm_marker.shard = confirm_shard.shard AND returned_at IS NULL
                        AND sent_at > coalesce(shard_watermark.sent_at, '-infinity'))
                         AS missed_since,
                     clock_timestamp() AS now
-             FROM UNNEST($1::integer[]) AS configured (shard)
-             LEFT JOIN shard_watermark USING (shard)",
+             FROM confirm_shard LEFT JOIN shard_watermark USING (shard)",
         )
-        .bind(stored(shards))
         .fetch_all(self.pool())
         .await?;
         let now = rows.first().map_or(UnixMillis::EPOCH, |(.., Time(now))| *now);
@@ -66,31 +61,38 @@ impl Ledger {
         .bind(i32::from(configured))
         .execute(self.pool())
         .await?;
-        let last: i32 =
-            sqlx::query_scalar("-- confirm_shards\nSELECT max(shard) FROM confirm_shard")
-                .fetch_one(self.pool())
-                .await?;
-        Ok(u16::try_from(last).unwrap_or(u16::MAX).saturating_add(1).max(configured))
+        self.shards_in_use().await
     }
 
-    /// Everything that was in any of these shards before this moment is recorded: the oldest of
+    /// How many confirm shards there are to be consumed.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(crate) async fn shards_in_use(&self) -> Result<u16, sqlx::Error> {
+        let last: Option<i32> =
+            sqlx::query_scalar("-- shards_in_use\nSELECT max(shard) FROM confirm_shard")
+                .fetch_one(self.pool())
+                .await?;
+        Ok(last.map_or(0, |last| u16::try_from(last).unwrap_or(u16::MAX).saturating_add(1)))
+    }
+
+    /// Everything that was in any confirm shard before this moment is recorded: the oldest of
     /// their watermarks, on the database's clock. `None` while one has none; one of the future, which a clock
     /// that was set back has left, is none.
+    ///
+    /// A shard counts from the moment on in which a replica has noted that it is configured with it: no
+    /// replica judges without a shard that another one has added.
     ///
     /// To be read before what is recorded, which is then at least as new.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub(crate) async fn watermark(
-        &self,
-        shards: &[u16],
-    ) -> Result<Option<UnixMillis>, sqlx::Error> {
+    pub(crate) async fn watermark(&self) -> Result<Option<UnixMillis>, sqlx::Error> {
         let oldest: Option<Time> = sqlx::query_scalar(
             "-- watermark
-             SELECT CASE WHEN count(*) = cardinality($1) THEN min(sent_at) END
-             FROM shard_watermark WHERE shard = ANY($1) AND sent_at <= clock_timestamp()",
+             SELECT CASE WHEN bool_and(coalesce(sent_at <= clock_timestamp(), FALSE)) THEN min(sent_at) END
+             FROM confirm_shard LEFT JOIN shard_watermark USING (shard)",
         )
-        .bind(stored(shards))
         .fetch_one(self.pool())
         .await?;
         Ok(oldest.map(|Time(at)| at))

@@ -127,8 +127,8 @@ impl Ledger {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub(crate) async fn whereabouts(&self, shards: &[u16]) -> Result<Whereabouts, sqlx::Error> {
-        let watermark = self.watermark(shards).await?;
+    pub(crate) async fn whereabouts(&self) -> Result<Whereabouts, sqlx::Error> {
+        let watermark = self.watermark().await?;
         type Reached = (Text<Name>, String, Text<Name>, Option<Time>);
         let progress: Vec<Reached> = sqlx::query_as(
             "-- progress

@@ -26,8 +26,6 @@ pub(crate) struct WantedDepths {
 pub(crate) struct Depths {
     /// The database that notes the readings for all replicas.
     pub(crate) ledger: Ledger,
-    /// The confirm shards, for what has come back through them.
-    pub(crate) shards: Vec<u16>,
     /// A connection for these questions alone: a queue without a leader may hold a channel up.
     pub(crate) connection: Connection,
     /// The management API, which alone knows how many messages consumers hold, if it is configured.
@@ -161,7 +159,7 @@ impl Depths {
         let Some((_, claimed_at_us)) = claimed.into_iter().next() else {
             return Ok(Cycle::default());
         };
-        let watermark = self.ledger.watermark(&self.shards).await?;
+        let watermark = self.ledger.watermark().await?;
         // When the connection is not there in time, counting fails and says so.
         let _ = tokio::time::timeout(CONNECTED_WITHIN, self.connection.ready()).await;
         let count = match self.connection.count(&queue).await {

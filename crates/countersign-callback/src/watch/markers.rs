@@ -24,8 +24,6 @@ pub(crate) struct Markers {
     pub(crate) ledger: Ledger,
     /// Sends the markers.
     pub(crate) publisher: Publisher,
-    /// The shards that markers are sent through.
-    pub(crate) shards: Vec<u16>,
     /// From which moment on a marker is needed, if one is.
     pub(crate) needed: watch::Receiver<Option<UnixMillis>>,
     /// Where the need is taken back when it is of the future.
@@ -124,7 +122,7 @@ impl Markers {
     /// Whether a marker sent after this moment has come back through every shard. Sends a marker
     /// through each shard that lacks one and has none on its way.
     async fn look(&self, needed: UnixMillis, alarm: &mut Alarm) -> Result<Looked, NotSent> {
-        let (markers, now) = self.ledger.markers(&self.shards).await?;
+        let (markers, now) = self.ledger.markers().await?;
         if needed > now {
             return Ok(Looked::AheadOf(now));
         }

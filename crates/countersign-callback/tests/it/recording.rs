@@ -118,6 +118,32 @@ async fn a_confirm_in_a_shard_that_is_not_configured_any_more_is_recorded() {
     stage.counts("shards that are waited for", shards, 4).await;
 }
 
+/// As in a rolling release that adds shards, and is rolled back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_runs_takes_the_shards_that_another_one_adds() {
+    let mut stage = Stage::empty(&["confirm-shards=1"]).await;
+    stage.start().await;
+    stage.set("confirm-shards=3");
+    stage.start().await;
+    let confirm = async |stage: &Stage, id: MessageId| {
+        let confirm = json!({ "v": 1, "consumer": "logistics",
+            "confirms": [{ "id": id.to_string(), "outcome": "processed" }] });
+        stage.publish("countersign.confirm", "2", confirm.to_string().as_bytes()).await;
+    };
+    eventually("both replicas consume the new shard", SOON, async || {
+        let consumers = stage.vhost.consumers("countersign.confirm.2").await;
+        if consumers == 2 { Ok(()) } else { Err(consumers) }
+    })
+    .await;
+    stage.stop_last().await;
+    let id = MessageId::generate();
+    confirm(&stage, id).await;
+    stage.recorded("logistics", id).await;
+    let waited_for = "SELECT count(DISTINCT shard) FROM confirm_marker";
+    stage.check(&[MessageId::generate()], &["logistics"]).await;
+    stage.counts("shards that are waited for", waited_for, 3).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_are_there_for_the_retention_and_48_hours_ahead() {
     let mut stage = Stage::empty(&["retention=3d"]).await;

@@ -149,6 +149,12 @@ impl Stage {
         self.replicas[0].service.pulse()
     }
 
+    /// Stops the replica that was started last.
+    pub(crate) async fn stop_last(&mut self) {
+        self.replicas.rotate_right(1);
+        self.stop_first().await;
+    }
+
     /// Stops the replica that was started first.
     pub(crate) async fn stop_first(&mut self) {
         let replica = self.replicas.remove(0);
