@@ -274,3 +274,23 @@ async fn a_marker_that_came_back_is_deleted_and_its_watermark_stays() {
     stage.counts("markers that came back long ago", OLD, 0).await;
     assert!(stage.count(WATERMARK).await >= before);
 }
+
+/// Consumers may confirm through it already.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_another_replica_has_just_added_is_waited_for() {
+    let upstream = Upstream::always(say(Outcome::Republished)).await;
+    let stage = Stage::new(&upstream, &[]).await;
+    let first = MessageId::generate();
+    stage.check(&[first], &["logistics"]).await;
+    upstream.is_asked(first, 2).await;
+
+    // By a replica that has not come further yet.
+    let run = async |sql| sqlx::query(sql).execute(&stage.pool).await.unwrap();
+    run("INSERT INTO confirm_shard VALUES (1)").await;
+    let id = MessageId::generate();
+    stage.check(&[id], &["logistics"]).await;
+    is_judged_anew(&stage, id).await;
+    assert_eq!(upstream.attempts(id), [] as [u32; 0]);
+    run("DELETE FROM confirm_shard WHERE shard = 1").await;
+    upstream.is_asked(id, 2).await;
+}
