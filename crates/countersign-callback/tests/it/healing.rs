@@ -176,7 +176,7 @@ async fn no_answer_in_time_uses_up_an_attempt() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_the_matter_is_it_is_parked_in_the_end() {
     let upstream = Upstream::down(say(Outcome::Republished));
-    let mut stage = Stage::new(&upstream, &[RESENT_SOON, "park-after=2s"]).await;
+    let mut stage = Stage::new(&upstream, &[RESENT_SOON, "park-after=5s"]).await;
     let id = MessageId::generate();
     let of_nobody = MessageId::generate();
     stage.check(&[id], &["logistics"]).await;
@@ -188,9 +188,9 @@ async fn whatever_the_matter_is_it_is_parked_in_the_end() {
         "no address for upstream unheard-of: add it to COUNTERSIGN_UPSTREAMS"
     );
     let row = stage.state(id, "parked").await;
-    assert!(row.reason.contains("unresolved for 2s; last: orders could not be asked"), "{row:?}");
+    assert!(row.reason.contains("unresolved for 5s; last: orders could not be asked"), "{row:?}");
     let row = stage.state(of_nobody, "parked").await;
-    assert!(row.reason.contains("unresolved for 2s; last: no address"), "{row:?}");
+    assert!(row.reason.contains("unresolved for 5s; last: no address"), "{row:?}");
     assert_eq!(stage.history(of_nobody).await, ["waiting", "parked"]);
     stage.stop_first().await;
 }
