@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use countersign_amqp::{Connection, Publisher, Subscription};
 use countersign_protocol::grpc::callback_server::CallbackServer;
-use countersign_protocol::{UnixMillis, topology};
+use countersign_protocol::{Topology, UnixMillis, topology};
 use tokio::sync::{Notify, watch};
 
 use crate::api::Admin;
@@ -103,6 +103,15 @@ impl Parts {
         AllConfirms { parts: Arc::clone(self), consuming, at_first: self.config.confirm_shards }
     }
 
+    /// A connection that declares this many confirm shards, to consume those that another replica has added.
+    pub(crate) fn consuming_added(&self, shards: u16) -> Connection {
+        let topology = Topology::callback(&self.config.tiers, shards);
+        let name = "countersign-callback consuming added shards";
+        let connection = Connection::start(self.config.amqp.clone(), name, topology);
+        tokio::spawn(connection.feed(self.ledger.pulse()));
+        connection
+    }
+
     /// Records the confirms of a shard.
     pub(crate) fn confirms(&self, shard: u16) -> Intake<Confirms> {
         let confirms = Confirms { ledger: self.ledger.clone(), shard };
@@ -186,6 +195,7 @@ impl Parts {
         Jobs {
             ledger: self.ledger.clone(),
             horizons: self.horizons.clone(),
+            park_after: self.config.policy.park_after,
             created: Arc::clone(&self.job_created),
             wake: Arc::clone(&self.wake),
         }

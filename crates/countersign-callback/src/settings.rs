@@ -100,10 +100,10 @@ settings! {
         "how long the ledger keeps confirms, from 2d. The service refuses messages that are older. \
          Longer than COUNTERSIGN_PARK_AFTER, and than any message may be under way";
 
-    PARKED_RETENTION = "COUNTERSIGN_PARKED_RETENTION", default Some("365d"),
+    PARKED_RETENTION = "COUNTERSIGN_PARKED_RETENTION", default None,
         "how long the ledger keeps messages that are parked, and what became of each message of a job, \
-         for an operator. Then it forgets them, with a warning in the log. \
-         Not shorter than COUNTERSIGN_RETENTION";
+         for an operator; a year, or COUNTERSIGN_RETENTION if that is longer, unless it is set. \
+         Then it forgets them, with a warning in the log. Not shorter than COUNTERSIGN_RETENTION";
 }
 
 /// The settings, read.
@@ -138,6 +138,7 @@ pub struct Config {
 /// With a shorter retention today's partition would be the only one, and yesterday's confirms be gone at
 /// midnight.
 const SHORTEST_RETENTION: Duration = Duration::from_secs(2 * 24 * 60 * 60);
+const A_YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Each shard costs a queue, a consumer and a database connection of every replica.
 const SHARDS: RangeInclusive<u16> = 1..=64;
 /// No broker takes more, and the budget of a quarter of a second fits into the ledger's counts.
@@ -160,7 +161,9 @@ impl Config {
         let tiers: Option<Vec<Tier>> = settings.list(CHECK_TIERS.name);
         let confirm_shards = settings.read(CONFIRM_SHARDS.name);
         let retention = settings.duration(RETENTION.name);
-        let parked_retention = settings.duration(PARKED_RETENTION.name);
+        let parked_retention = settings
+            .is_set(PARKED_RETENTION.name)
+            .then(|| settings.duration(PARKED_RETENTION.name));
         let token = settings.secret(TOKEN.name, TOKEN_FILE.name);
         if let Some(twice) = upstreams.as_deref().and_then(named_twice) {
             settings.mistake(UPSTREAMS.name, format!("{} is listed twice", twice.name));
@@ -191,7 +194,7 @@ impl Config {
                 ),
             );
         }
-        if let (Some(retention), Some(parked)) = (retention, parked_retention)
+        if let (Some(retention), Some(Some(parked))) = (retention, parked_retention)
             && parked < retention
         {
             let mistake = format!("has to be {} or longer", RETENTION.name);
@@ -217,7 +220,7 @@ impl Config {
             tiers: tiers?,
             confirm_shards: confirm_shards?,
             retention: retention?,
-            parked_retention: parked_retention?,
+            parked_retention: parked_retention.flatten().unwrap_or(A_YEAR).max(retention?),
             token,
         })
     }

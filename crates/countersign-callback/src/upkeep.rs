@@ -196,7 +196,7 @@ async fn round(
             "forgot messages that were parked longer ago than COUNTERSIGN_PARKED_RETENTION: nobody has resent or closed them"
         );
     }
-    all(|most| ledger.forget_items(forgotten, most)).await?;
+    while ledger.forget_items(forgotten, PRUNED_AT_ONCE).await? {}
     if told.is_none_or(|at| at.elapsed() >= BETWEEN_WARNINGS) {
         let soon = now.before(parked_retention - parked_retention / 10);
         let messages = ledger.parked_before(soon, u16::MAX).await?;

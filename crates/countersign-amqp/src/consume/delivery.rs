@@ -31,6 +31,14 @@ pub struct DeliveryTag {
     pub(crate) number: u64,
 }
 
+impl DeliveryTag {
+    /// Whether both are of one consumer in one epoch: if not, at most the newer one can still be acked.
+    #[must_use]
+    pub fn is_of_epoch_of(self, other: Self) -> bool {
+        self.subscribed == other.subscribed
+    }
+}
+
 /// A consumer in one epoch; no two subscriptions of a process are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SubscriptionId(pub(crate) u64);

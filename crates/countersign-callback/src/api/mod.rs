@@ -84,8 +84,8 @@ impl Admin {
         })
     }
 
-    async fn find_job(&self, id: Uuid) -> Result<grpc::Job, Status> {
-        let job = self.queries.job(id).await.map_err(|e| no_answer(&e))?;
+    async fn find_job(ledger: &Ledger, id: Uuid) -> Result<grpc::Job, Status> {
+        let job = ledger.job(id).await.map_err(|e| no_answer(&e))?;
         Ok(job.ok_or_else(|| jobs::no_such_job(id))?.into())
     }
 
@@ -216,11 +216,14 @@ impl Callback for Admin {
         let created = creating
             .await
             .map_err(|_| Status::internal("creating the job panicked: see the log"))?
-            .map_err(|e| no_answer(&e))?;
+            .map_err(|e| not_known(&e))?;
         if created == Created::AsAnother {
             return Err(jobs::another_job(id));
         }
-        Ok(Response::new(CreateJobResponse { job: Some(self.find_job(id).await?), groups: vec![] }))
+        Ok(Response::new(CreateJobResponse {
+            job: Some(Self::find_job(&self.ledger, id).await?),
+            groups: vec![],
+        }))
     }
 
     async fn get_job(
@@ -228,7 +231,7 @@ impl Callback for Admin {
         request: Request<GetJobRequest>,
     ) -> Result<Response<GetJobResponse>, Status> {
         let id = jobs::job_id(&request.into_inner().job_id)?;
-        Ok(Response::new(GetJobResponse { job: Some(self.find_job(id).await?) }))
+        Ok(Response::new(GetJobResponse { job: Some(Self::find_job(&self.queries, id).await?) }))
     }
 
     async fn list_jobs(
@@ -246,7 +249,7 @@ impl Callback for Admin {
     ) -> Result<Response<ListJobItemsResponse>, Status> {
         let page = ItemsPage::read(&request.into_inner())?;
         // An unknown job is NOT_FOUND, not a list without items.
-        self.find_job(page.job).await?;
+        Self::find_job(&self.queries, page.job).await?;
         let rows = self.queries.list_items(page.job, page.state, page.after(), page.limit()).await;
         Ok(Response::new(page.answer(rows.map_err(|e| no_answer(&e))?)))
     }
@@ -259,25 +262,31 @@ impl Callback for Admin {
         let (id, reason) = jobs::cancelling(&request.into_inner())?;
         self.ledger.cancel_job(id, &reason).await.map_err(|e| no_answer(&e))?;
         self.job_created.notify_one();
-        Ok(Response::new(CancelJobResponse { job: Some(self.find_job(id).await?) }))
+        Ok(Response::new(CancelJobResponse { job: Some(Self::find_job(&self.ledger, id).await?) }))
     }
 }
 
-/// What a caller is told whose question or job the database has not answered; the log says more.
+/// What a caller is told whose question the database has not answered; the log says more.
 fn no_answer(error: &sqlx::Error) -> Status {
-    warn!(%error, "the ledger's database does not answer a person");
-    match error {
-        sqlx::Error::PoolTimedOut => Status::resource_exhausted(
-            "this replica answers as many queries as it may at once: try again, or ask another replica",
-        ),
-        error if sqlstate(error).as_deref() == Some(QUERY_CANCELED) => {
-            Status::deadline_exceeded(format!(
-                "the query took longer than {} s: ask for less, with a filter or a smaller page",
-                QUERIES_END.as_secs()
-            ))
-        }
-        _ => Status::unavailable("the ledger's database does not answer: try again"),
+    if sqlstate(error).as_deref() == Some(QUERY_CANCELED) {
+        warn!(%error, "a person's query took too long");
+        return Status::deadline_exceeded(format!(
+            "the query took longer than {} s: ask for less, with a filter or a smaller page",
+            QUERIES_END.as_secs()
+        ));
     }
+    warn!(%error, "the ledger's database does not answer a person");
+    Status::unavailable(
+        "the ledger's database does not answer, or this replica answers as many queries as it may at once: try again",
+    )
+}
+
+/// What a caller is told whose job may have been made.
+fn not_known(error: &sqlx::Error) -> Status {
+    warn!(%error, "the ledger's database does not say whether a job was made");
+    Status::unavailable(
+        "the ledger's database does not answer: ask again with the same job_id, and there is one job in the end",
+    )
 }
 
 /// The SQLSTATE of a statement that took longer than `statement_timeout`.

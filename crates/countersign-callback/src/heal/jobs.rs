@@ -23,6 +23,8 @@ pub(crate) struct Jobs {
     pub(crate) ledger: Ledger,
     /// Tells which messages are too old.
     pub(crate) horizons: Horizons,
+    /// How long a row that is granted a resend may wait to be asked for.
+    pub(crate) park_after: Duration,
     /// Wakes this worker when an operator has created a job.
     pub(crate) created: Arc<Notify>,
     /// Starts a round when a job has made rows due.
@@ -36,7 +38,7 @@ const BEGUN_AT_ONCE: u64 = 500;
 /// How many items one transaction leaves out: it changes only items of the job, and locks no overdue row.
 const SKIPPED_AT_ONCE: u64 = 5_000;
 
-/// For how long a message that is sent again has to be young enough to be confirmed.
+/// For how long a message that its upstream is asked for has to be young enough to be confirmed.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(60 * 60);
 
 /// How long a job may wait for a replica that was not woken for it, and how often a replica looks
@@ -105,12 +107,10 @@ impl Jobs {
         match next {
             Next::Begin(most) => {
                 // While the clocks disagree, what is too old cannot be told: nothing begins.
-                let Ok(window) = self.horizons.now() else {
-                    turn.leave().await?;
-                    return Ok(false);
-                };
-                let oldest = window.oldest.after(CONFIRMED_WITHIN);
-                transitions = begin(&mut turn, most.min(BEGUN_AT_ONCE), oldest).await?;
+                if let Ok(window) = self.horizons.now() {
+                    let oldest = window.oldest.after(self.park_after + CONFIRMED_WITHIN);
+                    transitions = begin(&mut turn, most.min(BEGUN_AT_ONCE), oldest).await?;
+                }
             }
             Next::Stop(why) => {
                 turn.job.state = JobState::Stopped;

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_amqp::Connection;
+use countersign_retry::Retry;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::parts::Parts;
 
@@ -27,18 +28,27 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 impl AllConfirms {
     /// Records until `shutdown`, then finishes the batches in hand.
+    ///
+    /// Shards that another replica has added are declared and consumed on a connection of their own: the other one
+    /// may not have come to declare them, and to consume a queue that is not there ends a connection.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
         let mut recording = JoinSet::new();
+        let mut retry = Retry::new("read which confirm shards are in use");
+        let mut connections = vec![self.consuming.clone()];
         let (mut begun, mut in_use) = (0, self.at_first);
         loop {
+            if begun > 0 && in_use > begun {
+                info!(
+                    shards = in_use,
+                    "another replica has added confirm shards: this one consumes them, too"
+                );
+                connections.push(self.parts.consuming_added(in_use));
+            }
+            let connection = connections.last().unwrap_or(&self.consuming);
             for shard in begun..in_use {
-                let (confirms, subscription) =
-                    (self.parts.confirms(shard), self.parts.shard(shard));
-                recording.spawn(confirms.run(
-                    self.consuming.clone(),
-                    subscription,
-                    shutdown.clone(),
-                ));
+                let confirms = self.parts.confirms(shard);
+                let subscription = self.parts.shard(shard);
+                recording.spawn(confirms.run(connection.clone(), subscription, shutdown.clone()));
             }
             begun = in_use.max(begun);
             tokio::select! {
@@ -49,20 +59,18 @@ impl AllConfirms {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
             match self.parts.ledger().shards_in_use().await {
-                Ok(shards) => in_use = shards,
-                Err(error) => {
-                    warn!(%error, "the confirm shards in use cannot be read: this replica tries again in 5 s");
+                Ok(shards) => {
+                    retry.worked();
+                    in_use = shards;
                 }
-            }
-            if in_use > begun {
-                info!(
-                    shards = in_use,
-                    "another replica has added confirm shards: this one consumes them, too"
-                );
+                Err(error) => drop(retry.failed(&error)),
             }
         }
         while let Some(ended) = recording.join_next().await {
             ended.unwrap_or_else(panic_again);
+        }
+        for added in connections.iter().skip(1) {
+            added.close().await;
         }
     }
 }

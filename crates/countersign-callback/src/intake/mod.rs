@@ -19,7 +19,7 @@ use countersign_postgres::{Trouble, trouble};
 use countersign_protocol::envelope::{Envelope, Header};
 use countersign_protocol::{Refused, Unreadable, Window};
 use countersign_retry::{Retry, Stopped};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -167,7 +167,7 @@ impl<R: Recorder> Intake<R> {
     ) -> Result<(), Halt> {
         let acks = consumer.acks();
         let most = usize::from(PREFETCH);
-        let mut quarantining = JoinSet::new();
+        let mut quarantining = Quarantining::default();
         let taken = loop {
             let batch = shutdown.run_until_cancelled(consumer.next_batch(most)).await;
             let Some(batch) = batch.filter(|batch| !batch.is_empty()) else { break Ok(()) };
@@ -178,12 +178,11 @@ impl<R: Recorder> Intake<R> {
                 );
                 break Err(halt);
             }
-            while quarantining.try_join_next().is_some() {}
         };
         if let Err(Halt::LetGo) = taken {
-            quarantining.abort_all();
+            quarantining.tasks.abort_all();
         }
-        while quarantining.join_next().await.is_some() {}
+        quarantining.finish().await;
         taken
     }
 
@@ -191,7 +190,7 @@ impl<R: Recorder> Intake<R> {
         &self,
         batch: Vec<Delivery>,
         acks: &Acks,
-        quarantining: &mut JoinSet<()>,
+        quarantining: &mut Quarantining,
         shutdown: &CancellationToken,
     ) -> Result<(), Halt> {
         let mut deliveries = batch.into_iter();
@@ -199,23 +198,20 @@ impl<R: Recorder> Intake<R> {
             let _in_hand =
                 self.ledger.pulse().begin(format!("record what came through {}", self.queue));
             let window = self.window(shutdown).await?;
-            let merged = self.merge(&mut deliveries, window);
+            let mut merged = self.merge(&mut deliveries, window);
             if merged.is_empty() {
                 return Ok(());
             }
             let refused = self.record(&merged.entries, shutdown).await?;
             R::crash_point();
-            let mut held = merged.held;
-            if refused.is_empty() {
-                for tag in merged.tags {
+            let held = merged.hold(refused);
+            for tag in merged.tags.into_iter().map(|(tag, _)| tag) {
+                if !held.tags.contains(&tag) {
                     acks.ack(tag);
                 }
-            } else {
-                held.things.extend(refused);
-                held.tags.extend(merged.tags);
             }
-            if !held.things.is_empty() {
-                quarantining.spawn(self.quarantine(held, acks.clone(), shutdown.clone()));
+            if let Some(tag) = held.tags.first() {
+                quarantining.begin(*tag, self.quarantine(held, acks.clone(), shutdown.clone()));
             }
         }
     }
@@ -230,7 +226,10 @@ impl<R: Recorder> Intake<R> {
         shutdown: CancellationToken,
     ) -> impl Future<Output = ()> + Send + use<R> {
         let quarantine = self.quarantine.clone();
+        let in_hand =
+            self.ledger.pulse().begin(format!("quarantine what came through {}", self.queue));
         async move {
+            let _in_hand = in_hand;
             // The broker gives what is not acked to the next consumer.
             let Ok(()) = quarantine.keep(&held.things, &shutdown).await else { return };
             for tag in held.tags {
@@ -271,10 +270,8 @@ impl<R: Recorder> Intake<R> {
                 }
                 Err(why) => Some((delivery.body, why.to_string())),
             };
-            let Some((body, reason)) = refused else {
-                merged.tags.push(delivery.tag);
-                continue;
-            };
+            merged.tags.push((delivery.tag, merged.entries.len()));
+            let Some((body, reason)) = refused else { continue };
             let source = self.queue.clone();
             let app_id = delivery.properties.app_id;
             merged.held.things.push(Quarantined { body, reason, source, app_id });
@@ -283,7 +280,8 @@ impl<R: Recorder> Intake<R> {
         merged
     }
 
-    /// Records all entries, but for those that the database refuses: these are for the quarantine.
+    /// Records all entries, but for those that the database refuses: these are for the quarantine, each with its
+    /// place.
     ///
     /// While the database is away, the deliveries in hand are held for half a minute. A requeued delivery would only come
     /// back at once, and RabbitMQ 4.0 to 4.2 count that towards dropping the message.
@@ -291,23 +289,26 @@ impl<R: Recorder> Intake<R> {
         &self,
         entries: &[R::Entry],
         shutdown: &CancellationToken,
-    ) -> Result<Vec<Quarantined>, Halt> {
+    ) -> Result<Vec<(usize, Quarantined)>, Halt> {
         let mut refused_entries = Vec::new();
-        let mut ranges = vec![entries];
-        while let Some(entries) = ranges.pop() {
+        let mut ranges = vec![0..entries.len()];
+        while let Some(range) = ranges.pop() {
+            let entries = &entries[range.clone()];
             let Err(refused) = self.record_or_be_refused(entries, shutdown).await? else {
                 continue;
             };
             if let [culprit] = entries {
-                refused_entries.push(Quarantined {
+                let thing = Quarantined {
                     body: R::print(culprit).into(),
                     reason: format!("the database refuses it: {refused}"),
                     source: self.queue.clone(),
                     app_id: None,
-                });
+                };
+                refused_entries.push((range.start, thing));
             } else {
                 debug!(%refused, entries = entries.len(), "the database refuses a batch of entries: this replica halves it");
-                let (first, second) = entries.split_at(entries.len() / 2);
+                let middle = range.start + entries.len() / 2;
+                let (first, second) = (range.start..middle, middle..range.end);
                 ranges.extend([second, first]);
             }
         }
@@ -371,8 +372,8 @@ impl From<Stopped> for Halt {
 /// The entries that one statement records, and the deliveries they came in.
 struct Merged<E> {
     entries: Vec<E>,
-    /// The deliveries of which nothing is refused.
-    tags: Vec<DeliveryTag>,
+    /// The deliveries, and how many entries they have up to the end of each.
+    tags: Vec<(DeliveryTag, usize)>,
     held: Held,
 }
 
@@ -384,7 +385,19 @@ impl<E> Default for Merged<E> {
 
 impl<E> Merged<E> {
     fn is_empty(&self) -> bool {
-        self.tags.is_empty() && self.held.tags.is_empty()
+        self.tags.is_empty()
+    }
+
+    /// Takes out what is held for the quarantine: these entries, too, each with its place.
+    fn hold(&mut self, refused: Vec<(usize, Quarantined)>) -> Held {
+        let mut held = std::mem::take(&mut self.held);
+        for (place, thing) in refused {
+            let delivery = self.tags.partition_point(|(_, end)| *end <= place);
+            let tag = self.tags.get(delivery).map(|(tag, _)| *tag);
+            held.tags.extend(tag.filter(|tag| !held.tags.contains(tag)));
+            held.things.push(thing);
+        }
+        held
     }
 }
 
@@ -393,4 +406,41 @@ impl<E> Merged<E> {
 struct Held {
     things: Vec<Quarantined>,
     tags: Vec<DeliveryTag>,
+}
+
+/// What is on its way to quarantine, of one consumer in one epoch.
+#[derive(Default)]
+struct Quarantining {
+    tasks: JoinSet<()>,
+    tag: Option<DeliveryTag>,
+}
+
+impl Quarantining {
+    /// Begins with deliveries of which this is one. Those of an epoch that has ended are left: the broker has
+    /// delivered them again, and each epoch would add as many as the prefetch.
+    fn begin(&mut self, tag: DeliveryTag, work: impl Future<Output = ()> + Send + 'static) {
+        if self.tag.is_some_and(|last| !last.is_of_epoch_of(tag)) {
+            self.tasks.abort_all();
+        }
+        self.tag = Some(tag);
+        while let Some(ended) = self.tasks.try_join_next() {
+            panic_again(ended);
+        }
+        self.tasks.spawn(work);
+    }
+
+    async fn finish(&mut self) {
+        while let Some(ended) = self.tasks.join_next().await {
+            panic_again(ended);
+        }
+    }
+}
+
+/// A task that was aborted has left its deliveries to the broker; one that panicked takes the service along.
+fn panic_again(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && let Ok(panic) = error.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
+    }
 }

@@ -284,13 +284,20 @@ async fn a_shard_that_another_replica_has_just_added_is_waited_for() {
     stage.check(&[first], &["logistics"]).await;
     upstream.is_asked(first, 2).await;
 
-    // By a replica that has not come further yet.
-    let run = async |sql| sqlx::query(sql).execute(&stage.pool).await.unwrap();
-    run("INSERT INTO confirm_shard VALUES (1)").await;
+    // By a replica that has not come further yet: this one declares the shard.
+    let sql = "INSERT INTO confirm_shard VALUES (1)";
+    sqlx::query(sql).execute(&stage.pool).await.unwrap();
+    stage.is_consumed("countersign.confirm.1").await;
     let id = MessageId::generate();
+    let blocking = hold_confirm(&stage, "logistics", id).await;
+    let confirms = [json!({ "id": id.to_string(), "outcome": "processed" })];
+    let confirm = json!({ "v": 1, "consumer": "logistics", "confirms": confirms }).to_string();
+    stage.publish("countersign.confirm", "1", confirm.as_bytes()).await;
+    is_blocked(&stage, "confirm").await;
     stage.check(&[id], &["logistics"]).await;
     is_judged_anew(&stage, id).await;
+    assert_eq!(upstream.attempts(id), [] as [u32; 0], "its confirm is in the new shard");
+    blocking.rollback().await.unwrap();
+    stage.state(id, "confirmed").await;
     assert_eq!(upstream.attempts(id), [] as [u32; 0]);
-    run("DELETE FROM confirm_shard WHERE shard = 1").await;
-    upstream.is_asked(id, 2).await;
 }

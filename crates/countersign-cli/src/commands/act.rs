@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::Args;
 use countersign_protocol::MessageId;
 use countersign_protocol::grpc::{CreateJobRequest, CreateJobResponse, Job, JobAction};
@@ -13,15 +14,16 @@ use uuid::Uuid;
 use crate::commands::filter::Filter;
 use crate::commands::job::{self, Leaving, follow};
 use crate::commands::overdue;
-use crate::connect::address::refused;
+use crate::connect::address::{is_definite, refused};
 use crate::connect::callback::{Callback, Client};
 use crate::connect::credentials::Credentials;
 use crate::terminal::ask_person;
 use crate::terminal::output::{Output, UsageError};
 use crate::terminal::table::quantity;
 
-/// For how long a job is asked for while the callback service is away, and how often.
-const ASKED_FOR: Duration = Duration::from_secs(30);
+/// For how long a job is asked for while no answer says whether it was made, and how often. The service takes
+/// 45 s at most to make one.
+const ASKED_FOR: Duration = Duration::from_secs(90);
 const BETWEEN_TRIES: Duration = Duration::from_secs(1);
 
 /// The flags of `resend`, `close` and `note`.
@@ -176,14 +178,15 @@ impl Act {
                 Err(status) if status.code() == Code::InvalidArgument => {
                     return Err(UsageError(status.message().to_owned()).into());
                 }
-                Err(status)
-                    if status.code() == Code::Unavailable
-                        && !request.dry_run
-                        && began.elapsed() < ASKED_FOR =>
-                {
-                    sleep(BETWEEN_TRIES).await;
+                Err(status) if request.dry_run || is_definite(&status) => {
+                    return Err(refused(&status));
                 }
-                Err(status) => return Err(refused(&status)),
+                Err(_) if began.elapsed() < ASKED_FOR => sleep(BETWEEN_TRIES).await,
+                Err(status) => {
+                    let why = refused(&status);
+                    let id = &request.job_id;
+                    bail!("{why}; whether there is a job is not known: countersign jobs show {id}");
+                }
             }
         }
     }

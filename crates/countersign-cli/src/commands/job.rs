@@ -9,9 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep};
-use tonic::Code;
 
-use crate::connect::address::refused;
+use crate::connect::address::{is_definite, refused};
 use crate::connect::callback::Client;
 use crate::terminal::ask_person;
 use crate::terminal::clock::clock;
@@ -71,9 +70,7 @@ pub(crate) async fn follow(
                 answered = Instant::now();
                 job = answer.into_inner().job.unwrap_or(job);
             }
-            Err(status)
-                if status.code() == Code::Unavailable && answered.elapsed() < AWAY_AT_MOST =>
-            {
+            Err(status) if !is_definite(&status) && answered.elapsed() < AWAY_AT_MOST => {
                 bar.set_message("the callback service is away: waiting");
             }
             Err(status) => {

@@ -54,6 +54,22 @@ impl fmt::Debug for Address {
     }
 }
 
+/// Whether the service has said no: another try would get the same answer. Anything else may be the network, a
+/// restart or a limit, and what was asked for may have been done.
+pub(crate) fn is_definite(status: &tonic::Status) -> bool {
+    matches!(
+        status.code(),
+        Code::InvalidArgument
+            | Code::Unauthenticated
+            | Code::PermissionDenied
+            | Code::AlreadyExists
+            | Code::NotFound
+            | Code::FailedPrecondition
+            | Code::OutOfRange
+            | Code::Unimplemented
+    )
+}
+
 /// A gRPC status as an error for a person.
 pub(crate) fn refused(status: &tonic::Status) -> anyhow::Error {
     match status.code() {

@@ -51,7 +51,8 @@ impl Envelopes {
             if let Ok((_, refused)) = &result
                 && !refused.is_empty()
             {
-                let (envelope, _) = Envelope::<H>::read(vector.body.as_bytes(), window).unwrap();
+                let (envelope, _) =
+                    Envelope::<H>::read(vector.body.as_bytes(), window).expect("it was read above");
                 let quarantined = envelope.encode_refused(refused);
                 let (again, still_refused) = Envelope::<H>::read(&quarantined, window)
                     .expect("what goes to quarantine can be replayed");

@@ -4,7 +4,7 @@ use countersign_protocol::UnixMillis;
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::{JobRow, number};
+use super::JobRow;
 use crate::ledger::Ledger;
 use crate::ledger::columns::Time;
 use crate::rules::job::{ItemState, Job};
@@ -58,8 +58,8 @@ impl Ledger {
         Ok(rows.into_iter().map(|row| (row.created_at_us, row.job)).collect())
     }
 
-    /// Deletes up to `limit` items of one job that ended before this moment. Returns how many there were;
-    /// the job itself stays.
+    /// Deletes up to `limit` items of one job that ended before this moment; the job itself stays. `false`: there is
+    /// no such job with items.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -67,8 +67,8 @@ impl Ledger {
         &self,
         before: UnixMillis,
         limit: u16,
-    ) -> Result<u64, sqlx::Error> {
-        let (deleted,): (i64,) = sqlx::query_as(
+    ) -> Result<bool, sqlx::Error> {
+        let (found,): (bool,) = sqlx::query_as(
             "-- forget_items
              WITH old AS (
                  SELECT job_id FROM job
@@ -84,13 +84,13 @@ impl Ledger {
                  UPDATE job SET items_kept = FALSE
                  WHERE job_id = (SELECT job_id FROM old) AND (SELECT count(*) FROM deleted) < $2
              )
-             SELECT count(*) FROM deleted",
+             SELECT EXISTS (SELECT FROM old)",
         )
         .bind(Time(before))
         .bind(i64::from(limit))
         .fetch_one(self.pool())
         .await?;
-        Ok(number(deleted))
+        Ok(found)
     }
 
     /// Items of a job in the order in which they begin, from the one behind position `after` on.

@@ -60,6 +60,7 @@ impl Ledger {
             .bind(&new.why)
             .fetch_one(&mut transaction)
             .await?;
+            let is_same = is_same && has_items(&mut transaction, new).await?;
             transaction.rollback().await?;
             return Ok(if is_same { Created::Before } else { Created::AsAnother });
         }
@@ -147,4 +148,19 @@ impl Ledger {
         .fetch_all(self.pool())
         .await
     }
+}
+
+/// Whether the job of this id is about the same messages: a selection by a filter says so itself.
+async fn has_items(transaction: &mut Transaction, new: &NewJob) -> Result<bool, sqlx::Error> {
+    let Selection::Ids(ids) = &new.selection else { return Ok(true) };
+    sqlx::query_scalar(
+        "-- same_items
+         SELECT NOT EXISTS (
+             SELECT FROM job_item WHERE job_id = $1 AND message_id <> ALL($2)
+         )",
+    )
+    .bind(new.id)
+    .bind(uuids(ids))
+    .fetch_one(transaction)
+    .await
 }
