@@ -291,9 +291,8 @@ impl<R: Recorder> Intake<R> {
         shutdown: &CancellationToken,
     ) -> Result<Vec<(usize, Quarantined)>, Halt> {
         let mut refused_entries = Vec::new();
-        let mut ranges = vec![0..entries.len()];
-        while let Some(range) = ranges.pop() {
-            let entries = &entries[range.clone()];
+        let mut ranges = vec![(0, entries)];
+        while let Some((place, entries)) = ranges.pop() {
             let Err(refused) = self.record_or_be_refused(entries, shutdown).await? else {
                 continue;
             };
@@ -304,12 +303,11 @@ impl<R: Recorder> Intake<R> {
                     source: self.queue.clone(),
                     app_id: None,
                 };
-                refused_entries.push((range.start, thing));
+                refused_entries.push((place, thing));
             } else {
                 debug!(%refused, entries = entries.len(), "the database refuses a batch of entries: this replica halves it");
-                let middle = range.start + entries.len() / 2;
-                let (first, second) = (range.start..middle, middle..range.end);
-                ranges.extend([second, first]);
+                let (first, second) = entries.split_at(entries.len() / 2);
+                ranges.extend([(place + first.len(), second), (place, first)]);
             }
         }
         Ok(refused_entries)
