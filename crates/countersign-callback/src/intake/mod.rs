@@ -11,6 +11,8 @@ pub(crate) mod rolled_back;
 
 pub(crate) mod quarantine;
 
+mod held;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,12 +21,12 @@ use countersign_postgres::{Trouble, trouble};
 use countersign_protocol::envelope::{Envelope, Header};
 use countersign_protocol::{Refused, Unreadable, Window};
 use countersign_retry::{Retry, Stopped};
-use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::horizon::Horizons;
+use crate::intake::held::{Held, Quarantining};
 use crate::intake::quarantine::{Quarantine, Quarantined};
 use crate::{ledger, upkeep};
 
@@ -180,7 +182,7 @@ impl<R: Recorder> Intake<R> {
             }
         };
         if let Err(Halt::LetGo) = taken {
-            quarantining.tasks.abort_all();
+            quarantining.leave();
         }
         quarantining.finish().await;
         taken
@@ -396,49 +398,5 @@ impl<E> Merged<E> {
             held.things.push(thing);
         }
         held
-    }
-}
-
-/// What has to be in quarantine before these deliveries are acked.
-#[derive(Default)]
-struct Held {
-    things: Vec<Quarantined>,
-    tags: Vec<DeliveryTag>,
-}
-
-/// What is on its way to quarantine, of one consumer in one epoch.
-#[derive(Default)]
-struct Quarantining {
-    tasks: JoinSet<()>,
-    tag: Option<DeliveryTag>,
-}
-
-impl Quarantining {
-    /// Begins with deliveries of which this is one. Those of an epoch that has ended are left: the broker has
-    /// delivered them again, and each epoch would add as many as the prefetch.
-    fn begin(&mut self, tag: DeliveryTag, work: impl Future<Output = ()> + Send + 'static) {
-        if self.tag.is_some_and(|last| !last.is_of_epoch_of(tag)) {
-            self.tasks.abort_all();
-        }
-        self.tag = Some(tag);
-        while let Some(ended) = self.tasks.try_join_next() {
-            panic_again(ended);
-        }
-        self.tasks.spawn(work);
-    }
-
-    async fn finish(&mut self) {
-        while let Some(ended) = self.tasks.join_next().await {
-            panic_again(ended);
-        }
-    }
-}
-
-/// A task that was aborted has left its deliveries to the broker; one that panicked takes the service along.
-fn panic_again(ended: Result<(), JoinError>) {
-    if let Err(error) = ended
-        && let Ok(panic) = error.try_into_panic()
-    {
-        std::panic::resume_unwind(panic);
     }
 }
