@@ -295,6 +295,8 @@ async fn a_shard_that_another_replica_has_just_added_is_waited_for() {
     stage.publish("countersign.confirm", "1", confirm.as_bytes()).await;
     is_blocked(&stage, "confirm").await;
     stage.check(&[id], &["logistics"]).await;
+    let deferred = "confirm may be with the broker";
+    stage.row_when(id, "deferred", |row| row.reason.contains(deferred)).await;
     is_judged_anew(&stage, id).await;
     assert_eq!(upstream.attempts(id), [] as [u32; 0], "its confirm is in the new shard");
     blocking.rollback().await.unwrap();
