@@ -147,7 +147,9 @@ impl Director<'_> {
             })
             .await?;
         let confirms = self.queues.read(&queue, usize::try_from(waiting.ready)?).await?;
-        let ids: Vec<Vec<Uuid>> = confirms.iter().map(confirmed_ids).collect::<Result<_>>()?;
+        // The callback service's markers come through the same queue, with a type.
+        let ids = confirms.iter().filter(|message| message.properties.kind.is_none());
+        let ids: Vec<Vec<Uuid>> = ids.map(confirmed_ids).collect::<Result<_>>()?;
         // Some confirms were recorded and only not acked yet: destroying those loses nothing.
         let ids = self.databases.unrecorded(&ids.concat()).await?;
         self.queues.purge(&queue, confirms.len()).await?;
