@@ -188,10 +188,11 @@ async fn whatever_the_matter_is_it_is_parked_in_the_end() {
         "no address for upstream unheard-of: add it to COUNTERSIGN_UPSTREAMS"
     );
     let row = stage.state(id, "parked").await;
-    assert!(row.reason.contains("unresolved for 5s; last: "), "{row:?}");
+    assert!(row.reason.contains("unresolved for"), "{row:?}");
     assert!(row.reason.contains("orders could not be asked"), "{row:?}");
     let row = stage.state(of_nobody, "parked").await;
-    assert!(row.reason.contains("unresolved for 5s; last: no address"), "{row:?}");
+    assert!(row.reason.contains("unresolved for"), "{row:?}");
+    assert!(row.reason.contains("last: no address"), "{row:?}");
     assert_eq!(stage.history(of_nobody).await, ["waiting", "parked"]);
     stage.stop_first().await;
 }

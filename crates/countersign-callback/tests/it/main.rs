@@ -48,6 +48,7 @@ mod browsing;
 
 mod acting;
 
+mod job_bounds;
 mod jobs;
 
 mod sweeping;
