@@ -116,7 +116,9 @@ impl Ledger {
                  END,
                  passing_from = $7, passing_need = $8, passing_base = $9,
                  passed_to = greatest(passed_to, $10)
-             WHERE queue = $1 AND (read_at IS NULL OR read_at < $2)",
+             -- A reading of the future was left by a clock that was set back.
+             WHERE queue = $1
+               AND (read_at IS NULL OR read_at < $2 OR read_at > clock_timestamp())",
         )
         .bind(&reading.queue)
         .bind(Time(moment(reading)))
